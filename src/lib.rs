@@ -1,1 +1,4986 @@
-//! stub
+//! A small and fast async runtime in one file that explains itself.
+// ============================================================================================
+// §1  Ground: what everything stands on
+// ============================================================================================
+//
+// uses nothing · used by all
+//
+// NEVER     runs anybody else's code with a lock held, and never trusts it not to panic.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::{poll_fn, Future};
+use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::iter;
+use std::marker::PhantomData;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::path::Path;
+use std::pin::Pin;
+use std::process::{Child, Command, ExitStatus, Output};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use async_task::{Builder, Runnable, ScheduleInfo, WithInfo};
+use concurrent_queue::ConcurrentQueue;
+use futures_lite::stream::Stream;
+use futures_lite::{AsyncRead, AsyncSeek, AsyncWrite};
+use once_cell::sync::OnceCell;
+use pin_project_lite::pin_project;
+use polling::{Event, Events, PollMode, Poller};
+use waker_fn::waker_fn;
+
+pub use async_task::{FallibleTask, Task};
+pub use futures_lite::{future, io, pin, prelude, ready, stream};
+
+#[cfg(feature = "channel")]
+pub use async_channel as channel;
+#[cfg(feature = "lock")]
+pub use async_lock as lock;
+
+/// I/O operations a task may complete in one poll before it must let others run. tokio's budget is
+/// 128 as well; measured here, 32 costs an echo server 3 %, and 128 nothing.
+const OPS_PER_POLL: u32 = 128;
+/// Tasks a worker runs between two looks at the injector; a prime, so that it does not beat with
+/// the user's own periods (Go and tokio use the same number). Bench: `spawns into a busy runtime`.
+const TASKS_PER_LOOK: u32 = 61;
+/// Tasks a thread runs between two looks at the kernel while it is never idle: such a look costs
+/// 850 ns (FINDINGS 2), so that it adds some 14 ns to each task.
+const TASKS_PER_GLANCE: u32 = 61;
+/// How often in a row the slot for the next task is preferred to the queue.
+const SLOT_RUNS: u32 = 3;
+/// A worker's queue: what does not fit goes to the injector, half of the queue at a time.
+const LOCAL_QUEUE: usize = 256;
+/// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
+/// hold up others; 250 wake-ups a second are 0.1 % of a processor.
+const TICK: Duration = Duration::from_millis(4);
+/// Ticks without anything happening after which the watcher sleeps without a timeout.
+const LINGER: u32 = 25;
+/// The longest sleep where the kernel's poller cannot be had (no descriptors left, or closed by
+/// somebody): then a deadline or a wake-up can be this late.
+const NAP: Duration = Duration::from_millis(10);
+/// How long an idle pool thread waits for a job before it ends.
+const POOL_IDLE: Duration = Duration::from_secs(2);
+/// Pool threads that may be starting at the same time; more only contend for the same processors.
+const POOL_STARTING: usize = 4;
+/// Pool threads at most, unless `BLOCKING_MAX_THREADS` says otherwise.
+const POOL_LIMIT: usize = 500;
+/// The most that one read or write of a pool-driven handle moves, and thus what it may buffer.
+const POOL_CHUNK: usize = 1 << 20;
+/// RFC 8305 section 5, "Connection Attempt Delay".
+const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+/// How long `accept` holds back an error that only time can cure, such as EMFILE.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// One of the ten stops of the tour: prints itself under `--cfg tour`, is nothing otherwise.
+macro_rules! tour {
+    ($stop:literal, $($text:tt)*) => {
+        #[cfg(tour)]
+        eprintln!("[tour {}] {:?}: {}", $stop, thread::current().id(), format_args!($($text)*));
+    };
+}
+
+/// Locks a mutex. Nobody else's code runs under our locks, so that a panic cannot leave the data
+/// half changed, and a poisoned lock is as good as any.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs somebody else's code whose panic must not take this thread along: a waker, a destructor.
+fn shielded(code: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
+        // The panic has been reported by the hook. What it carried may panic in its turn.
+        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            mem::forget(second);
+        }
+    }
+}
+
+/// Wakes what was collected under a lock, after the lock was let go.
+fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        shielded(|| waker.wake());
+    }
+}
+
+/// Runs a closure when it is dropped.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// A table with small keys that are used again.
+struct Slab<T> {
+    entries: Vec<Entry<T>>,
+    /// The first of the free entries, which are linked to one another.
+    free: usize,
+    len: usize,
+}
+
+enum Entry<T> {
+    Full(T),
+    Free(usize),
+}
+
+impl<T> Slab<T> {
+    const fn new() -> Slab<T> {
+        Slab { entries: Vec::new(), free: usize::MAX, len: 0 }
+    }
+
+    fn insert(&mut self, value: T) -> usize {
+        self.len += 1;
+        match self.entries.get_mut(self.free) {
+            None => {
+                self.entries.push(Entry::Full(value));
+                self.entries.len() - 1
+            }
+            Some(entry) => {
+                let key = self.free;
+                if let Entry::Free(next) = mem::replace(entry, Entry::Full(value)) {
+                    self.free = next;
+                }
+                key
+            }
+        }
+    }
+
+    fn get(&self, key: usize) -> Option<&T> {
+        match self.entries.get(key) {
+            Some(Entry::Full(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn get_mut(&mut self, key: usize) -> Option<&mut T> {
+        match self.entries.get_mut(key) {
+            Some(Entry::Full(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn remove(&mut self, key: usize) -> Option<T> {
+        let entry = self.entries.get_mut(key)?;
+        if let Entry::Free(_) = entry {
+            return None;
+        }
+        let Entry::Full(value) = mem::replace(entry, Entry::Free(self.free)) else { return None };
+        self.free = key;
+        self.len -= 1;
+        // An empty table gives a burst's memory back.
+        if self.len == 0 && self.entries.capacity() > 1024 {
+            *self = Slab::new();
+        }
+        Some(value)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Full(value) => Some(value),
+            Entry::Free(_) => None,
+        })
+    }
+}
+
+thread_local! {
+    /// What is left of the [`OPS_PER_POLL`] of the task that this thread is polling.
+    static BUDGET: Cell<u32> = const { Cell::new(OPS_PER_POLL) };
+}
+
+/// Gives the task that is about to be polled a full budget.
+fn refill_budget() {
+    let _ = BUDGET.try_with(|left| left.set(OPS_PER_POLL));
+}
+
+/// Pays for one I/O operation. A task that has spent all it had is woken and told `Pending`, so
+/// that its executor gets a chance to run others: an always-ready socket starves nobody.
+/// Under an executor that does not refill the budget, every 128th operation yields instead.
+fn spend(cx: &mut Context<'_>) -> Poll<()> {
+    let left = BUDGET.try_with(|left| left.replace(left.get().wrapping_sub(1))).unwrap_or(1);
+    if left == 0 {
+        refill_budget();
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    Poll::Ready(())
+}
+
+// ============================================================================================
+// §2  Task: a future in a box, with a handle outside and a ticket inside
+// ============================================================================================
+//
+// uses §1 · used by §3 §4 §6 §9
+//
+// PROBLEM   A future is inert. Someone must own it, poll it when it was woken, and pass its output on.
+// IDEA      async-task puts future, state and output into one allocation with two ends: [`Task`], the
+//           handle of whoever wants the output, and `Runnable`, the ticket that allows one poll. There
+//           is never more than one ticket for a task; waking a task means to issue it.
+// I2.1      A panic of the future travels to whoever awaits the handle; the thread that polls survives.
+// I2.2      A panic of the future's destructor is reported by the panic hook and ends there.
+//           (async-task aborts the process instead, for want of a place to raise it; see `Guarded`.)
+// NEVER     knows an executor: who queues tickets is the schedule function's business.
+
+pin_project! {
+    /// A future whose destructor may panic, and something to do when the future is gone.
+    struct Guarded<F, D: FnMut()> {
+        // `None` only while it is being dropped.
+        #[pin]
+        future: Option<F>,
+        // Runs after the future's own destructor.
+        after: D,
+    }
+
+    impl<F, D: FnMut()> PinnedDrop for Guarded<F, D> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            shielded(|| this.future.set(None));
+            (this.after)();
+        }
+    }
+}
+
+impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match self.project().future.as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Boxes a future together with the function that queues its tickets.
+fn new_task<F, S>(future: F, after: impl FnMut() + Send + 'static, schedule: S) -> (Runnable, Task<F::Output>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Fn(Runnable, ScheduleInfo) + Send + Sync + 'static,
+{
+    tour!(1, "a future of {} bytes is boxed: one ticket, one handle", mem::size_of::<F>());
+    let future = Guarded { future: Some(future), after };
+    Builder::new().propagate_panic(true).spawn(move |()| future, WithInfo(schedule))
+}
+// ============================================================================================
+// §3  Executor: tickets in queues, workers that take them
+// ============================================================================================
+//
+// uses §1-§2 · used by §4 §6 · locks: sleepers (leaf), active (leaf), locals (leaf)
+//
+// PROBLEM   Tasks become ready on any thread; some thread must poll each of them soon, and a thread
+//           that finds nothing must sleep without missing what comes next.
+// IDEA      Each worker has a queue of its own, which costs no contention. What comes from elsewhere
+//           goes to the injector. A worker without work takes a share of the injector, else steals
+//           half of another's queue (Blumofe and Leiserson, "Scheduling Multithreaded Computations by
+//           Work Stealing", 1999), else announces that it sleeps, looks once more, and sleeps.
+// STATE     of a worker:  awake --nothing--> searching --nothing--> asleep --notified--> searching
+//                           ^------------ found a ticket -----------'         (or awake: spurious)
+// I3.1      A ticket is in a queue that every worker of the crew can reach: also the slot can be
+//           stolen from, it is only tried last.
+// I3.2      Whoever puts a ticket in a queue looks for a sleeper afterwards, unless the thread that
+//           puts it there will itself look at that queue next (the first ticket in its own queue);
+//           if that thread blocks before it does, the watcher (§6) sees it within two ticks.
+// I3.3      In a crew of our own threads, one searching worker is enough: the last one to stop searching
+//           calls the next one if it leaves work behind. The drivers of an `Executor` are not ours and
+//           may do something else first, so that there every push wakes one more sleeper.
+// NEVER     mentions the reactor or a thread: it knows wakers.
+// REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price of a
+//           spawn); one global queue (yields cost double as soon as two workers contend, FINDINGS 2).
+
+/// The queues of one worker. The owner pushes and pops, thieves pop.
+struct Local {
+    /// The task to run next: what the running task woke last is likely to find its data in the cache.
+    slot: ConcurrentQueue<Runnable>,
+    queue: ConcurrentQueue<Runnable>,
+    /// How many tasks its owner has run, for the watcher: a number that stands still means "stuck".
+    polls: AtomicU32,
+}
+
+impl Local {
+    fn new() -> Local {
+        Local {
+            slot: ConcurrentQueue::bounded(1),
+            queue: ConcurrentQueue::bounded(LOCAL_QUEUE),
+            polls: AtomicU32::new(0),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.slot.is_empty()
+    }
+}
+
+/// What an executor's workers share.
+struct Crew {
+    /// Tickets from outside, and what overflowed.
+    injector: ConcurrentQueue<Runnable>,
+    /// The workers' own queues, for thieves.
+    locals: RwLock<Vec<Arc<Local>>>,
+    /// Atomics: how many workers search, and above [`SLEEPING`] how many sleep.
+    counts: AtomicUsize,
+    /// Workers that sleep, by name; the last to come is the first to be woken, its cache is warm.
+    sleepers: Mutex<Vec<(usize, Waker)>>,
+    /// Names for sleepers.
+    names: AtomicUsize,
+    /// The workers are threads of our own, which search as soon as they are woken (I3.3).
+    own_threads: bool,
+    /// Set by the watcher: the next search may take from the slots of others.
+    rescue: AtomicBool,
+    /// Told when a ticket was queued and nobody was called. `true`: because nobody searches or
+    /// sleeps, so that one more worker would help; `false`: because the pusher sees to it itself.
+    short_handed: fn(bool),
+    /// The tasks that are not finished, to be cancelled with their executor. The global executor
+    /// lives for ever and has no such table.
+    active: Mutex<Slab<Option<Waker>>>,
+}
+
+/// One sleeping worker in [`Crew::counts`].
+const SLEEPING: usize = 1 << 16;
+
+/// What a thread that polls tasks for a crew knows about itself.
+struct Here {
+    crew: usize,
+    local: Arc<Local>,
+    /// A task runs right now: what it wakes may go to the slot.
+    in_task: Cell<bool>,
+    /// Something else than a task runs and the worker looks at its queue afterwards, once for all.
+    collecting: Cell<bool>,
+}
+
+thread_local! {
+    /// The worker whose tasks this thread is polling. With nested executors, the innermost.
+    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+}
+
+/// What became of a ticket that a worker pushed.
+enum Pushed {
+    /// It is the only one that the worker has to look at.
+    Alone,
+    /// The worker is collecting, and will look at its queue when it has all.
+    Collected,
+    /// There is more than the worker can do at once.
+    Queued,
+}
+
+impl Here {
+    /// Queues a ticket on the worker that runs on this thread.
+    fn push(&self, crew: &Crew, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+        let local = &self.local;
+        let mut next = Some(runnable);
+        // A task that woke itself goes behind all others. What it woke before it goes to the slot.
+        if self.in_task.get() && !info.woken_while_running {
+            next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
+        }
+        let alone = match next.map(|runnable| local.queue.push(runnable)) {
+            None => true,
+            Some(Ok(())) => local.queue.len() == 1 && local.slot.is_empty(),
+            Some(Err(full)) => {
+                for runnable in local.queue.try_iter().take(LOCAL_QUEUE / 2) {
+                    let _ = crew.injector.push(runnable);
+                }
+                let _ = crew.injector.push(full.into_inner());
+                false
+            }
+        };
+        match (self.collecting.get(), alone) {
+            (true, _) => Pushed::Collected,
+            (false, true) => Pushed::Alone,
+            (false, false) => Pushed::Queued,
+        }
+    }
+}
+
+impl Crew {
+    fn new(own_threads: bool, short_handed: fn(bool)) -> Crew {
+        Crew {
+            injector: ConcurrentQueue::unbounded(),
+            locals: RwLock::new(Vec::new()),
+            counts: AtomicUsize::new(0),
+            sleepers: Mutex::new(Vec::new()),
+            names: AtomicUsize::new(0),
+            own_threads,
+            rescue: AtomicBool::new(false),
+            short_handed,
+            active: Mutex::new(Slab::new()),
+        }
+    }
+
+    fn id(&self) -> usize {
+        self as *const Crew as usize
+    }
+
+    /// Queues a ticket. This is what every waker of a task ends in.
+    fn schedule(&self, runnable: Runnable, info: ScheduleInfo) {
+        tour!(2, "a ticket is queued");
+        let mut ticket = Some(runnable);
+        let pushed = HERE.try_with(|here| {
+            let here = here.borrow();
+            let here = here.as_ref().filter(|here| here.crew == self.id())?;
+            let runnable = ticket.take()?;
+            Some(here.push(self, runnable, info))
+        });
+        if let Some(runnable) = ticket {
+            // From outside. The injector is never closed, so that this cannot fail.
+            let _ = self.injector.push(runnable);
+        }
+        match pushed {
+            // I3.2: this worker looks at its queue next. Should it block before, the watcher helps.
+            Ok(Some(Pushed::Alone)) if self.own_threads => (self.short_handed)(false),
+            Ok(Some(Pushed::Collected)) if self.own_threads => {}
+            _ => self.notify(),
+        }
+    }
+
+    /// Calls a worker, if one sleeps and none is searching.
+    ///
+    /// W1 is behind us: the ticket is in a queue.
+    fn notify(&self) {
+        // W2. Ordering: SeqCst, as are the push before it and S1, S2 in `sleep`: see "The life of a
+        // wake-up" (§0). (concurrent-queue pushes with a SeqCst compare-exchange of the tail, and
+        // `is_empty` loads that tail with SeqCst.)
+        let counts = self.counts.load(Ordering::SeqCst);
+        let searching = counts % SLEEPING;
+        if self.own_threads && searching > 0 {
+            return;
+        }
+        if counts / SLEEPING == 0 || !self.wake_one() {
+            (self.short_handed)(true);
+        }
+    }
+
+    /// W3: takes a sleeper off the list and wakes it. `false` if there was none.
+    fn wake_one(&self) -> bool {
+        let sleeper = {
+            let mut sleepers = lock(&self.sleepers);
+            let sleeper = sleepers.pop();
+            if sleeper.is_some() {
+                // Ordering: SeqCst. Pairs with the load in `notify`: no longer asleep, and as good as
+                // searching from this moment, so that the next push need not wake another.
+                self.counts.fetch_sub(SLEEPING, Ordering::SeqCst);
+                if self.own_threads {
+                    self.counts.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            sleeper
+        };
+        match sleeper {
+            Some((_, waker)) => {
+                shielded(|| waker.wake());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether there is a ticket that a worker which searches would find.
+    fn has_work(&self) -> bool {
+        let locals = self.locals.read().unwrap_or_else(PoisonError::into_inner);
+        !self.injector.is_empty()
+            || locals.iter().any(|local| {
+                !local.queue.is_empty() || (!local.slot.is_empty() && !self.own_threads)
+            })
+    }
+
+    /// Whether there is a ticket anywhere.
+    fn has_tickets(&self) -> bool {
+        let locals = self.locals.read().unwrap_or_else(PoisonError::into_inner);
+        !self.injector.is_empty() || locals.iter().any(|local| !local.is_empty())
+    }
+
+    /// Boxes a future into a task that is dropped with this crew, and queues its first ticket.
+    fn spawn<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let key = lock(&self.active).insert(None);
+        let schedule = {
+            let crew = self.clone();
+            move |runnable, info| crew.schedule(runnable, info)
+        };
+        let (runnable, task) = new_task(future, self.forget(key), schedule);
+        self.remember(key, &runnable);
+        runnable.schedule();
+        task
+    }
+
+    /// Notes how a task can be reached, for when the crew is dissolved.
+    fn remember(&self, key: usize, runnable: &Runnable) {
+        let waker = runnable.waker();
+        if let Some(entry) = lock(&self.active).get_mut(key) {
+            *entry = Some(waker);
+        }
+    }
+
+    /// To be called when the future behind `key` is gone.
+    fn forget(self: &Arc<Self>, key: usize) -> impl FnMut() + Send + Sync + 'static {
+        let crew = Arc::downgrade(self);
+        move || {
+            if let Some(crew) = crew.upgrade() {
+                let entry = lock(&crew.active).remove(key);
+                drop(entry);
+            }
+        }
+    }
+
+    /// Cancels all tasks: wakes each so that it has a ticket, and drops the tickets. Called when no
+    /// worker is left. A ticket can still be on its way in another thread between the moment that a
+    /// waker issued it and its push, which is why this looks until all tasks are gone.
+    fn dissolve(&self) {
+        loop {
+            let wakers: Vec<Waker> = {
+                let mut active = lock(&self.active);
+                let keys = 0..active.entries.len();
+                keys.filter_map(|key| active.get_mut(key).and_then(Option::take)).collect()
+            };
+            wake_all(wakers);
+            for runnable in self.injector.try_iter() {
+                drop(runnable);
+            }
+            if lock(&self.active).len == 0 {
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+}
+
+/// Somebody who takes tickets out of a crew's queues: a worker thread, or a call of `run` or `tick`.
+struct Worker<C: AsRef<Crew>> {
+    crew: C,
+    /// `tick` takes one ticket at a time and has no queue of its own.
+    local: Option<Arc<Local>>,
+    mood: Mood,
+    name: usize,
+    ticks: u32,
+    slot_runs: u32,
+    random: u32,
+}
+
+/// See STATE in the head of this section.
+#[derive(Clone, Copy, PartialEq)]
+enum Mood {
+    Awake,
+    Searching,
+    Asleep,
+}
+
+impl<C: AsRef<Crew>> Worker<C> {
+    /// A new member of the crew; with queues of its own, or a mere `tick` without.
+    fn new(crew: C, with_queue: bool) -> Worker<C> {
+        let shared = crew.as_ref();
+        let local = with_queue.then(|| Arc::new(Local::new()));
+        if let Some(local) = &local {
+            shared.locals.write().unwrap_or_else(PoisonError::into_inner).push(local.clone());
+        }
+        // Ordering: Relaxed. Only has to be unique.
+        let name = shared.names.fetch_add(1, Ordering::Relaxed);
+        let random = (name as u32).wrapping_mul(0x9E37_79B9) | 1;
+        Worker { crew, local, mood: Mood::Awake, name, ticks: 0, slot_runs: 0, random }
+    }
+
+    /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is dropped.
+    fn enter(&self) -> impl Drop + use<C> {
+        let here = self.local.as_ref().map(|local| Here {
+            crew: self.crew.as_ref().id(),
+            local: local.clone(),
+            in_task: Cell::new(false),
+            collecting: Cell::new(false),
+        });
+        let mut outer = HERE.try_with(|cell| cell.replace(here)).ok();
+        OnDrop(move || {
+            if let Some(outer) = outer.take() {
+                let _ = HERE.try_with(|cell| drop(cell.replace(outer)));
+            }
+        })
+    }
+
+    /// The next ticket: from the slot, the queue, the injector, or another worker.
+    fn find(&mut self) -> Option<Runnable> {
+        self.ticks = self.ticks.wrapping_add(1);
+        if let Some(local) = self.local.clone() {
+            if self.ticks % TASKS_PER_LOOK == 0 {
+                self.take_share(&local);
+            }
+            if self.slot_runs < SLOT_RUNS {
+                if let Ok(runnable) = local.slot.pop() {
+                    self.slot_runs += 1;
+                    return Some(self.found(runnable));
+                }
+            }
+            self.slot_runs = 0;
+            if let Ok(runnable) = local.queue.pop().or_else(|_| local.slot.pop()) {
+                return Some(self.found(runnable));
+            }
+        }
+        self.search()
+    }
+
+    /// Looks at what others have.
+    fn search(&mut self) -> Option<Runnable> {
+        let crew = self.crew.as_ref();
+        if self.mood == Mood::Awake && crew.own_threads {
+            // Ordering: SeqCst. Pairs with W2: from here on a push may rely on this worker.
+            crew.counts.fetch_add(1, Ordering::SeqCst);
+            self.mood = Mood::Searching;
+        }
+        let mut runnable = crew.injector.pop().ok();
+        match (&runnable, self.local.clone()) {
+            (Some(_), Some(local)) => self.take_share(&local),
+            (None, local) => runnable = self.steal(local.as_deref()),
+            _ => {}
+        }
+        runnable.map(|runnable| self.found(runnable))
+    }
+
+    /// Takes a fair share of the injector into the worker's own queue, not more than half of it.
+    fn take_share(&self, local: &Local) {
+        let crew = self.crew.as_ref();
+        let len = crew.injector.len();
+        if len > 0 {
+            let workers = crew.locals.read().map_or(1, |locals| locals.len().max(1));
+            let share = (len / workers + 1).min(LOCAL_QUEUE / 2).min(LOCAL_QUEUE - local.queue.len());
+            for runnable in crew.injector.try_iter().take(share) {
+                if let Err(full) = local.queue.push(runnable) {
+                    let _ = crew.injector.push(full.into_inner());
+                }
+            }
+        }
+    }
+
+    /// Takes half of somebody's queue, beginning with a random somebody (xorshift, Marsaglia 2003);
+    /// the slots last, and those of our own threads only when the watcher asked for it.
+    fn steal(&mut self, own: Option<&Local>) -> Option<Runnable> {
+        let crew = self.crew.as_ref();
+        let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        let start = self.random as usize % locals.len().max(1);
+        let others = || locals[start..].iter().chain(&locals[..start]);
+        for victim in others() {
+            if own.is_some_and(|own| std::ptr::eq(own, &**victim)) {
+                continue;
+            }
+            let Ok(first) = victim.queue.pop() else { continue };
+            if let Some(own) = own {
+                for runnable in victim.queue.try_iter().take(victim.queue.len() / 2) {
+                    if let Err(full) = own.queue.push(runnable) {
+                        let _ = crew.injector.push(full.into_inner());
+                    }
+                }
+            }
+            tour!(3, "a worker stole from another");
+            return Some(first);
+        }
+        // Ordering: Relaxed. The tickets in the slots are what matters, and they carry their own order.
+        if !crew.own_threads || crew.rescue.swap(false, Ordering::Relaxed) {
+            return others().find_map(|victim| victim.slot.pop().ok());
+        }
+        None
+    }
+
+    /// Work was found: stops searching, and if this was the last one to search, calls the next.
+    fn found(&mut self, runnable: Runnable) -> Runnable {
+        if self.mood == Mood::Searching {
+            self.mood = Mood::Awake;
+            let crew = self.crew.as_ref();
+            // Ordering: SeqCst. Pairs with W2: whoever pushed and saw us searching did so before this,
+            // so that `has_work` sees the push (I3.3).
+            if crew.counts.fetch_sub(1, Ordering::SeqCst) % SLEEPING == 1 && crew.has_work() {
+                crew.notify();
+            }
+        }
+        runnable
+    }
+
+    /// Runs one task.
+    fn run(&self, runnable: Runnable) {
+        tour!(4, "a worker polls a task");
+        if let Some(local) = &self.local {
+            // Ordering: Relaxed. A statistic for the watcher.
+            local.polls.store(self.ticks, Ordering::Relaxed);
+        }
+        refill_budget();
+        runnable.run();
+    }
+
+    /// Announces that this worker sleeps. `false`: there is something to do after all.
+    fn sleep(&mut self, waker: &Waker) -> bool {
+        let crew = self.crew.as_ref();
+        let sleeper = (self.name, waker.clone());
+        {
+            let mut sleepers = lock(&crew.sleepers);
+            sleepers.push(sleeper);
+            // S1. Ordering: SeqCst, with W2 of `notify`: either the push comes before S2, or its W2
+            // comes after S1, or both; never neither.
+            let searching = (self.mood == Mood::Searching) as usize;
+            crew.counts.fetch_add(SLEEPING - searching, Ordering::SeqCst);
+        }
+        self.mood = Mood::Asleep;
+        tour!(5, "a worker found nothing, announced sleep (S1), and searches once more (S2)");
+        // S2.
+        if crew.has_work() {
+            self.wake_up();
+            return false;
+        }
+        true
+    }
+
+    /// The end of a sleep: either somebody took us off the list, or we do it ourselves. Says whether
+    /// somebody did, and thus expects us to search.
+    fn wake_up(&mut self) -> bool {
+        if self.mood != Mood::Asleep {
+            return false;
+        }
+        let crew = self.crew.as_ref();
+        let own_entry = {
+            let mut sleepers = lock(&crew.sleepers);
+            let place = sleepers.iter().position(|(name, _)| *name == self.name);
+            place.map(|place| {
+                // Ordering: SeqCst, as in `wake_one`.
+                crew.counts.fetch_sub(SLEEPING, Ordering::SeqCst);
+                sleepers.swap_remove(place)
+            })
+        };
+        let notified = own_entry.is_none();
+        // In a crew of our own threads `wake_one` has counted us as searching.
+        self.mood = if notified && crew.own_threads { Mood::Searching } else { Mood::Awake };
+        notified
+    }
+
+    /// One poll of `run`: the main future once, then tasks.
+    fn poll_run<T>(&mut self, main: Pin<&mut impl Future<Output = T>>, cx: &mut Context<'_>) -> Poll<T> {
+        // Somebody relies on us, and the main future may block: pass it on first (museum E1).
+        if self.wake_up() && self.crew.as_ref().has_work() {
+            self.crew.as_ref().notify();
+        }
+        let _here = self.enter();
+        if let Poll::Ready(output) = main.poll(cx) {
+            return Poll::Ready(output);
+        }
+        for _ in 0..3 * TASKS_PER_LOOK {
+            match self.find() {
+                Some(runnable) => {
+                    self.in_task(true);
+                    self.run(runnable);
+                    self.in_task(false);
+                }
+                None if self.sleep(cx.waker()) => return Poll::Pending,
+                None => {}
+            }
+        }
+        // Enough for once: whoever polls us may have other futures.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One poll of `tick`: one task, if there is one.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wake_up();
+        loop {
+            match self.find() {
+                Some(runnable) => {
+                    self.run(runnable);
+                    return Poll::Ready(());
+                }
+                None if self.sleep(cx.waker()) => return Poll::Pending,
+                None => {}
+            }
+        }
+    }
+
+    /// Notes whether a task runs, for [`Crew::push_local`].
+    fn in_task(&self, yes: bool) {
+        let _ = HERE.try_with(|here| {
+            if let Some(here) = &*here.borrow() {
+                here.in_task.set(yes);
+            }
+        });
+    }
+}
+
+impl<C: AsRef<Crew>> Drop for Worker<C> {
+    fn drop(&mut self) {
+        let notified = self.wake_up();
+        let crew = self.crew.as_ref();
+        if self.mood == Mood::Searching {
+            // Ordering: SeqCst, as in `found`.
+            crew.counts.fetch_sub(1, Ordering::SeqCst);
+        }
+        let mut left_work = notified;
+        if let Some(local) = self.local.take() {
+            let mut locals = crew.locals.write().unwrap_or_else(PoisonError::into_inner);
+            locals.retain(|other| !Arc::ptr_eq(other, &local));
+            drop(locals);
+            for runnable in local.slot.try_iter().chain(local.queue.try_iter()) {
+                let _ = crew.injector.push(runnable);
+                left_work = true;
+            }
+        }
+        if left_work && crew.has_work() {
+            crew.notify();
+        }
+    }
+}
+
+/// An executor of your own, driven by whoever calls [`run`](Executor::run).
+///
+/// Most programs need none: [`spawn`] has an executor, with threads. One's own is good for tasks that
+/// must end with something else, for priorities, and for a number of threads of one's choice. When an
+/// `Executor` is dropped, its tasks are dropped too; awaiting one of them panics then.
+///
+/// The futures are `'static`; tasks that borrow from their surroundings are what [`scope`] is for. A
+/// task that holds its own executor (in an `Arc`) keeps it, and itself, alive: use a `Weak`.
+///
+/// ```
+/// use smol::{Executor, future};
+///
+/// let ex = Executor::new();
+/// let task = ex.spawn(async { 1 + 2 });
+/// // Two threads drive the executor, one of them until the task is finished.
+/// std::thread::scope(|s| {
+///     let (stop, stopped) = std::sync::mpsc::channel::<()>();
+///     s.spawn(|| while stopped.try_recv().is_err() { ex.try_tick(); });
+///     assert_eq!(smol::block_on(ex.run(task)), 3);
+///     stop.send(()).unwrap();
+/// });
+/// ```
+pub struct Executor<'a> {
+    crew: OnceLock<Arc<Crew>>,
+    marker: PhantomData<&'a ()>,
+}
+
+impl<'a> Executor<'a> {
+    /// An executor without tasks and drivers.
+    pub const fn new() -> Executor<'a> {
+        Executor { crew: OnceLock::new(), marker: PhantomData }
+    }
+
+    fn crew(&self) -> &Arc<Crew> {
+        self.crew.get_or_init(|| Arc::new(Crew::new(false, |_| {})))
+    }
+
+    /// Spawns a task, which runs while somebody drives this executor.
+    pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        self.crew().spawn(future)
+    }
+
+    /// Runs tasks until the future is ready, and returns its output.
+    ///
+    /// Any number of threads may run the same executor. The future is polled before the tasks, and
+    /// after every 183 of them. Dropping what `run` returned, half way, loses nothing.
+    pub async fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let mut worker = Worker::new(self.crew(), true);
+        poll_fn(|cx| worker.poll_run(future.as_mut(), cx)).await
+    }
+
+    /// Waits until there is a task to poll, and polls it once. Cancel-safe.
+    pub async fn tick(&self) {
+        let mut worker = Worker::new(self.crew(), false);
+        poll_fn(|cx| worker.poll_tick(cx)).await
+    }
+
+    /// Polls one task, if one is ready. Says whether there was one.
+    pub fn try_tick(&self) -> bool {
+        let mut worker = Worker::new(self.crew(), false);
+        let found = worker.find();
+        found.map(|runnable| worker.run(runnable)).is_some()
+    }
+
+    /// Whether all tasks are finished.
+    pub fn is_empty(&self) -> bool {
+        self.crew.get().is_none_or(|crew| lock(&crew.active).len == 0)
+    }
+}
+
+impl Drop for Executor<'_> {
+    fn drop(&mut self) {
+        if let Some(crew) = self.crew.get() {
+            crew.dissolve();
+        }
+    }
+}
+
+impl Default for Executor<'_> {
+    fn default() -> Self {
+        Executor::new()
+    }
+}
+
+impl fmt::Debug for Executor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt_crew(f, "Executor", self.crew.get())
+    }
+}
+
+/// The same for both kinds of executors.
+fn fmt_crew(f: &mut fmt::Formatter<'_>, name: &str, crew: Option<&Arc<Crew>>) -> fmt::Result {
+    let tasks = crew.map_or(0, |crew| lock(&crew.active).len);
+    let queued = crew.map_or(0, |crew| crew.injector.len());
+    f.debug_struct(name).field("tasks", &tasks).field("injected", &queued).finish_non_exhaustive()
+}
+
+// ============================================================================================
+// §4  Local executor: the same, for futures that cannot move
+// ============================================================================================
+//
+// uses §1-§3 · used by §6 · locks: none of its own
+//
+// PROBLEM   A future that is not `Send` must be polled and dropped on the thread that made it.
+// IDEA      The crew of §3 with the injector alone. Tickets are `Send`, and a wake-up from elsewhere
+//           only queues one; async-task checks the thread at each poll and drop.
+// I4.1      Tickets are taken out of the queue on the owner's thread only: `LocalExecutor` is not `Send`,
+//           and neither what it runs nor its destructor can get away from there.
+// NEVER     drops a ticket elsewhere: that would drop the future.
+
+/// An executor for futures that are not `Send`. It stays on the thread that made it.
+///
+/// [`spawn_local`] has one for each thread; see [`Executor`] for why one may want one's own.
+///
+/// ```
+/// use std::rc::Rc;
+///
+/// let ex = smol::LocalExecutor::new();
+/// let text = Rc::new("not Send");
+/// let task = ex.spawn({ let text = text.clone(); async move { text.len() } });
+/// assert_eq!(smol::block_on(ex.run(task)), 8);
+/// ```
+pub struct LocalExecutor<'a> {
+    crew: OnceLock<Arc<Crew>>,
+    // Neither `Send` nor `Sync`.
+    marker: PhantomData<(&'a (), Rc<()>)>,
+}
+
+impl Crew {
+    /// The same as [`Crew::spawn`], for a future that stays on this thread.
+    fn spawn_local<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        let key = lock(&self.active).insert(None);
+        let future = Guarded { future: Some(future), after: self.forget(key) };
+        let schedule = {
+            let crew = self.clone();
+            move |runnable, info| crew.schedule(runnable, info)
+        };
+        let builder = Builder::new().propagate_panic(true);
+        let (runnable, task) = builder.spawn_local(move |()| future, WithInfo(schedule));
+        self.remember(key, &runnable);
+        runnable.schedule();
+        task
+    }
+}
+
+impl<'a> LocalExecutor<'a> {
+    /// An executor without tasks.
+    pub const fn new() -> LocalExecutor<'a> {
+        LocalExecutor { crew: OnceLock::new(), marker: PhantomData }
+    }
+
+    fn crew(&self) -> &Arc<Crew> {
+        self.crew.get_or_init(|| Arc::new(Crew::new(false, |_| {})))
+    }
+
+    /// Spawns a task, which runs while this executor is driven.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        self.crew().spawn_local(future)
+    }
+
+    /// Runs tasks until the future is ready, and returns its output. See [`Executor::run`].
+    pub async fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let mut worker = Worker::new(self.crew(), false);
+        poll_fn(|cx| worker.poll_run(future.as_mut(), cx)).await
+    }
+
+    /// Waits until there is a task to poll, and polls it once. Cancel-safe.
+    pub async fn tick(&self) {
+        let mut worker = Worker::new(self.crew(), false);
+        poll_fn(|cx| worker.poll_tick(cx)).await
+    }
+
+    /// Polls one task, if one is ready. Says whether there was one.
+    pub fn try_tick(&self) -> bool {
+        let mut worker = Worker::new(self.crew(), false);
+        let found = worker.find();
+        found.map(|runnable| worker.run(runnable)).is_some()
+    }
+
+    /// Whether all tasks are finished.
+    pub fn is_empty(&self) -> bool {
+        self.crew.get().is_none_or(|crew| lock(&crew.active).len == 0)
+    }
+}
+
+impl Drop for LocalExecutor<'_> {
+    fn drop(&mut self) {
+        if let Some(crew) = self.crew.get() {
+            crew.dissolve();
+        }
+    }
+}
+
+impl Default for LocalExecutor<'_> {
+    fn default() -> Self {
+        LocalExecutor::new()
+    }
+}
+
+impl fmt::Debug for LocalExecutor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt_crew(f, "LocalExecutor", self.crew.get())
+    }
+}
+// ============================================================================================
+// §5  Reactor: turns kernel news and deadlines into wake-ups
+// ============================================================================================
+//
+// uses §1 · used by §6 §8 §10 · locks: waiters < sources; timers; asked (held by the seat)
+//
+// PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has news; and
+//           a task that waits for a deadline, when the clock has passed it.
+// IDEA      A source for each handle: who waits in which direction. A map of deadlines. One thread at a
+//           time has the seat: it asks the kernel, until the earliest deadline at most, and wakes.
+// STATE     of a direction:  ready --WouldBlock--> blocked --event--> ready. A new handle counts as ready,
+//           and is registered with the kernel only when an operation first says WouldBlock.
+// I5.1      Whoever holds the seat is the only thread inside the poller.
+// I5.2      Readiness is taken back only by somebody who saw WouldBlock after the last event: the word of a
+//           source counts its events, and taking back is a compare-exchange on that count. So an event that
+//           comes between a failing read and its consequences is never lost. The count is the source's
+//           own; a count shared by all sources makes fresh news look stale (museum R1).
+// I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor notes
+//           the event first, then takes the waiters under the lock. One of them sees the other.
+// I5.4      `until` says when the thread in the poller means to wake up. It changes under the timers' lock
+//           only, so that a new timer either is seen by that thread or sees that it must interrupt it.
+// I5.5      In edge mode the kernel tells each change once, for both directions, and reading goes on until
+//           WouldBlock. Else (oneshot) an event disarms the handle, and it is armed again with the
+//           union of what is still waited for.
+// NEVER     mentions the executor · runs user code with a lock held · blocks except in `turn`.
+// REJECTED  One waker per handle (two readers fight for it, museum R4); level mode (spins on unread data).
+
+/// All that is `unsafe` in this crate: a `Poller` must not keep a handle that was closed.
+///
+/// It holds because an [`Async`] owns its handle next to the [`Source`], lends it out as `&T` only, and
+/// its `Drop` deletes the handle from the poller before the handle is closed (`tests/io.rs`,
+/// `dropping_a_handle_deregisters_it_before_it_is_closed`). A `T` that closes its descriptor through
+/// `&T` breaks the contract of [`AsFd`](std::os::fd::AsFd); even then the worst is a missing event.
+#[allow(unsafe_code)]
+mod registration {
+    use super::{io, Event, PollMode, Poller};
+    #[cfg(unix)]
+    use std::os::fd::{AsFd as AsHandle, BorrowedFd as Borrowed};
+    #[cfg(windows)]
+    use std::os::windows::io::{AsSocket as AsHandle, BorrowedSocket as Borrowed};
+
+    #[cfg(unix)]
+    pub(super) type Raw = std::os::fd::RawFd;
+    #[cfg(windows)]
+    pub(super) type Raw = std::os::windows::io::RawSocket;
+
+    /// The number of a handle, valid as long as whoever owns it says.
+    pub(super) fn raw(io: &impl AsHandle) -> Raw {
+        #[cfg(unix)]
+        return std::os::fd::AsRawFd::as_raw_fd(&io.as_fd());
+        #[cfg(windows)]
+        return std::os::windows::io::AsRawSocket::as_raw_socket(&io.as_socket());
+    }
+
+    fn borrow<'a>(raw: Raw) -> Borrowed<'a> {
+        // SAFETY: `raw` is the number of a handle that the `Async` around the source keeps open until
+        // after `delete`, and the borrow does not leave this module.
+        unsafe { Borrowed::borrow_raw(raw) }
+    }
+
+    pub(super) fn add(poller: &Poller, raw: Raw, interest: Event, mode: PollMode) -> io::Result<()> {
+        // SAFETY: the handle is deleted from the poller before it is closed, see above.
+        unsafe { poller.add_with_mode(raw, interest, mode) }
+    }
+
+    pub(super) fn modify(poller: &Poller, raw: Raw, interest: Event) -> io::Result<()> {
+        poller.modify(borrow(raw), interest)
+    }
+
+    pub(super) fn delete(poller: &Poller, raw: Raw) -> io::Result<()> {
+        poller.delete(borrow(raw))
+    }
+
+    /// Asks the system whether an operation would not block right now: poll(2) with a timeout of zero.
+    #[cfg(unix)]
+    pub(super) fn is_ready(raw: Raw, write: bool, _word: usize) -> io::Result<bool> {
+        use rustix::event::{poll, PollFd, PollFlags, Timespec};
+        let flags = if write { PollFlags::OUT } else { PollFlags::IN | PollFlags::PRI };
+        let handle = borrow(raw);
+        let ready = poll(&mut [PollFd::from_borrowed_fd(handle, flags)], Some(&Timespec::default()))?;
+        Ok(ready > 0)
+    }
+
+    /// Where the system cannot be asked: whether there was an event that nobody has used up yet.
+    #[cfg(windows)]
+    pub(super) fn is_ready(_raw: Raw, write: bool, word: usize) -> io::Result<bool> {
+        Ok(word >= super::EVENT && word >> write as usize & 1 == 1)
+    }
+
+    /// Shuts down the writing half of a socket.
+    pub(super) fn shut_down_writing(raw: Raw) {
+        #[cfg(unix)]
+        let _ = rustix::net::shutdown(borrow(raw), rustix::net::Shutdown::Write);
+        #[cfg(windows)]
+        if let Ok(socket) = borrow(raw).try_clone_to_owned() {
+            let _ = super::TcpStream::from(socket).shutdown(std::net::Shutdown::Write);
+        }
+    }
+}
+
+/// The listener to the kernel, one for the process.
+struct Reactor {
+    /// Made when the first handle is registered or the first thread waits.
+    poller: OnceCell<Poller>,
+    /// Who may be inside the poller: see the constants of [`Seat`].
+    seat: AtomicU8,
+    /// Guarded by the seat, which is why it is never contended: the kernel's answer.
+    asked: Mutex<Option<Events>>,
+    /// What is registered, by the key that the kernel sends back.
+    sources: Mutex<Slab<Arc<Source>>>,
+    timers: Mutex<Timers>,
+    /// Atomics: how many sources are registered, and how many timers are set.
+    interest: AtomicUsize,
+    /// Atomic: counts the turns, for the watcher.
+    turns: AtomicUsize,
+    /// Atomic: the last turn failed.
+    broken: AtomicBool,
+}
+
+static REACTOR: Reactor = Reactor {
+    poller: OnceCell::new(),
+    seat: AtomicU8::new(Seat::FREE),
+    asked: Mutex::new(None),
+    sources: Mutex::new(Slab::new()),
+    timers: Mutex::new(Timers::new()),
+    interest: AtomicUsize::new(0),
+    turns: AtomicUsize::new(0),
+    broken: AtomicBool::new(false),
+};
+
+/// The right to be inside the poller. Dropping it gives it back.
+struct Seat;
+
+impl Seat {
+    const FREE: u8 = 0;
+    const TAKEN: u8 = 1;
+    /// Taken by the watcher, who leaves it to others when it is told to.
+    const WATCHED: u8 = 2;
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Ordering: SeqCst. Pairs with the exchange in `sit`, and comes before whoever leaves looks
+        // for somebody to take over (`Watcher::poke`, §6).
+        REACTOR.seat.store(Seat::FREE, Ordering::SeqCst);
+    }
+}
+
+impl Reactor {
+    fn poller(&self) -> io::Result<&Poller> {
+        self.poller.get_or_try_init(Poller::new)
+    }
+
+    /// Takes the seat, if it is free.
+    fn sit(&self, how: u8) -> Option<Seat> {
+        // Ordering: SeqCst. Pairs with the store in `Seat::drop`.
+        let took = self.seat.compare_exchange(Seat::FREE, how, Ordering::SeqCst, Ordering::SeqCst);
+        took.is_ok().then_some(Seat)
+    }
+
+    /// Who has the seat.
+    fn seated(&self) -> u8 {
+        // Ordering: SeqCst. Pairs with the store in `Seat::drop` and the exchange in `sit`.
+        self.seat.load(Ordering::SeqCst)
+    }
+
+    /// Whether anything at all is waited for.
+    fn has_interest(&self) -> bool {
+        // Ordering: SeqCst. Pairs with the additions in `Source::arm` and `set_timer`: a thread that
+        // goes to sleep outside of the poller must not overlook what it has registered itself, or what
+        // the watcher was told of.
+        self.interest.load(Ordering::SeqCst) > 0
+    }
+
+    /// Interrupts the thread in the poller.
+    fn interrupt(&self) {
+        if let Some(poller) = self.poller.get() {
+            // An error means that the poller is broken, and then its thread only naps.
+            let _ = poller.notify();
+        }
+    }
+
+    /// Asks the kernel once, until the earliest deadline if it may block, and collects who is to be
+    /// woken. Only with the seat.
+    fn turn(&self, _seat: &Seat, block: bool, woken: &mut Vec<Waker>) {
+        // Ordering: Relaxed. A statistic for the watcher.
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        let deadline = if block { lock(&self.timers).begin_sleep() } else { None };
+        let mut asked = lock(&self.asked);
+        let events = asked.get_or_insert_with(Events::new);
+        events.clear();
+        let answer = self.poller().and_then(|poller| match deadline {
+            _ if !block => poller.wait(events, Some(Duration::ZERO)),
+            Some(deadline) => poller.wait_deadline(events, deadline),
+            None => poller.wait(events, None),
+        });
+        // Ordering: Relaxed. A flag that the waiters find sooner or later.
+        self.broken.store(answer.is_err(), Ordering::Relaxed);
+        if answer.is_err() {
+            // No descriptors left to make a poller of, or somebody closed it. Timers still work, if
+            // less precisely, and the sources' waiters find the error when they are polled.
+            if block {
+                let now = Instant::now();
+                thread::sleep(deadline.map_or(NAP, |at| at.saturating_duration_since(now).min(NAP)));
+            }
+            let sources: Vec<_> = lock(&self.sources).values().cloned().collect();
+            for source in sources {
+                source.happen(true, true, woken);
+            }
+        }
+        lock(&self.timers).end_sleep(woken);
+        if !events.is_empty() {
+            tour!(7, "the kernel has news of {} handles", events.len());
+        }
+        // A few at a time, so that neither lock is held for long.
+        let mut batch = Vec::with_capacity(64);
+        let mut events = events.iter().peekable();
+        while events.peek().is_some() {
+            {
+                let sources = lock(&self.sources);
+                // An event of a source that is gone finds nothing, or a successor, which then tries in vain.
+                let known = events.by_ref().take(64);
+                batch.extend(known.filter_map(|event| Some((sources.get(event.key)?.clone(), event))));
+            }
+            for (source, event) in batch.drain(..) {
+                source.happen(event.readable, event.writable, woken);
+            }
+        }
+    }
+
+    /// Notes a timer. Interrupts the thread in the poller if it would sleep too long.
+    fn set_timer(&self, deadline: Instant, waker: Waker) -> u64 {
+        // Ordering: SeqCst. Pairs with the load in `has_interest`.
+        self.interest.fetch_add(1, Ordering::SeqCst);
+        let (id, late) = lock(&self.timers).insert(deadline, waker);
+        if late {
+            self.interrupt();
+        }
+        id
+    }
+
+    /// Replaces a timer's waker. `false` if it has fired.
+    fn reset_timer(&self, deadline: Instant, id: u64, waker: Waker) -> bool {
+        let old = match lock(&self.timers).map.get_mut(&(deadline, id)) {
+            Some(place) => mem::replace(place, waker),
+            None => return false,
+        };
+        drop(old);
+        true
+    }
+
+    /// Forgets a timer, at once. Returns its waker, unless it has fired.
+    fn clear_timer(&self, deadline: Instant, id: u64) -> Option<Waker> {
+        let waker = lock(&self.timers).map.remove(&(deadline, id));
+        if waker.is_some() {
+            // Ordering: SeqCst, as in `set_timer`.
+            self.interest.fetch_sub(1, Ordering::SeqCst);
+        }
+        waker
+    }
+}
+
+/// The deadlines that are waited for.
+struct Timers {
+    map: BTreeMap<(Instant, u64), Waker>,
+    next_id: u64,
+    /// How long the thread in the poller means to sleep (I5.4).
+    until: Until,
+}
+
+enum Until {
+    /// Nobody sleeps in the poller.
+    Awake,
+    Asleep(Option<Instant>),
+}
+
+impl Timers {
+    const fn new() -> Timers {
+        Timers { map: BTreeMap::new(), next_id: 0, until: Until::Awake }
+    }
+
+    /// Adds a timer; says also whether the thread in the poller sleeps too long for it.
+    fn insert(&mut self, deadline: Instant, waker: Waker) -> (u64, bool) {
+        self.next_id += 1;
+        self.map.insert((deadline, self.next_id), waker);
+        let late = match self.until {
+            Until::Asleep(Some(until)) => deadline < until,
+            Until::Asleep(None) => true,
+            Until::Awake => false,
+        };
+        if late {
+            // It is interrupted once for this.
+            self.until = Until::Asleep(Some(deadline));
+        }
+        (self.next_id, late)
+    }
+
+    /// The thread with the seat is about to ask the kernel: how long may it sleep?
+    fn begin_sleep(&mut self) -> Option<Instant> {
+        let earliest = self.map.first_key_value().map(|((deadline, _), _)| *deadline);
+        self.until = Until::Asleep(earliest);
+        earliest
+    }
+
+    /// It is back: takes the timers that are due.
+    fn end_sleep(&mut self, woken: &mut Vec<Waker>) {
+        self.until = Until::Awake;
+        if self.map.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(entry) = self.map.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            woken.push(entry.remove());
+            // Ordering: SeqCst, as in `set_timer`.
+            REACTOR.interest.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// One of the two things to wait for.
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    Read = 0,
+    Write = 1,
+}
+
+impl Direction {
+    /// Its bit in [`Source::word`].
+    fn bit(self) -> usize {
+        1 << self as usize
+    }
+}
+
+/// A handle the kernel tells us about.
+struct Source {
+    raw: registration::Raw,
+    /// Atomic: bit 0 readable, bit 1 writable, above them the number of events (I5.2).
+    word: AtomicUsize,
+    waiters: Mutex<Waiters>,
+}
+
+/// One event in [`Source::word`].
+const EVENT: usize = 4;
+
+/// Who waits for a source.
+struct Waiters {
+    /// Its key in [`Reactor::sources`], once it is registered.
+    key: Option<usize>,
+    /// By [`Direction`].
+    sides: [Side; 2],
+    next_token: u64,
+}
+
+/// Who waits for one direction of a source.
+struct Side {
+    /// Nearly always there is one waiter at most.
+    first: Option<Waiter>,
+    more: Vec<Waiter>,
+    /// The length of `more` at which the nameless are woken, to see who is still there.
+    limit: usize,
+}
+
+struct Waiter {
+    /// The future that waits and takes itself off when it is dropped; 0 for a call of `poll_read` and
+    /// its like, which has nothing that could be dropped.
+    token: u64,
+    waker: Waker,
+}
+
+/// Where a waiter that can be taken off is noted. Zero: not yet.
+type Token = u64;
+
+impl Side {
+    const fn new() -> Side {
+        Side { first: None, more: Vec::new(), limit: 64 }
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter> {
+        self.first.iter_mut().chain(&mut self.more)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.more.is_empty()
+    }
+
+    /// Notes a waiter, in its old place if it has one. What is returned must be dropped without the lock.
+    fn put(&mut self, waiter: Waiter, woken: &mut Vec<Waker>) -> Option<Waker> {
+        let same = self.iter_mut().find(|other| match waiter.token {
+            0 => other.token == 0 && other.waker.will_wake(&waiter.waker),
+            token => other.token == token,
+        });
+        if let Some(place) = same {
+            return Some(mem::replace(&mut place.waker, waiter.waker));
+        }
+        if self.first.is_none() {
+            self.first = Some(waiter);
+            return None;
+        }
+        if self.more.len() >= self.limit {
+            // Futures that were dropped may have left wakers behind. Who is still there comes back; the
+            // limit grows so that this ends when all are, and not beyond what one event takes back.
+            let (nameless, named) = mem::take(&mut self.more).into_iter().partition(|w| w.token == 0);
+            self.more = named;
+            woken.extend(Vec::into_iter(nameless).map(|waiter| waiter.waker));
+            self.limit = (self.limit * 2).min(1024);
+        }
+        self.more.push(waiter);
+        None
+    }
+
+    fn take(&mut self, woken: &mut Vec<Waker>) {
+        woken.extend(self.first.take().map(|waiter| waiter.waker));
+        if !self.more.is_empty() {
+            woken.extend(mem::take(&mut self.more).into_iter().map(|waiter| waiter.waker));
+            self.limit = 64;
+        }
+    }
+
+    fn remove(&mut self, token: Token) -> Option<Waiter> {
+        if self.first.as_ref().is_some_and(|waiter| waiter.token == token) {
+            return self.first.take();
+        }
+        let place = self.more.iter().position(|waiter| waiter.token == token)?;
+        Some(self.more.swap_remove(place))
+    }
+}
+
+impl Source {
+    fn new(raw: registration::Raw) -> Arc<Source> {
+        Arc::new(Source {
+            raw,
+            word: AtomicUsize::new(Direction::Read.bit() | Direction::Write.bit()),
+            waiters: Mutex::new(Waiters {
+                key: None,
+                sides: [const { Side::new() }; 2],
+                next_token: 0,
+            }),
+        })
+    }
+
+    /// The word as it is, to be compared when an operation has said WouldBlock.
+    fn look(&self) -> usize {
+        // Ordering: Acquire. Pairs with the update in `happen`; what matters besides is in the kernel.
+        self.word.load(Ordering::Acquire)
+    }
+
+    /// An operation said WouldBlock, and `seen` is the word from before it: takes readiness back, unless
+    /// there was an event since (I5.2).
+    fn blocked(&self, direction: Direction, seen: usize) {
+        // Ordering: AcqRel, with the update in `happen`. It fails if that came first.
+        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            (word / EVENT == seen / EVENT).then_some(word & !direction.bit())
+        });
+    }
+
+    /// Waits until an event makes the direction ready: `Ready` if it is, an error if the kernel cannot
+    /// tell. A token makes the waiter one that [`Source::forget`] can take off.
+    fn wait(
+        self: &Arc<Self>,
+        direction: Direction,
+        token: Option<&mut Token>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let waker = cx.waker().clone();
+        let mut woken = Vec::new();
+        let (old, result);
+        {
+            let mut waiters = lock(&self.waiters);
+            // I5.3: the waiter is noted first, or rather under the same lock.
+            if self.look() & direction.bit() != 0 {
+                drop(waiters);
+                drop(waker);
+                return Poll::Ready(Ok(()));
+            }
+            let token = match token {
+                None => 0,
+                Some(token) => {
+                    if *token == 0 {
+                        waiters.next_token += 1;
+                        *token = waiters.next_token;
+                    }
+                    *token
+                }
+            };
+            old = waiters.sides[direction as usize].put(Waiter { token, waker }, &mut woken);
+            result = self.arm(&mut waiters);
+        }
+        tour!(6, "a task left its waker with a source");
+        drop(old);
+        if result.is_err() {
+            self.happen(true, true, &mut woken);
+        }
+        wake_all(woken);
+        match result {
+            Ok(()) => Poll::Pending,
+            Err(err) => Poll::Ready(Err(err)),
+        }
+    }
+
+    /// Takes a waiter off, if it is still there.
+    fn forget(&self, direction: Direction, token: Token) {
+        let waiter = lock(&self.waiters).sides[direction as usize].remove(token);
+        drop(waiter);
+    }
+
+    /// Registers the handle with the kernel, or arms it again (I5.5).
+    fn arm(self: &Arc<Self>, waiters: &mut Waiters) -> io::Result<()> {
+        let poller = REACTOR.poller()?;
+        // Ordering: Relaxed, see `turn`.
+        if REACTOR.broken.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the kernel's poller was closed or cannot be used"));
+        }
+        let edge = poller.supports_edge();
+        let [read, write] = [0, 1].map(|side| edge || !waiters.sides[side].is_empty());
+        match waiters.key {
+            Some(_) if edge => Ok(()),
+            Some(key) => registration::modify(poller, self.raw, Event::new(key, read, write)),
+            None => {
+                let key = lock(&REACTOR.sources).insert(self.clone());
+                let mode = if edge { PollMode::Edge } else { PollMode::Oneshot };
+                if let Err(err) = registration::add(poller, self.raw, Event::new(key, read, write), mode) {
+                    let source = lock(&REACTOR.sources).remove(key);
+                    drop(source);
+                    return Err(err);
+                }
+                waiters.key = Some(key);
+                // Ordering: SeqCst. Pairs with the load in `has_interest`.
+                REACTOR.interest.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+        }
+    }
+
+    /// The kernel has news. Collects who is to be woken.
+    fn happen(&self, readable: bool, writable: bool, woken: &mut Vec<Waker>) {
+        let bits = readable as usize | (writable as usize) << 1;
+        // Ordering: AcqRel. Pairs with `look` and `blocked`; before the lock, see I5.3.
+        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            Some(word.wrapping_add(EVENT) | bits)
+        });
+        let mut waiters = lock(&self.waiters);
+        for (side, happened) in waiters.sides.iter_mut().zip([readable, writable]) {
+            if happened {
+                side.take(woken);
+            }
+        }
+        // In oneshot mode the event has disarmed the handle for the other direction as well.
+        if let (Some(key), Ok(poller)) = (waiters.key, REACTOR.poller()) {
+            let [read, write] = [0, 1].map(|side| !waiters.sides[side].is_empty());
+            if (read || write) && !poller.supports_edge() {
+                if registration::modify(poller, self.raw, Event::new(key, read, write)).is_err() {
+                    // They find the error when they try to wait again.
+                    waiters.sides.iter_mut().for_each(|side| side.take(woken));
+                }
+            }
+        }
+    }
+
+    /// Registers the handle before anybody waits, to see whether the kernel can.
+    fn register(self: &Arc<Self>) -> io::Result<()> {
+        self.arm(&mut lock(&self.waiters))
+    }
+
+    /// Takes the handle out of the kernel's poller. To be called before the handle is closed.
+    fn deregister(&self) {
+        let key = lock(&self.waiters).key.take();
+        if let Some(key) = key {
+            if let Ok(poller) = REACTOR.poller() {
+                // It can fail only if somebody closed the descriptor, and then the kernel forgot it too.
+                let _ = registration::delete(poller, self.raw);
+            }
+            let source = lock(&REACTOR.sources).remove(key);
+            drop(source);
+            // Ordering: SeqCst, as in `arm`.
+            REACTOR.interest.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+// ============================================================================================
+// §6  The loop: the only place that knows both halves
+// ============================================================================================
+//
+// uses §2-§5 · used by §7-§13 · locks: parked (leaf), staff (leaf)
+//
+// PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread does, the
+//           other two must not suffer. No thread may be needed that is not there.
+// IDEA      Whoever is idle and finds the seat free sits down in the poller; who finds it taken parks.
+//           Workers are preferred, since most news is for tasks. A thread that leaves the seat with work
+//           in hand comes back soon; a watcher, which sleeps as long as all is well, looks every few
+//           milliseconds whether it did (Go's `sysmon` is the model), and takes over what is stuck.
+// STATE     of a thread's signal:  EMPTY --sleep--> PARKED or POLLING --signal--> NOTIFIED --> EMPTY
+// I6.1      While anything is waited for, somebody is in the poller, or a thread that will sit down there is
+//           awake and was seen to ask the kernel within the last two ticks, or the watcher is awake.
+// I6.2      The watcher sleeps without a timeout only while somebody has the seat or nothing is waited
+//           for, and no ticket is queued. Whoever ends that looks whether it must be woken (`poke`).
+// I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a task which
+//           blocks holds up no main future. (The one exception: no thread at all could be started.)
+// I6.4      There are as many workers as processors that are not blocked as far as we know; the watcher
+//           adds one when no worker gets on although tickets are queued. Who is too many and idle, ends.
+// NEVER     starts a thread for a program that only calls `block_on` from one thread.
+// REJECTED  A thread for the reactor (two context switches for each message); handing the seat over before
+//           each task (a futex call for each event); tasks on `block_on`'s thread (museum B1).
+
+/// How a thread is woken, wherever it sleeps.
+struct Signal {
+    state: AtomicU8,
+    /// The main future must be polled.
+    woken: AtomicBool,
+    unparker: parking::Unparker,
+}
+
+const EMPTY: u8 = 0;
+const NOTIFIED: u8 = 1;
+const PARKED: u8 = 2;
+const POLLING: u8 = 3;
+
+impl Signal {
+    /// Makes the thread look around, now if it sleeps, else before it sleeps the next time.
+    fn notify(&self) {
+        // Ordering: AcqRel. Pairs with the exchanges in `Sleeper::park` and `Sleeper::poll`: what the
+        // caller wrote before is seen by the thread that finds NOTIFIED.
+        match self.state.swap(NOTIFIED, Ordering::AcqRel) {
+            PARKED => drop(self.unparker.unpark()),
+            POLLING => REACTOR.interrupt(),
+            _ => {}
+        }
+    }
+}
+
+/// What a thread needs in order to sleep. Made once for each thread and kept for the next `block_on`.
+struct Sleeper {
+    parker: parking::Parker,
+    signal: Arc<Signal>,
+    /// Wakes the main future.
+    main: Waker,
+    /// Wakes the thread, for its local tasks or because the crew calls.
+    thread: Waker,
+}
+
+thread_local! {
+    static SLEEPER: Cell<Option<Box<Sleeper>>> = const { Cell::new(None) };
+    /// How many calls of `block_on` and loops of workers this thread is inside of.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread is a worker of the global executor.
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+    /// The tasks of `spawn_local`.
+    static LOCAL: LocalExecutor<'static> = const { LocalExecutor::new() };
+}
+
+/// Threads in `block_on` that sleep outside of the poller, by the address of their signal.
+static PARKED_THREADS: Mutex<Vec<Arc<Signal>>> = Mutex::new(Vec::new());
+
+impl Sleeper {
+    fn new() -> Sleeper {
+        let parker = parking::Parker::new();
+        let signal = Arc::new(Signal {
+            state: AtomicU8::new(EMPTY),
+            woken: AtomicBool::new(true),
+            unparker: parker.unparker(),
+        });
+        let main = waker_fn({
+            let signal = signal.clone();
+            move || {
+                // Ordering: AcqRel. Pairs with the swap in `block_on`. A swap even if it was set
+                // already: then that swap reads from this one and sees what we wrote (museum E4).
+                if !signal.woken.swap(true, Ordering::AcqRel) {
+                    signal.notify();
+                }
+            }
+        });
+        let thread = waker_fn({
+            let signal = signal.clone();
+            move || signal.notify()
+        });
+        Sleeper { parker, signal, main, thread }
+    }
+
+    /// This thread's, or a new one if an outer `block_on` is using it; kept for the next one after use.
+    fn borrow() -> BorrowedSleeper {
+        let kept = SLEEPER.try_with(Cell::take).ok().flatten();
+        let sleeper = kept.unwrap_or_else(|| Box::new(Sleeper::new()));
+        // Ordering: Relaxed. The main future is polled by this very thread.
+        sleeper.signal.woken.store(true, Ordering::Relaxed);
+        BorrowedSleeper(Some(sleeper))
+    }
+
+    /// Whether the thread was notified and may not sleep. Takes the notification.
+    fn is_notified(&self) -> bool {
+        // Ordering: AcqRel, with the swap in `notify`.
+        self.signal.state.compare_exchange(NOTIFIED, EMPTY, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Sleeps until notified.
+    fn park(&self) {
+        // Ordering: AcqRel, as in `is_notified`. It fails if we were notified in the meantime.
+        let state = &self.signal.state;
+        if state.compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            // A token that a late `unpark` left behind makes `park` return at once: look again.
+            // Ordering: Acquire, with the swap in `notify`.
+            while state.load(Ordering::Acquire) == PARKED {
+                self.parker.park();
+            }
+        }
+        // Ordering: AcqRel, with the swap in `notify`.
+        state.swap(EMPTY, Ordering::AcqRel);
+    }
+
+    /// Sleeps in the poller until it has news or we are notified, and then wakes whom it concerns.
+    fn poll(&self, seat: Seat) {
+        let mut woken = Vec::new();
+        // Ordering: AcqRel, as in `park`.
+        let state = &self.signal.state;
+        if state.compare_exchange(EMPTY, POLLING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            REACTOR.turn(&seat, true, &mut woken);
+        }
+        // Ordering: AcqRel, with the swap in `notify`.
+        state.swap(EMPTY, Ordering::AcqRel);
+        leave(seat, woken);
+    }
+
+    /// Sleeps where it is best to, until there is something to do.
+    fn sleep(&self) {
+        if self.is_notified() {
+            return;
+        }
+        check_for_fork();
+        // A worker inside of a task that called `block_on` cannot look after its queue.
+        let is_worker = IS_WORKER.try_with(Cell::get).unwrap_or(false);
+        let nested = DEPTH.try_with(Cell::get).unwrap_or(1) > 1;
+        let _blocked = (is_worker && nested).then(|| STAFF.block());
+        let is_worker = is_worker && !nested;
+        if !REACTOR.has_interest() {
+            return self.park_where_it_can_be_found(is_worker);
+        }
+        // Most news is for tasks. If the workers all sleep elsewhere, one of them comes.
+        if !is_worker && STAFF.present() > 0 {
+            let attended = REACTOR.seated() != Seat::FREE || !STAFF.all_asleep() || crew().wake_one();
+            if attended {
+                return self.park_where_it_can_be_found(false);
+            }
+        }
+        if let Some(seat) = REACTOR.sit(Seat::TAKEN) {
+            tour!(8, "a thread sits down in the poller");
+            return self.poll(seat);
+        }
+        if REACTOR.seated() == Seat::WATCHED {
+            WATCHER.make_room();
+        } else {
+            // Another thread has the seat, and may leave it and block with us asleep.
+            WATCHER.start();
+        }
+        self.park_where_it_can_be_found(is_worker);
+    }
+
+    /// Parks. Workers are on their crew's list; others can be found on a list of their own.
+    fn park_where_it_can_be_found(&self, is_worker: bool) {
+        if is_worker {
+            return self.park();
+        }
+        lock(&PARKED_THREADS).push(self.signal.clone());
+        // Whoever left the seat, or tickets without workers, before we could be found: look now.
+        let abandoned = REACTOR.has_interest() && REACTOR.seated() == Seat::FREE;
+        if STAFF.present() == 0 && (abandoned || STAFF.is_stranded()) {
+            self.signal.notify();
+        }
+        self.park();
+        let entry = {
+            let mut parked = lock(&PARKED_THREADS);
+            let place = parked.iter().position(|signal| Arc::ptr_eq(signal, &self.signal));
+            place.map(|place| parked.swap_remove(place))
+        };
+        drop(entry);
+    }
+}
+
+/// A thread's [`Sleeper`] while it is in use.
+struct BorrowedSleeper(Option<Box<Sleeper>>);
+
+impl Drop for BorrowedSleeper {
+    fn drop(&mut self) {
+        let sleeper = self.0.take();
+        let _ = SLEEPER.try_with(|cell| cell.set(sleeper));
+    }
+}
+
+/// Wakes one thread that sleeps outside of the poller. `false` if there is none.
+fn call_parked_thread() -> bool {
+    let signal = lock(&PARKED_THREADS).pop();
+    signal.map(|signal| signal.notify()).is_some()
+}
+
+/// Gives the seat back and wakes whom the kernel's news concern.
+fn leave(seat: Seat, woken: Vec<Waker>) {
+    drop(seat);
+    WATCHER.poke();
+    if woken.is_empty() {
+        return;
+    }
+    // What is woken goes to this worker's queue, if it is one, and others are called once for all.
+    let local = HERE.try_with(|here| {
+        here.borrow().as_ref().filter(|here| here.crew == crew_id()).map(|here| {
+            here.collecting.set(true);
+            here.local.clone()
+        })
+    });
+    wake_all(woken);
+    if let Ok(Some(local)) = local {
+        let _ = HERE.try_with(|here| {
+            if let Some(here) = &*here.borrow() {
+                here.collecting.set(false);
+            }
+        });
+        if local.queue.len() > 1 {
+            crew().notify();
+        }
+    }
+}
+
+/// One look at the kernel by a thread that is never idle.
+fn glance() {
+    if REACTOR.has_interest() {
+        if let Some(seat) = REACTOR.sit(Seat::TAKEN) {
+            let mut woken = Vec::new();
+            REACTOR.turn(&seat, false, &mut woken);
+            leave(seat, woken);
+        }
+    }
+}
+
+/// Somebody has begun to wait for the reactor: sees to it that there is one who asks the kernel.
+fn attend(waker: &Waker) {
+    if DEPTH.try_with(Cell::get).unwrap_or(0) > 0 {
+        // This thread will sit down itself, or knows who does.
+        return WATCHER.poke();
+    }
+    // A foreign executor: its threads know nothing of our poller.
+    check_for_fork();
+    if WATCHER.start() {
+        return WATCHER.hurry();
+    }
+    // No thread can be started: this one asks the kernel, for a moment, and its task comes back.
+    if let Some(seat) = REACTOR.sit(Seat::TAKEN) {
+        let mut woken = Vec::new();
+        let deadline = Instant::now() + NAP;
+        let nap = REACTOR.set_timer(deadline, Waker::noop().clone());
+        REACTOR.turn(&seat, true, &mut woken);
+        REACTOR.clear_timer(deadline, nap);
+        leave(seat, woken);
+    }
+    waker.wake_by_ref();
+}
+
+/// After `fork` the child has none of our threads, and shares our poller with its parent.
+fn check_for_fork() {
+    static HOME: OnceLock<u32> = OnceLock::new();
+    let here = std::process::id();
+    let home = *HOME.get_or_init(|| here);
+    assert!(
+        home == here,
+        "smol was used before fork() and cannot be used in the child: its threads did not come along"
+    );
+}
+
+static CREW: OnceLock<Crew> = OnceLock::new();
+
+/// The global executor's crew.
+fn crew() -> &'static Crew {
+    CREW.get_or_init(|| Crew::new(true, |urgent| STAFF.short_handed(urgent)))
+}
+
+fn crew_id() -> usize {
+    crew().id()
+}
+
+/// The threads of the global executor.
+struct Staff {
+    /// Atomics: workers that exist, of these those known to be blocked, and names for new ones.
+    present: AtomicUsize,
+    blocked: AtomicUsize,
+    hired: AtomicUsize,
+    limit: OnceLock<usize>,
+    /// No thread could be started; not tried again before this time.
+    failed: Mutex<Option<Instant>>,
+}
+
+static STAFF: Staff = Staff {
+    present: AtomicUsize::new(0),
+    blocked: AtomicUsize::new(0),
+    hired: AtomicUsize::new(0),
+    limit: OnceLock::new(),
+    failed: Mutex::new(None),
+};
+
+/// A reference that crews hand to their workers.
+struct Global;
+
+impl AsRef<Crew> for Global {
+    fn as_ref(&self) -> &Crew {
+        crew()
+    }
+}
+
+impl Staff {
+    /// How many workers there should be: `SMOL_THREADS`, else as many as processors.
+    fn limit(&self) -> usize {
+        *self.limit.get_or_init(|| {
+            let asked = number_from_env("SMOL_THREADS");
+            asked.or_else(|| thread::available_parallelism().map(usize::from).ok()).unwrap_or(1)
+        })
+    }
+
+    fn present(&self) -> usize {
+        // Ordering: SeqCst. Pairs with the updates in `hire` and `work`.
+        self.present.load(Ordering::SeqCst)
+    }
+
+    /// Whether no worker is awake or about to be.
+    fn all_asleep(&self) -> bool {
+        // Ordering: SeqCst. Pairs with S1: either we see the last worker asleep, or that worker, going
+        // to sleep after this, finds the seat free.
+        let counts = crew().counts.load(Ordering::SeqCst);
+        let blocked = self.blocked.load(Ordering::SeqCst);
+        counts % SLEEPING == 0 && counts / SLEEPING + blocked >= self.present()
+    }
+
+    /// A ticket was queued that nobody was called for.
+    fn short_handed(&self, urgent: bool) {
+        if urgent && self.present() < self.wanted() {
+            self.hire(self.wanted());
+        }
+        WATCHER.poke();
+    }
+
+    /// Starts a worker if there are fewer than `limit`. `false` if there can be none.
+    fn hire(&self, limit: usize) -> bool {
+        // Ordering: SeqCst. Pairs with the loads in `present`.
+        let room = |present| (present < limit).then_some(present + 1);
+        if self.present.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_err() {
+            return true;
+        }
+        // Ordering: SeqCst. The new worker begins by searching, and whoever pushes may rely on it.
+        crew().counts.fetch_add(1, Ordering::SeqCst);
+        // Ordering: Relaxed. A name.
+        let name = self.hired.fetch_add(1, Ordering::Relaxed);
+        if self.may_try() && start_thread(format!("smol-{name}"), work) {
+            WATCHER.start();
+            return true;
+        }
+        // Ordering: SeqCst, as above.
+        crew().counts.fetch_sub(1, Ordering::SeqCst);
+        if self.present.fetch_sub(1, Ordering::SeqCst) == 1 && !call_parked_thread() {
+            // There is no worker: somebody in `block_on` must do it, perhaps the one in the poller.
+            REACTOR.interrupt();
+        }
+        false
+    }
+
+    /// Whether there are tickets, and no worker because none could be started.
+    fn is_stranded(&self) -> bool {
+        self.present() == 0 && CREW.get().is_some_and(|crew| !crew.injector.is_empty())
+    }
+
+    /// Runs tasks on a thread in `block_on`, because there is no other. Says whether there were any.
+    fn stand_in(&self) -> bool {
+        let stranded = self.is_stranded();
+        if stranded {
+            for runnable in crew().injector.try_iter().take(TASKS_PER_LOOK as usize) {
+                refill_budget();
+                runnable.run();
+            }
+        }
+        stranded
+    }
+
+    /// How many workers there should be now. Ordering: SeqCst. Pairs with the updates in `block`.
+    fn wanted(&self) -> usize {
+        self.limit() + self.blocked.load(Ordering::SeqCst)
+    }
+
+    /// Whether there is a worker too many.
+    fn has_excess(&self) -> bool {
+        self.present() > self.wanted()
+    }
+
+    /// The same, and if so, the worker that asks is counted no longer.
+    fn retire(&self) -> bool {
+        let wanted = self.wanted();
+        // Ordering: SeqCst, as in `hire`.
+        let excess = |present| (present > wanted).then(|| present - 1);
+        self.present.fetch_update(Ordering::SeqCst, Ordering::SeqCst, excess).is_ok()
+    }
+
+    /// Whether enough time has passed since a thread could not be started.
+    fn may_try(&self) -> bool {
+        lock(&self.failed).is_none_or(|at| at.elapsed() > Duration::from_secs(1))
+    }
+
+    /// The worker on this thread waits for something in a nested `block_on`: its queue is for others.
+    fn block(&'static self) -> impl Drop {
+        // Ordering: SeqCst. Pairs with the load in `short_handed`.
+        self.blocked.fetch_add(1, Ordering::SeqCst);
+        let _ = HERE.try_with(|here| {
+            if let Some(here) = here.borrow().as_ref().filter(|here| here.crew == crew_id()) {
+                for runnable in here.local.slot.try_iter().chain(here.local.queue.try_iter()) {
+                    let _ = crew().injector.push(runnable);
+                }
+            }
+        });
+        if crew().has_work() {
+            crew().notify();
+        }
+        OnDrop(|| {
+            // Ordering: SeqCst, as above.
+            STAFF.blocked.fetch_sub(1, Ordering::SeqCst);
+        })
+    }
+}
+
+/// Reads a positive number from the environment; nonsense is ignored, zero is one.
+fn number_from_env(name: &str) -> Option<usize> {
+    let text = std::env::var(name).ok()?;
+    let number: usize = text.trim().parse().ok()?;
+    Some(number.clamp(1, 1000))
+}
+
+/// Starts a thread; says whether it could be.
+fn start_thread(name: String, main: impl FnOnce() + Send + 'static) -> bool {
+    check_for_fork();
+    let started = thread::Builder::new().name(name).spawn(main).is_ok();
+    if !started {
+        *lock(&STAFF.failed) = Some(Instant::now());
+    }
+    started
+}
+
+/// Tells a thread that is never idle when to look at the kernel: after so many polls, or a millisecond.
+struct Pace {
+    polls: u32,
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// To be called after each poll of a task.
+    fn is_due(&mut self) -> bool {
+        self.polls += 1;
+        // The clock costs as much as a task; so not every time.
+        let late = self.polls % 8 == 0 && {
+            let now = Instant::now();
+            let last = *self.last.get_or_insert(now);
+            now.saturating_duration_since(last) > Duration::from_millis(1)
+        };
+        let due = late || self.polls >= TASKS_PER_GLANCE;
+        if due {
+            *self = Pace { polls: 0, last: None };
+        }
+        due
+    }
+}
+
+/// This thread's tasks from `spawn_local`, as one who drives them sees them.
+struct LocalTasks(Option<Worker<Arc<Crew>>>);
+
+impl LocalTasks {
+    /// Runs some of the tasks that are ready. `true`: there may be more.
+    fn run(&mut self, pace: &mut Pace) -> bool {
+        if self.0.is_none() {
+            // There are none before the first `spawn_local` on this thread.
+            let crew = LOCAL.try_with(|local| local.crew.get().cloned()).ok().flatten();
+            self.0 = crew.map(|crew| Worker::new(crew, false));
+        }
+        let Some(worker) = &mut self.0 else { return false };
+        worker.wake_up();
+        loop {
+            match worker.find() {
+                Some(runnable) => worker.run(runnable),
+                None => return false,
+            }
+            if pace.is_due() {
+                return true;
+            }
+        }
+    }
+
+    /// Announces that this thread sleeps. `false`: there is something to do after all.
+    fn sleep(&mut self, waker: &Waker) -> bool {
+        self.0.as_mut().is_none_or(|worker| worker.sleep(waker))
+    }
+
+    /// Whether the thread can end without dropping a task.
+    fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|worker| lock(&worker.crew.active).len == 0)
+    }
+}
+
+/// Counts a thread as one that looks after the reactor, until the guard is dropped.
+fn enter_loop() -> impl Drop {
+    let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
+    OnDrop(|| {
+        let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
+        // We may have been the one who asked the kernel for others.
+        if WATCHER.exists() && REACTOR.has_interest() && REACTOR.seated() == Seat::FREE {
+            call_parked_thread();
+        }
+    })
+}
+
+/// The life of a worker thread.
+fn work() {
+    let sleeper = &Sleeper::new();
+    IS_WORKER.set(true);
+    let _inside = enter_loop();
+    let mut worker = Worker::new(Global, true);
+    // `hire` has counted it as searching.
+    worker.mood = Mood::Searching;
+    let _here = worker.enter();
+    let mut local_tasks = LocalTasks(None);
+    let mut pace = Pace { polls: 0, last: None };
+    loop {
+        let mut ran = 0;
+        worker.in_task(true);
+        while ran < TASKS_PER_GLANCE {
+            let Some(runnable) = worker.find() else { break };
+            worker.run(runnable);
+            ran += 1;
+        }
+        worker.in_task(false);
+        let more_local_tasks = local_tasks.run(&mut pace);
+        if ran == TASKS_PER_GLANCE || more_local_tasks {
+            glance();
+        } else if worker.sleep(&sleeper.thread) {
+            if local_tasks.sleep(&sleeper.thread) {
+                if STAFF.has_excess() && local_tasks.is_empty() {
+                    if !worker.wake_up() && STAFF.retire() {
+                        return;
+                    }
+                    continue;
+                }
+                sleeper.sleep();
+            }
+            worker.wake_up();
+        }
+    }
+}
+
+/// Runs a future on this thread, and sleeps while there is nothing to do.
+///
+/// The thread's own tasks ([`spawn_local`]) run in between; other tasks run on other threads. It may be
+/// called anywhere, also inside of a task: then that task's thread is blocked, and others take over
+/// its other tasks.
+///
+/// ```
+/// let five = smol::block_on(async { 2 + 3 });
+/// assert_eq!(five, 5);
+/// ```
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let sleeper = Sleeper::borrow();
+    let Some(sleeper) = &sleeper.0 else { unreachable!("it is taken out when it is dropped") };
+    let cx = &mut Context::from_waker(&sleeper.main);
+    let _inside = enter_loop();
+    let mut local_tasks = LocalTasks(None);
+    let mut pace = Pace { polls: 0, last: None };
+    loop {
+        // Ordering: AcqRel. Pairs with the swap in `Sleeper::new`: we see what was written before the wake.
+        if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
+            refill_budget();
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return output;
+            }
+        }
+        let more = local_tasks.run(&mut pace) | STAFF.stand_in();
+        // Ordering: Acquire, as above.
+        if more || sleeper.signal.woken.load(Ordering::Acquire) {
+            // A future that is always ready must not keep this thread from asking the kernel.
+            if more || pace.is_due() {
+                glance();
+            }
+        } else if local_tasks.sleep(&sleeper.thread) {
+            sleeper.sleep();
+        }
+    }
+}
+
+/// Spawns a task onto the threads of the global executor, which are started as they are needed.
+///
+/// There are as many as processors, or `SMOL_THREADS`. A task that blocks its thread holds up others for
+/// some milliseconds at most, but for work that blocks [`unblock`] is the better place.
+///
+/// Dropping the [`Task`] cancels it; [`detach`](Task::detach) lets it run on its own. A panic of the
+/// task comes out where the `Task` is awaited.
+///
+/// ```
+/// let task = smol::spawn(async { 1 + 2 });
+/// assert_eq!(smol::block_on(task), 3);
+/// ```
+pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
+    let (runnable, task) = new_task(future, || {}, |runnable, info| crew().schedule(runnable, info));
+    runnable.schedule();
+    task
+}
+
+/// Spawns a task that stays on this thread, so that its future need not be `Send`.
+///
+/// It runs while this thread is in [`block_on`]. When the thread ends, the task is dropped.
+///
+/// # Panics
+///
+/// If the thread is ending and its tasks were dropped already.
+///
+/// ```
+/// use std::rc::Rc;
+///
+/// smol::block_on(async {
+///     let shared = Rc::new(7);
+///     let task = smol::spawn_local({ let shared = shared.clone(); async move { *shared } });
+///     assert_eq!(task.await, 7);
+/// });
+/// ```
+pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
+    match LOCAL.try_with(|local| local.crew().clone()) {
+        Ok(crew) => crew.spawn_local(future),
+        Err(_) => panic!("smol::spawn_local was called on a thread whose local tasks are gone"),
+    }
+}
+
+/// The thread that helps when others are stuck (I6.1, I6.2).
+struct Watcher {
+    /// Atomic: whether it was started.
+    state: AtomicU8,
+    /// Atomic: it sleeps without a timeout.
+    deep: AtomicBool,
+    /// Atomic: a foreign executor waits for the reactor.
+    urgent: AtomicBool,
+    /// Atomic: somebody else wants to have the seat.
+    leave: AtomicBool,
+    /// Set before it sleeps for the first time.
+    unparker: OnceLock<parking::Unparker>,
+}
+
+static WATCHER: Watcher = Watcher {
+    state: AtomicU8::new(Watcher::ABSENT),
+    deep: AtomicBool::new(false),
+    urgent: AtomicBool::new(false),
+    leave: AtomicBool::new(false),
+    unparker: OnceLock::new(),
+};
+
+impl Watcher {
+    const ABSENT: u8 = 0;
+    const PRESENT: u8 = 1;
+    /// It could not be started; whoever leaves the seat hands it over.
+    const IMPOSSIBLE: u8 = 2;
+
+    fn exists(&self) -> bool {
+        // Ordering: Relaxed. What follows from it depends on other variables.
+        self.state.load(Ordering::Relaxed) != Watcher::ABSENT
+    }
+
+    /// Starts it, once. `false` if it cannot be.
+    fn start(&'static self) -> bool {
+        // Ordering: Relaxed, as above.
+        if self.state.load(Ordering::Relaxed) == Watcher::PRESENT {
+            return true;
+        }
+        if !STAFF.may_try() || self.state.swap(Watcher::PRESENT, Ordering::Relaxed) == Watcher::PRESENT {
+            return self.state.load(Ordering::Relaxed) == Watcher::PRESENT;
+        }
+        let started = start_thread("smol-watch".into(), || self.watch());
+        if !started {
+            self.state.store(Watcher::IMPOSSIBLE, Ordering::Relaxed);
+        }
+        started
+    }
+
+    /// Wakes it if it sleeps without a timeout.
+    fn poke(&self) {
+        // Ordering: SeqCst. Pairs with the store in `watch`: either it sees what we have just changed
+        // (the seat, the interest, a queue), or we see that it sleeps.
+        if self.deep.load(Ordering::SeqCst) {
+            self.deep.store(false, Ordering::SeqCst);
+            self.unpark();
+        }
+        // Ordering: Relaxed. Nothing depends on it but how soon somebody sits down.
+        if self.state.load(Ordering::Relaxed) == Watcher::IMPOSSIBLE && REACTOR.seated() == Seat::FREE {
+            call_parked_thread();
+        }
+    }
+
+    fn unpark(&self) {
+        if let Some(unparker) = self.unparker.get() {
+            unparker.unpark();
+        }
+    }
+
+    /// A foreign executor has begun to wait: the seat must not be empty for as long as a tick.
+    fn hurry(&self) {
+        if REACTOR.seated() == Seat::FREE {
+            // Ordering: SeqCst. Pairs with the swap in `watch`.
+            self.urgent.store(true, Ordering::SeqCst);
+            self.deep.store(false, Ordering::SeqCst);
+            self.unpark();
+        }
+    }
+
+    /// Asks it to leave the seat to a thread that will sleep anyhow.
+    fn make_room(&self) {
+        // Ordering: SeqCst. Pairs with the swap in `sit_in`.
+        self.leave.store(true, Ordering::SeqCst);
+        REACTOR.interrupt();
+    }
+
+    /// Whether it must not sleep without a timeout (I6.2).
+    fn is_needed(&self) -> bool {
+        // Ordering: SeqCst, with the store in `hurry`.
+        self.urgent.load(Ordering::SeqCst)
+            || REACTOR.has_interest() && REACTOR.seated() == Seat::FREE
+            || CREW.get().is_some_and(Crew::has_tickets)
+    }
+
+    /// The life of the watcher.
+    fn watch(&'static self) {
+        let parker = parking::Parker::new();
+        let _ = self.unparker.set(parker.unparker());
+        let mut seen = Seen::look();
+        let mut quiet = 0;
+        let mut stuck = 0;
+        loop {
+            // Ordering: SeqCst, with the store in `hurry`.
+            let urgent = self.urgent.swap(false, Ordering::SeqCst);
+            let now = Seen::look();
+            if (urgent || now.turns == seen.turns) && REACTOR.has_interest() && REACTOR.seated() == Seat::FREE {
+                self.fill_the_seat();
+            }
+            if now.is_stuck_since(&seen) {
+                stuck += 1;
+                help_out(&now, &seen, &mut stuck);
+            } else {
+                stuck = 0;
+            }
+            let same = now == seen && !self.is_needed();
+            quiet = if same { quiet + 1 } else { 0 };
+            seen = now;
+            if quiet < LINGER {
+                parker.park_timeout(TICK);
+                continue;
+            }
+            // Ordering: SeqCst. Pairs with the load in `poke`.
+            self.deep.store(true, Ordering::SeqCst);
+            while !self.is_needed() && self.deep.load(Ordering::SeqCst) {
+                parker.park();
+            }
+            self.deep.store(false, Ordering::SeqCst);
+            quiet = 0;
+            seen = Seen::look();
+            if !self.urgent.load(Ordering::SeqCst) {
+                parker.park_timeout(TICK);
+            }
+        }
+    }
+
+    /// The seat was empty for too long: somebody who sleeps elsewhere takes it, or else we do.
+    fn fill_the_seat(&self) {
+        let worker = CREW.get().is_some_and(Crew::wake_one);
+        if worker || (STAFF.present() == 0 && call_parked_thread()) {
+            return;
+        }
+        while let Some(seat) = REACTOR.sit(Seat::WATCHED) {
+            let mut woken = Vec::new();
+            REACTOR.turn(&seat, true, &mut woken);
+            drop(seat);
+            wake_all(woken);
+            // Ordering: SeqCst. Pairs with the store in `make_room`.
+            if self.leave.swap(false, Ordering::SeqCst) {
+                if !CREW.get().is_some_and(Crew::wake_one) {
+                    call_parked_thread();
+                }
+                return;
+            }
+            if !REACTOR.has_interest() || CREW.get().is_some_and(Crew::has_tickets) {
+                return;
+            }
+        }
+    }
+}
+
+/// What the watcher compares from tick to tick.
+#[derive(PartialEq)]
+struct Seen {
+    turns: usize,
+    /// Of each worker: which one, how many tasks it has run, and whether its queues are empty.
+    workers: Vec<(*const Local, u32, bool)>,
+}
+
+impl Seen {
+    fn look() -> Seen {
+        // Ordering: Relaxed. Statistics.
+        let turns = REACTOR.turns.load(Ordering::Relaxed);
+        let Some(crew) = CREW.get() else { return Seen { turns, workers: Vec::new() } };
+        let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
+        let look = |local: &Arc<Local>| {
+            (Arc::as_ptr(local), local.polls.load(Ordering::Relaxed), local.is_empty())
+        };
+        Seen { turns, workers: locals.iter().map(look).collect() }
+    }
+
+    /// Whether tickets lie where nobody has taken any for a whole tick.
+    fn is_stuck_since(&self, before: &Seen) -> bool {
+        let Some(crew) = CREW.get() else { return false };
+        let idle = |(worker, polls, empty): &(*const Local, u32, bool)| {
+            !empty && before.workers.iter().any(|(w, p, _)| w == worker && p == polls)
+        };
+        self.workers.iter().any(idle) || (!crew.injector.is_empty() && self.workers == before.workers)
+    }
+}
+
+/// Tickets are stuck: calls a worker that sleeps, or starts one more if none gets on.
+fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
+    let crew = crew();
+    // Ordering: SeqCst, as in `notify`.
+    let counts = crew.counts.load(Ordering::SeqCst);
+    if counts % SLEEPING > 0 {
+        return;
+    }
+    // Ordering: Relaxed, see `steal`.
+    crew.rescue.store(true, Ordering::Relaxed);
+    if crew.wake_one() {
+        return;
+    }
+    let polls = |seen: &Seen| seen.workers.iter().map(|(worker, polls, _)| (*worker, *polls)).collect::<Vec<_>>();
+    if polls(now) != polls(before) {
+        // Others get on, and will come to it when their own queues are empty.
+        return;
+    }
+    // Workers that compute for long look the same as workers that are blocked. The first few spare ones
+    // come at once, more and more slowly after that: 2, 4, 8 … ticks apart.
+    let spare = STAFF.present().saturating_sub(STAFF.limit());
+    let patience = 1u32.checked_shl((spare / STAFF.limit()) as u32).unwrap_or(u32::MAX);
+    if *stuck >= patience {
+        *stuck = 0;
+        STAFF.hire(STAFF.present() + 1);
+    }
+}
+// ############################################################################################
+// Here the machine ends. What follows is its face.
+// ############################################################################################
+
+// ============================================================================================
+// §7  Scopes: tasks that may borrow
+// ============================================================================================
+//
+// uses §1 · used by nobody · locks: ready (leaf)
+//
+// PROBLEM   A spawned task may not borrow from its spawner, which could be gone before it.
+// IDEA      The future of the scope owns the futures of its children and polls them itself. So they may
+//           borrow whatever outlives that future, and dropping it drops them: nothing to prove. Their
+//           wakers know only a number and a list of numbers, and may live as long as they like.
+// I7.1      A child is in the table, or it is being polled, or it is gone.
+// NEVER     runs two children at the same time: they take turns on the thread of the scope. Work for
+//           several threads is spawned with `spawn` and awaited in the scope.
+// REJECTED  Tasks on the executor with their lifetime transmuted: sound only if the scope's future
+//           cannot be leaked (Leakpocalypse, rust-lang/rust issue 24292), and it can.
+
+/// Runs `body`, which may spawn children that borrow, and waits for all of them.
+///
+/// A child's panic cancels its siblings and the body, and comes out of `scope`. When the future of `scope`
+/// is dropped, the children are dropped first, then the body. The children need not be `Send` and run on
+/// the thread that polls the scope.
+///
+/// ```
+/// smol::block_on(async {
+///     let words = vec!["structured", "concurrency"];
+///     let total = smol::scope(async |s| {
+///         let tasks: Vec<_> = words.iter().map(|word| s.spawn(async { word.len() })).collect();
+///         let mut total = 0;
+///         for task in tasks {
+///             total += task.await;
+///         }
+///         total
+///     }).await;
+///     assert_eq!(total, 21);
+/// });
+/// ```
+pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
+    let family = Rc::new(Family {
+        children: RefCell::new(Slab::new()),
+        live: Cell::new(0),
+        closed: Cell::new(false),
+        ready: Arc::new(Mutex::new(Ready { wakers: Vec::new(), scope: None })),
+    });
+    let main = ChildWaker::new(BODY, &family.ready);
+    main.wake_by_ref();
+    let mut body = std::pin::pin!(Some(body(Scope { family: family.clone() })));
+    let mut output = None;
+    // Dropped before `body`, and before whatever the children borrow from.
+    let _children = OnDrop(|| family.close());
+    poll_fn(|cx| {
+        for waker in begin_round(&family.ready, cx) {
+            if waker.key != BODY {
+                if let Err(payload) = family.poll_child(waker) {
+                    family.close();
+                    body.set(None);
+                    resume_unwind(payload);
+                }
+            } else if let Some(future) = body.as_mut().as_pin_mut() {
+                if let Poll::Ready(value) = future.poll(&mut Context::from_waker(&main)) {
+                    output = Some(value);
+                    body.set(None);
+                }
+            }
+        }
+        if family.live.get() > 0 {
+            return Poll::Pending;
+        }
+        output.take().map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// The body of a scope among the keys of its children.
+const BODY: usize = usize::MAX;
+
+/// Spawns children into a [`scope`]. Can be cloned, and given to children.
+#[derive(Clone)]
+pub struct Scope<'env> {
+    family: Rc<Family<'env>>,
+}
+
+/// The children of a scope.
+struct Family<'env> {
+    children: RefCell<Slab<Option<ChildFuture<'env>>>>,
+    /// How many are not finished.
+    live: Cell<usize>,
+    /// Cancelled or at its end: who is spawned now is dropped at once.
+    closed: Cell<bool>,
+    ready: Arc<Mutex<Ready>>,
+}
+
+type ChildFuture<'env> = Pin<Box<dyn Future<Output = ()> + 'env>>;
+
+/// Which children of a scope must be polled.
+struct Ready {
+    wakers: Vec<Arc<ChildWaker>>,
+    /// Wakes the scope's own future; taken by the first child that is woken.
+    scope: Option<Waker>,
+}
+
+/// The waker of a child.
+struct ChildWaker {
+    key: usize,
+    /// Atomic: it is on the list already.
+    queued: AtomicBool,
+    ready: Arc<Mutex<Ready>>,
+}
+
+impl ChildWaker {
+    fn new(key: usize, ready: &Arc<Mutex<Ready>>) -> Waker {
+        let queued = AtomicBool::new(false);
+        Waker::from(Arc::new(ChildWaker { key, queued, ready: ready.clone() }))
+    }
+}
+
+impl Wake for ChildWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Ordering: AcqRel. Pairs with the swap in `begin_round`, also if it was set already: the poll
+        // that follows sees what was written before this.
+        if self.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let scope = {
+            let mut ready = lock(&self.ready);
+            ready.wakers.push(self.clone());
+            ready.scope.take()
+        };
+        if let Some(scope) = scope {
+            scope.wake();
+        }
+    }
+}
+
+/// Who is to be polled now. Whoever becomes ready after this wakes the scope again.
+fn begin_round(ready: &Mutex<Ready>, cx: &Context<'_>) -> Vec<Arc<ChildWaker>> {
+    let waker = cx.waker().clone();
+    let (wakers, old) = {
+        let mut ready = lock(ready);
+        (mem::take(&mut ready.wakers), ready.scope.replace(waker))
+    };
+    drop(old);
+    for waker in &wakers {
+        // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
+        waker.queued.swap(false, Ordering::AcqRel);
+    }
+    wakers
+}
+
+impl<'env> Family<'env> {
+    /// Polls a child. An error is its panic.
+    fn poll_child(&self, waker: Arc<ChildWaker>) -> thread::Result<()> {
+        let key = waker.key;
+        let taken = self.children.borrow_mut().get_mut(key).and_then(Option::take);
+        // A wake-up of one that is gone?
+        let Some(mut future) = taken else { return Ok(()) };
+        let waker = Waker::from(waker);
+        let mut cx = Context::from_waker(&waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx)));
+        if let (Ok(Poll::Pending), false) = (&polled, self.closed.get()) {
+            if let Some(place) = self.children.borrow_mut().get_mut(key) {
+                *place = Some(future);
+                return Ok(());
+            }
+        }
+        self.children.borrow_mut().remove(key);
+        self.live.set(self.live.get() - 1);
+        shielded(|| drop(future));
+        polled.map(|_| ())
+    }
+
+    /// Drops all children but the one that is being polled, which goes when its poll returns.
+    fn close(&self) {
+        self.closed.set(true);
+        let keys = self.children.borrow().entries.len();
+        for key in 0..keys {
+            let child = self.children.borrow_mut().get_mut(key).and_then(Option::take);
+            if let Some(child) = child {
+                self.children.borrow_mut().remove(key);
+                self.live.set(self.live.get() - 1);
+                shielded(|| drop(child));
+            }
+        }
+        // The scope may have nothing left to wait for.
+        let scope = lock(&self.ready).scope.take();
+        if let Some(scope) = scope {
+            scope.wake();
+        }
+    }
+}
+
+impl<'env> Scope<'env> {
+    /// Spawns a child, which may borrow whatever outlives the scope.
+    pub fn spawn<T: 'env>(&self, future: impl Future<Output = T> + 'env) -> ScopedTask<T> {
+        let packet = Rc::new(Packet { output: Cell::new(None), gone: Cell::new(false), waiter: Cell::new(None) });
+        let task = ScopedTask { packet: packet.clone() };
+        let sender = PacketSender(packet);
+        let child = Box::pin(async move {
+            let output = future.await;
+            sender.0.output.set(Some(output));
+        });
+        let family = &self.family;
+        if family.closed.get() {
+            shielded(|| drop(child));
+            return task;
+        }
+        let key = family.children.borrow_mut().insert(Some(child));
+        family.live.set(family.live.get() + 1);
+        ChildWaker::new(key, &family.ready).wake();
+        task
+    }
+
+    /// Drops all children that are not finished, and those that are spawned afterwards. The body goes on;
+    /// awaiting a [`ScopedTask`] that was cancelled panics.
+    pub fn cancel(&self) {
+        self.family.close();
+    }
+}
+
+impl fmt::Debug for Scope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").field("children", &self.family.live.get()).finish_non_exhaustive()
+    }
+}
+
+/// Where a child leaves its output.
+struct Packet<T> {
+    output: Cell<Option<T>>,
+    gone: Cell<bool>,
+    waiter: Cell<Option<Waker>>,
+}
+
+/// The child's end of a [`Packet`].
+struct PacketSender<T>(Rc<Packet<T>>);
+
+impl<T> Drop for PacketSender<T> {
+    fn drop(&mut self) {
+        self.0.gone.set(true);
+        if let Some(waiter) = self.0.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+/// A child of a [`scope`]. Awaiting it gives its output; dropping it leaves the child to the scope, which
+/// waits for it all the same.
+///
+/// # Panics
+///
+/// Awaiting a child that was cancelled panics, as it does for a [`Task`].
+#[must_use = "the scope waits for its children anyhow; await the task for its output, or drop it"]
+pub struct ScopedTask<T> {
+    packet: Rc<Packet<T>>,
+}
+
+impl<T> ScopedTask<T> {
+    /// Whether the child is finished, or was cancelled.
+    pub fn is_finished(&self) -> bool {
+        self.packet.gone.get()
+    }
+}
+
+impl<T> Future for ScopedTask<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        if let Some(output) = self.packet.output.take() {
+            return Poll::Ready(output);
+        }
+        assert!(!self.packet.gone.get(), "a scoped task was awaited after it was cancelled, or twice");
+        self.packet.waiter.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl<T> fmt::Debug for ScopedTask<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScopedTask").field("finished", &self.is_finished()).finish()
+    }
+}
+
+// ============================================================================================
+// §8  Timer: a deadline you can await
+// ============================================================================================
+//
+// uses §1 §5 §6 · used by §10-§12 · locks: none of its own
+//
+// PROBLEM   Code wants to go on at a certain time, repeatedly perhaps, and to change its mind.
+// IDEA      The reactor keeps deadline and waker; the timer itself decides by the clock whether it fires, so
+//           that it is never early, whoever polls it and why.
+// I8.1      `entry` is some exactly while the reactor may hold a waker of ours; dropping takes it back.
+// NEVER     overflows: a deadline that an `Instant` cannot hold is no deadline.
+
+/// A future that is ready at a deadline, and a stream of such moments.
+///
+/// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by what the
+/// operating system and busy threads add, typically some 50 µs. After it has fired, a timer without a
+/// period stays pending. Cancel-safe: dropping it forgets it.
+///
+/// ```
+/// use smol::{Timer, stream::StreamExt};
+/// use std::time::{Duration, Instant};
+///
+/// smol::block_on(async {
+///     let start = Instant::now();
+///     Timer::after(Duration::from_millis(5)).await;
+///     assert!(start.elapsed() >= Duration::from_millis(5));
+///
+///     let ticks = Timer::interval(Duration::from_millis(1)).take(3).count().await;
+///     assert_eq!(ticks, 3);
+/// });
+/// ```
+#[derive(Debug)]
+pub struct Timer {
+    deadline: Option<Instant>,
+    period: Option<Duration>,
+    /// The deadline and number that the reactor knows (I8.1).
+    entry: Option<(Instant, u64)>,
+}
+
+impl Timer {
+    fn new(deadline: Option<Instant>, period: Option<Duration>) -> Timer {
+        Timer { deadline, period, entry: None }
+    }
+
+    /// A timer that never fires, until it is set.
+    pub fn never() -> Timer {
+        Timer::new(None, None)
+    }
+
+    /// Fires once, after the given time. A time too long for the clock means never.
+    pub fn after(duration: Duration) -> Timer {
+        Timer::new(Instant::now().checked_add(duration), None)
+    }
+
+    /// Fires once, at the given time.
+    pub fn at(instant: Instant) -> Timer {
+        Timer::new(Some(instant), None)
+    }
+
+    /// Fires again and again, for the first time after one period.
+    ///
+    /// If it is polled so late that several periods have passed, it fires once for all of them and keeps its
+    /// phase: the next deadline is a whole number of periods after the first. A period of zero is always
+    /// ready, and yields to other tasks now and then.
+    pub fn interval(period: Duration) -> Timer {
+        Timer::new(Instant::now().checked_add(period), Some(period))
+    }
+
+    /// The same, for the first time at the given moment.
+    pub fn interval_at(start: Instant, period: Duration) -> Timer {
+        Timer::new(Some(start), Some(period))
+    }
+
+    /// Sets the timer to fire once, after the given time from now on.
+    pub fn set_after(&mut self, duration: Duration) {
+        self.set(Instant::now().checked_add(duration), None);
+    }
+
+    /// Sets the timer to fire once, at the given moment.
+    pub fn set_at(&mut self, instant: Instant) {
+        self.set(Some(instant), None);
+    }
+
+    /// Sets the timer to fire again and again, for the first time after one period from now on.
+    pub fn set_interval(&mut self, period: Duration) {
+        self.set(Instant::now().checked_add(period), Some(period));
+    }
+
+    /// Sets the timer to fire again and again, for the first time at the given moment.
+    pub fn set_interval_at(&mut self, start: Instant, period: Duration) {
+        self.set(Some(start), Some(period));
+    }
+
+    /// Whether the timer will fire, provided it is polled.
+    pub fn will_fire(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// Changes the deadline. Whoever waits for the timer goes on waiting.
+    fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>) {
+        self.deadline = deadline;
+        self.period = period;
+        if let Some((old, id)) = self.entry.take() {
+            let waker = REACTOR.clear_timer(old, id);
+            if let (Some(waker), Some(deadline)) = (waker, deadline) {
+                self.entry = Some((deadline, REACTOR.set_timer(deadline, waker)));
+            }
+        }
+    }
+
+    /// The deadline after one that fired at `now`.
+    fn next(&self, deadline: Instant, now: Instant) -> Option<Instant> {
+        let period = self.period?;
+        if period.is_zero() {
+            return Some(now);
+        }
+        let missed = now.saturating_duration_since(deadline).as_nanos() / period.as_nanos();
+        let periods = u32::try_from(missed + 1).ok()?;
+        deadline.checked_add(period.checked_mul(periods)?)
+    }
+
+    fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        ready!(spend(cx));
+        let now = Instant::now();
+        if now >= deadline {
+            if let Some((old, id)) = self.entry.take() {
+                drop(REACTOR.clear_timer(old, id));
+            }
+            self.deadline = self.next(deadline, now);
+            return Poll::Ready(deadline);
+        }
+        match self.entry {
+            Some((known, id)) if REACTOR.reset_timer(known, id, cx.waker().clone()) => {}
+            _ => self.entry = Some((deadline, REACTOR.set_timer(deadline, cx.waker().clone()))),
+        }
+        attend(cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some((deadline, id)) = self.entry.take() {
+            let waker = REACTOR.clear_timer(deadline, id);
+            shielded(|| drop(waker));
+        }
+    }
+}
+
+impl Future for Timer {
+    type Output = Instant;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Instant> {
+        self.poll_fire(cx)
+    }
+}
+
+impl Stream for Timer {
+    type Item = Instant;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Instant>> {
+        self.poll_fire(cx).map(Some)
+    }
+}
+
+/// Gives a future so much time, and not more.
+///
+/// The future is polled first, so that one that is ready at the same moment wins. On `Err` it has been
+/// dropped; whether that loses something is a matter of the future.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// smol::block_on(async {
+///     let slow = smol::timeout(Duration::from_millis(1), smol::future::pending::<()>()).await;
+///     assert!(slow.is_err());
+///     let fast = smol::timeout(Duration::MAX, async { 1 }).await;
+///     assert_eq!(fast, Ok(1));
+/// });
+/// ```
+pub async fn timeout<T>(duration: Duration, future: impl Future<Output = T>) -> Result<T, TimedOut> {
+    let mut future = std::pin::pin!(future);
+    let mut timer = Timer::after(duration);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        timer.poll_fire(cx).map(|_| Err(TimedOut))
+    })
+    .await
+}
+
+/// The future given to [`timeout`] took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedOut;
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the operation took too long")
+    }
+}
+
+impl std::error::Error for TimedOut {}
+
+impl From<TimedOut> for io::Error {
+    fn from(error: TimedOut) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, error)
+    }
+}
+// ============================================================================================
+// §9  Blocking pool: a place where waiting is allowed
+// ============================================================================================
+//
+// uses §1-§2 §6 · used by §10-§12 · locks: pool (leaf), lane (leaf)
+//
+// PROBLEM   Some work can only be done by blocking: files, name look-ups, other people's code.
+// IDEA      A queue of jobs and threads that come and go. A job is a task (§2) that is polled once.
+// I9.1      While a job is queued, no thread is idle that has not been called; and as long as the limit
+//           allows, a thread is starting, whose first act is to start the next if jobs are left.
+// I9.2      Work that a pool thread submits while nobody else could do it is done there and then: a pool full
+//           of threads that wait for the pool would wait for ever (museum K2).
+// I9.3      A lane has one operation under way at most, answers with that operation's own result, and
+//           loses neither bytes that were read nor errors when the one who asked has gone away.
+// NEVER     polls a thread's clock while idle: an idle thread waits once, and ends.
+
+/// The threads for blocking work.
+struct Pool {
+    state: Mutex<PoolState>,
+    call: Condvar,
+    limit: OnceLock<usize>,
+}
+
+struct PoolState {
+    queue: VecDeque<Runnable>,
+    /// Threads that wait and have not been called.
+    idle: usize,
+    /// Calls that no thread has answered yet.
+    called: usize,
+    threads: usize,
+    /// Threads that have been started and have not looked at the queue yet.
+    starting: usize,
+}
+
+static POOL: Pool = Pool {
+    state: Mutex::new(PoolState { queue: VecDeque::new(), idle: 0, called: 0, threads: 0, starting: 0 }),
+    call: Condvar::new(),
+    limit: OnceLock::new(),
+};
+
+thread_local! {
+    static IS_POOL_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Pool {
+    fn limit(&self) -> usize {
+        *self.limit.get_or_init(|| number_from_env("BLOCKING_MAX_THREADS").unwrap_or(POOL_LIMIT))
+    }
+
+    /// Queues a job and sees to it that a thread comes.
+    fn submit(&'static self, runnable: Runnable) {
+        check_for_fork();
+        let mut state = lock(&self.state);
+        if state.idle > 0 {
+            state.idle -= 1;
+            state.called += 1;
+            state.queue.push_back(runnable);
+            drop(state);
+            return self.call.notify_one();
+        }
+        let may_start = state.threads < self.limit();
+        if !may_start && IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false) {
+            drop(state);
+            runnable.run();
+            return;
+        }
+        state.queue.push_back(runnable);
+        if may_start && state.starting < POOL_STARTING && !self.start(state) {
+            self.stand_in();
+        }
+    }
+
+    /// Starts a thread. `false` if that cannot be done.
+    fn start(&'static self, mut state: MutexGuard<'_, PoolState>) -> bool {
+        state.threads += 1;
+        state.starting += 1;
+        let name = format!("smol-pool-{}", state.threads);
+        drop(state);
+        let started = start_thread(name, || self.work());
+        if !started {
+            let mut state = lock(&self.state);
+            state.threads -= 1;
+            state.starting -= 1;
+        }
+        started
+    }
+
+    /// No thread could be started. If there is none, or if this is the only one that is not blocked for
+    /// certain, the work is done on the thread that wants it done.
+    fn stand_in(&self) {
+        loop {
+            let runnable = {
+                let mut state = lock(&self.state);
+                let alone = state.threads == 0 || IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false);
+                if alone { state.queue.pop_back() } else { None }
+            };
+            match runnable {
+                Some(runnable) => runnable.run(),
+                None => return,
+            };
+        }
+    }
+
+    /// The life of a pool thread.
+    fn work(&'static self) {
+        IS_POOL_THREAD.set(true);
+        let mut state = lock(&self.state);
+        state.starting -= 1;
+        let mut first = true;
+        loop {
+            if let Some(runnable) = state.queue.pop_front() {
+                // I9.1: the next one, if there is still something to do.
+                let more = !state.queue.is_empty() && state.idle == 0 && state.threads < self.limit();
+                if mem::take(&mut first) && more && state.starting < POOL_STARTING {
+                    self.start(state);
+                } else {
+                    drop(state);
+                }
+                runnable.run();
+                state = lock(&self.state);
+                continue;
+            }
+            state.idle += 1;
+            let idle = |state: &mut PoolState| state.called == 0;
+            let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if state.called == 0 {
+                state.idle -= 1;
+                state.threads -= 1;
+                return;
+            }
+            // Whoever called has taken us off `idle`.
+            state.called -= 1;
+        }
+    }
+}
+
+/// Runs a closure on a thread where it may block, and returns its result as a [`Task`].
+///
+/// There are up to `BLOCKING_MAX_THREADS` such threads, by default 500; more jobs than that wait for their
+/// turn in a queue without a limit. A thread that has been idle for two seconds ends. A panic comes out where
+/// the task is awaited. Dropping the task cancels a closure that has not begun (it is dropped) and does not
+/// stop one that has; use [`detach`](Task::detach) if it must run in any case. At the end of `main`, running
+/// closures are not waited for.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// smol::block_on(async {
+///     let text = smol::unblock(|| std::fs::read_to_string("Cargo.toml")).await?;
+///     assert!(text.contains("smol"));
+///     Ok(())
+/// })
+/// # }
+/// ```
+pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+    let (runnable, task) = new_task(async move { f() }, || {}, |runnable, _| POOL.submit(runnable));
+    runnable.schedule();
+    task
+}
+
+/// Does one blocking operation at a time on something, on the pool (I9.3).
+struct Lane<S> {
+    state: Arc<Mutex<LaneState<S>>>,
+}
+
+struct LaneState<S> {
+    /// `None` while an operation has it.
+    io: Option<S>,
+    /// What operations said, with the handle that asked, until it takes the answer.
+    answers: Vec<(usize, Answer)>,
+    /// The buffer, and which part of it has been read but not seen by anybody.
+    buffer: Vec<u8>,
+    ahead: std::ops::Range<usize>,
+    waiters: Vec<Waker>,
+}
+
+/// What an operation on a lane said.
+enum Answer {
+    Read(io::Result<usize>),
+    /// With what was written: somebody else may be the next to ask.
+    Wrote(Vec<u8>, io::Result<usize>),
+    Flushed(io::Result<()>),
+    Sought(SeekFrom, io::Result<u64>),
+    /// An item of an iterator, or what a closure returned.
+    Other(Box<dyn Any + Send>),
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl Answer {
+    /// The error of an operation that nobody has been told of.
+    fn into_error(self) -> Option<io::Error> {
+        match self {
+            Answer::Read(Err(e)) | Answer::Wrote(_, Err(e)) => Some(e),
+            Answer::Flushed(Err(e)) | Answer::Sought(_, Err(e)) => Some(e),
+            _ => None,
+        }
+    }
+}
+
+impl<S> LaneState<S> {
+    /// The answer to the last operation of a handle.
+    fn take_answer(&mut self, owner: usize) -> Option<Answer> {
+        let place = self.answers.iter().position(|(asked, _)| *asked == owner)?;
+        Some(self.answers.remove(place).1)
+    }
+}
+
+impl<S: Send + 'static> Lane<S> {
+    fn new(io: S) -> Lane<S> {
+        Lane {
+            state: Arc::new(Mutex::new(LaneState {
+                io: Some(io),
+                answers: Vec::new(),
+                buffer: Vec::new(),
+                ahead: 0..0,
+                waiters: Vec::new(),
+            })),
+        }
+    }
+
+    /// Waits until no operation is under way. A panic of the last one continues here.
+    fn settle(&self, cx: &Context<'_>) -> Poll<MutexGuard<'_, LaneState<S>>> {
+        for attempt in 0.. {
+            {
+                let mut state = lock(&self.state);
+                if state.io.is_some() {
+                    if let Some((_, Answer::Panicked(_))) = state.answers.last() {
+                        if let Some((_, Answer::Panicked(payload))) = state.answers.pop() {
+                            drop(state);
+                            resume_unwind(payload);
+                        }
+                    }
+                    return Poll::Ready(state);
+                }
+                if attempt > 0 && state.waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    return Poll::Pending;
+                }
+            }
+            // A waker's clone is somebody else's code: not under the lock.
+            let waker = cx.waker().clone();
+            let mut state = lock(&self.state);
+            if state.io.is_none() {
+                state.waiters.push(waker);
+                return Poll::Pending;
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Starts an operation for a handle; the lane must be settled.
+    fn start(
+        &self,
+        owner: usize,
+        mut state: MutexGuard<'_, LaneState<S>>,
+        op: impl FnOnce(&mut S, &mut Vec<u8>) -> Answer + Send + 'static,
+    ) {
+        let Some(mut io) = state.io.take() else { return };
+        let mut buffer = mem::take(&mut state.buffer);
+        drop(state);
+        let shared = self.state.clone();
+        let job = unblock(move || {
+            let answer = catch_unwind(AssertUnwindSafe(|| op(&mut io, &mut buffer)));
+            let waiters = {
+                let mut state = lock(&shared);
+                if let Ok(Answer::Read(Ok(len))) = answer {
+                    state.ahead = 0..len;
+                }
+                state.buffer = buffer;
+                // Handles that went away in the middle of an operation do not come back for the answer.
+                if state.answers.len() >= 64 {
+                    state.answers.remove(0);
+                }
+                state.answers.push((owner, answer.unwrap_or_else(Answer::Panicked)));
+                state.io = Some(io);
+                mem::take(&mut state.waiters)
+            };
+            drop(shared);
+            wake_all(waiters);
+        });
+        job.detach();
+    }
+
+    /// Runs a closure on it and waits for the result.
+    async fn run<R: Send + 'static>(&self, owner: usize, f: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
+        let mut f = Some(f);
+        poll_fn(|cx| loop {
+            let mut state = ready!(self.settle(cx));
+            match f.take() {
+                Some(f) => self.start(owner, state, move |io, _| Answer::Other(Box::new(f(io)))),
+                None => {
+                    let answer = state.take_answer(owner);
+                    drop(state);
+                    if let Some(Answer::Other(output)) = answer {
+                        if let Ok(output) = output.downcast() {
+                            return Poll::Ready(*output);
+                        }
+                    }
+                    unreachable!("a lane answers what it was asked");
+                }
+            }
+        })
+        .await
+    }
+
+    /// Takes the thing out, if no operation is under way.
+    fn take(&self) -> Option<S> {
+        lock(&self.state).io.take()
+    }
+
+    fn poll_read(&self, owner: usize, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>
+    where
+        S: Read,
+    {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        ready!(spend(cx));
+        loop {
+            let mut state = ready!(self.settle(cx));
+            let answer = state.take_answer(owner);
+            if !state.ahead.is_empty() {
+                let len = buf.len().min(state.ahead.len());
+                let start = state.ahead.start;
+                buf[..len].copy_from_slice(&state.buffer[start..start + len]);
+                state.ahead.start += len;
+                return Poll::Ready(Ok(len));
+            }
+            let len = buf.len().min(POOL_CHUNK);
+            match answer {
+                Some(Answer::Read(Ok(0))) => return Poll::Ready(Ok(0)),
+                Some(Answer::Read(Err(err))) => return Poll::Ready(Err(err)),
+                None => self.start(owner, state, move |io, buffer| {
+                    buffer.resize(len, 0);
+                    Answer::Read(retry(|| io.read(buffer)))
+                }),
+                Some(other) => {
+                    drop(state);
+                    if let Some(err) = other.into_error() {
+                        return Poll::Ready(Err(err));
+                    }
+                }
+            }
+        }
+    }
+
+    /// `rewind` takes back what has been read ahead, where that can be done.
+    fn poll_write(
+        &self,
+        owner: usize,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+        rewind: Option<fn(&mut S, i64) -> io::Result<u64>>,
+    ) -> Poll<io::Result<usize>>
+    where
+        S: Write,
+    {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        ready!(spend(cx));
+        loop {
+            let mut state = ready!(self.settle(cx));
+            match state.take_answer(owner) {
+                // The same bytes: it is our own operation that has come back.
+                Some(Answer::Wrote(data, Ok(len))) if buf.starts_with(&data) => {
+                    return Poll::Ready(Ok(len));
+                }
+                Some(other) => {
+                    drop(state);
+                    if let Some(err) = other.into_error() {
+                        return Poll::Ready(Err(err));
+                    }
+                }
+                None => {
+                    let data = buf[..buf.len().min(POOL_CHUNK)].to_vec();
+                    let unseen = state.ahead.len() as i64;
+                    let rewind = rewind.filter(|_| unseen > 0);
+                    if rewind.is_some() {
+                        state.ahead = 0..0;
+                    }
+                    self.start(owner, state, move |io, _| {
+                        let moved = rewind.map_or(Ok(0), |rewind| rewind(io, -unseen));
+                        let result = moved.and_then(|_| retry(|| io.write(&data)));
+                        Answer::Wrote(data, result)
+                    });
+                }
+            }
+        }
+    }
+
+    fn poll_flush(&self, owner: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        S: Write,
+    {
+        loop {
+            let mut state = ready!(self.settle(cx));
+            match state.take_answer(owner) {
+                Some(Answer::Flushed(result)) => return Poll::Ready(result),
+                None => self.start(owner, state, |io, _| Answer::Flushed(retry(|| io.flush()))),
+                Some(other) => {
+                    drop(state);
+                    if let Some(err) = other.into_error() {
+                        return Poll::Ready(Err(err));
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_seek(&self, owner: usize, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>>
+    where
+        S: Seek,
+    {
+        loop {
+            let mut state = ready!(self.settle(cx));
+            match state.take_answer(owner) {
+                Some(Answer::Sought(asked, result)) if asked == to => return Poll::Ready(result),
+                None => {
+                    // Where the user is, not where the reading ahead has got to.
+                    let unseen = mem::replace(&mut state.ahead, 0..0).len() as i64;
+                    self.start(owner, state, move |io, _| {
+                        let target = match to {
+                            SeekFrom::Current(by) => by.checked_sub(unseen).map(SeekFrom::Current),
+                            other => Some(other),
+                        };
+                        let overflow = || io::Error::from(io::ErrorKind::InvalidInput);
+                        let result = target.ok_or_else(overflow).and_then(|target| io.seek(target));
+                        Answer::Sought(to, result)
+                    });
+                }
+                Some(other) => {
+                    drop(state);
+                    if let Some(err) = other.into_error() {
+                        return Poll::Ready(Err(err));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Does it again when a signal interrupted it.
+fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match op() {
+            Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result,
+        }
+    }
+}
+
+/// Uses something that blocks without blocking the caller: each operation is run by the thread pool.
+///
+/// A reader becomes an [`AsyncRead`], a writer an [`AsyncWrite`], a seeker an [`AsyncSeek`], and an iterator
+/// a [`Stream`]. For files, [`Async<File>`](Async) is faster.
+///
+/// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has accepted
+/// n bytes, and an error is the operation's own. Dropping a future of `read` half way loses no bytes, the
+/// next read gets them; dropping one of `write` leaves open whether its bytes were written. Dropping
+/// an `Unblock` does not wait for an operation that is under way.
+///
+/// A read from [`Stdin`](std::io::Stdin) first waits until there is input, without a thread, so that a reader
+/// that is dropped takes nothing away from the next one. (On Unix. It reads the descriptor itself and
+/// does not see what std's own buffer has taken already.)
+///
+/// ```
+/// use smol::{io, stream::StreamExt, Unblock};
+///
+/// # fn main() -> io::Result<()> {
+/// smol::block_on(async {
+///     let mut entries = Unblock::new(std::fs::read_dir("src")?);
+///     while let Some(entry) = entries.next().await {
+///         println!("{}", entry?.file_name().to_string_lossy());
+///     }
+///     Ok(())
+/// })
+/// # }
+/// ```
+pub struct Unblock<T> {
+    lane: Lane<T>,
+    /// Lent to the user by `get_mut`.
+    lent: Option<T>,
+}
+
+impl<T: Send + 'static> Unblock<T> {
+    /// Wraps something whose operations may block.
+    pub fn new(io: T) -> Unblock<T> {
+        Unblock { lane: Lane::new(io), lent: None }
+    }
+
+    /// The lane, with what was lent put back.
+    fn lane(&mut self) -> &Lane<T> {
+        if let Some(io) = self.lent.take() {
+            lock(&self.lane.state).io = Some(io);
+        }
+        &self.lane
+    }
+
+    /// Waits until no operation is under way, and gives access to the thing itself.
+    ///
+    /// Using it may block the calling thread. Cancel-safe.
+    pub async fn get_mut(&mut self) -> &mut T {
+        self.lane();
+        let io = poll_fn(|cx| {
+            let mut state = ready!(self.lane.settle(cx));
+            state.io.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        self.lent.insert(io)
+    }
+
+    /// Runs a closure with the thing on the pool. If the future is dropped half way, the closure still runs to
+    /// its end if it has begun.
+    pub async fn with_mut<R: Send + 'static>(&mut self, f: impl FnOnce(&mut T) -> R + Send + 'static) -> R {
+        self.lane().run(0, f).await
+    }
+
+    /// Waits until no operation is under way, and gives the thing back. What a cancelled read has taken out of
+    /// it is lost.
+    pub async fn into_inner(mut self) -> T {
+        if let Some(io) = self.lent.take() {
+            return io;
+        }
+        poll_fn(|cx| {
+            let mut state = ready!(self.lane.settle(cx));
+            state.io.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+impl<T> fmt::Debug for Unblock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unblock").finish_non_exhaustive()
+    }
+}
+
+impl<T> Unpin for Unblock<T> {}
+
+impl<T: Read + Send + 'static> AsyncRead for Unblock<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.lane().poll_read(0, cx, buf)
+    }
+}
+
+impl<T: Write + Send + 'static> AsyncWrite for Unblock<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.lane().poll_write(0, cx, buf, None)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lane().poll_flush(0, cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+impl<T: Seek + Send + 'static> AsyncSeek for Unblock<T> {
+    fn poll_seek(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
+        self.lane().poll_seek(0, cx, to)
+    }
+}
+
+impl<T> Stream for Unblock<T>
+where
+    T: Iterator + Send + 'static,
+    T::Item: Send + 'static,
+{
+    type Item = T::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T::Item>> {
+        let lane = self.lane();
+        loop {
+            let mut state = ready!(lane.settle(cx));
+            let answer = state.take_answer(0);
+            if answer.is_none() {
+                lane.start(0, state, |io, _| Answer::Other(Box::new(io.next())));
+                continue;
+            }
+            drop(state);
+            if let Some(Answer::Other(item)) = answer {
+                if let Ok(item) = item.downcast() {
+                    return Poll::Ready(*item);
+                }
+            }
+        }
+    }
+}
+// ============================================================================================
+// §10  Async<T>: whatever the operating system gives, without blocking
+// ============================================================================================
+//
+// uses §1 §5 §6 §8 §9 · used by §11-§12 · locks: none of its own
+//
+// PROBLEM   std's types for sockets, files and processes have a good interface, and block.
+// IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation, and
+//           when it says WouldBlock, wait for the reactor's news and try again. Regular files, which
+//           the kernel always calls ready, go through a lane of the pool.
+// I10.1     The thing is lent out as `&T` only, and the driver is dropped before it: so a registered handle
+//           is never closed (§5, `registration`).
+// I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and its like
+//           cannot know; what they leave behind is bounded (`Side::put`).
+// NEVER     says WouldBlock or Interrupted to the user.
+
+use std::fs::File;
+#[cfg(unix)]
+use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+#[cfg(windows)]
+use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
+
+/// A socket, pipe, file, process or other thing of the operating system, made asynchronous.
+///
+/// `T` is std's type, and its name tells what there is: `Async::<TcpStream>::connect`,
+/// `Async::<UdpSocket>::bind`, `Async::<File>::open`, `Async::<Child>::spawn`. Whatever else std has is
+/// reached through [`get_ref`](Async::get_ref); and any other handle that the system's poller knows, such as
+/// an inotify or timer descriptor, can be wrapped with [`Async::new`] and used with
+/// [`read_with`](Async::read_with) and [`readable`](Async::readable).
+///
+/// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks may wait for
+/// the same handle. All methods can be called from any thread and under any executor. They are
+/// cancel-safe unless they say otherwise: a future that is dropped has either done nothing, or finished.
+///
+/// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is closed when the
+/// last handle is dropped.
+///
+/// ```
+/// use smol::{io, prelude::*, Async};
+/// use std::net::{TcpListener, TcpStream};
+///
+/// # fn main() -> io::Result<()> {
+/// smol::block_on(async {
+///     let listener = Async::<TcpListener>::bind("127.0.0.1:0")?;
+///     let addr = listener.get_ref().local_addr()?;
+///     let server = smol::spawn(async move {
+///         let (mut stream, _) = listener.accept().await?;
+///         stream.write_all(b"hello").await
+///     });
+///     let mut client = Async::<TcpStream>::connect(addr).await?;
+///     let mut text = String::new();
+///     client.read_to_string(&mut text).await?;
+///     assert_eq!(text, "hello");
+///     server.await
+/// })
+/// # }
+/// ```
+pub struct Async<T> {
+    shared: Arc<Driven<T>>,
+    /// Which handle this is, for a lane.
+    owner: usize,
+}
+
+/// A thing and who drives it.
+struct Driven<T> {
+    // Dropped first (I10.1).
+    driver: Driver,
+    io: Holder<T>,
+}
+
+enum Driver {
+    /// The reactor tells when to try.
+    Polled(Arc<Source>),
+    /// Each operation goes to the pool.
+    Pooled(Lane<Arc<File>>),
+    /// A process (§12).
+    Process(Arc<Process>),
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Driver::Polled(source) = self {
+            source.deregister();
+        }
+    }
+}
+
+/// The thing itself, which a lane shares.
+enum Holder<T> {
+    Own(T),
+    Shared(Arc<T>),
+    #[cfg(windows)]
+    Elsewhere,
+}
+
+impl<T: AsHandle> Async<T> {
+    /// Makes a handle asynchronous: sets it to non-blocking mode and registers it with the poller.
+    ///
+    /// # Errors
+    ///
+    /// If the poller does not take it. Regular files and directories are of that kind; for them there is
+    /// `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared with other
+    /// processes; [`Unblock`] is for them.
+    ///
+    /// On Windows only sockets can be wrapped.
+    pub fn new(io: T) -> io::Result<Async<T>> {
+        set_nonblocking(&io)?;
+        Async::new_nonblocking(io)
+    }
+
+    /// The same for a handle that is in non-blocking mode already, or never blocks.
+    pub fn new_nonblocking(io: T) -> io::Result<Async<T>> {
+        let this = Async::polled(io);
+        if let Driver::Polled(source) = &this.shared.driver {
+            source.register().map_err(|err| match err.kind() {
+                io::ErrorKind::PermissionDenied => io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "the system cannot poll this handle; for a regular file, use Async::<File>::from",
+                ),
+                _ => err,
+            })?;
+        }
+        Ok(this)
+    }
+
+    /// A handle that is registered when it blocks for the first time.
+    fn polled(io: T) -> Async<T> {
+        let source = Source::new(registration::raw(&io));
+        Async { shared: Arc::new(Driven { driver: Driver::Polled(source), io: Holder::Own(io) }), owner: 0 }
+    }
+}
+
+/// Sets a handle to non-blocking mode.
+#[cfg(unix)]
+fn set_nonblocking(io: &impl AsHandle) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(io.as_fd(), true)?)
+}
+
+/// Sets a handle to non-blocking mode, which is a property of the socket and not of the handle.
+#[cfg(windows)]
+fn set_nonblocking(io: &impl AsHandle) -> io::Result<()> {
+    TcpStream::from(io.as_socket().try_clone_to_owned()?).set_nonblocking(true)
+}
+
+/// A waiter of ours, which takes itself off when it is dropped (I10.2).
+struct Waiting<'a> {
+    driver: &'a Driver,
+    direction: Direction,
+    token: Token,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let (Driver::Polled(source), true) = (self.driver, self.token != 0) {
+            source.forget(self.direction, self.token);
+        }
+    }
+}
+
+impl<T> Async<T> {
+    /// The thing itself.
+    ///
+    /// A polled handle is in non-blocking mode, so that its own operations do not block but may say
+    /// `WouldBlock`.
+    ///
+    /// # Panics
+    ///
+    /// On Windows, for a `Child`, which is behind a lock there.
+    pub fn get_ref(&self) -> &T {
+        match &self.shared.io {
+            Holder::Own(io) => io,
+            Holder::Shared(io) => io,
+            #[cfg(windows)]
+            Holder::Elsewhere => panic!("on Windows, get_ref cannot be used on Async<Child>"),
+        }
+    }
+
+    /// Takes the thing out and deregisters it. It stays in non-blocking mode.
+    ///
+    /// # Errors
+    ///
+    /// If there are clones of this handle, or a file operation is under way. The handle is dropped then.
+    pub fn into_inner(self) -> io::Result<T> {
+        let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
+        let shared = Arc::try_unwrap(self.shared).map_err(|_| busy("there are clones of this handle"))?;
+        let Driven { driver, io } = shared;
+        if let Driver::Pooled(lane) = &driver {
+            drop(lane.take().ok_or_else(|| busy("an operation is under way"))?);
+        }
+        drop(driver);
+        match io {
+            Holder::Own(io) => Ok(io),
+            Holder::Shared(io) => Arc::try_unwrap(io).map_err(|_| busy("an operation is under way")),
+            #[cfg(windows)]
+            Holder::Elsewhere => Err(busy("a process cannot be taken out")),
+        }
+    }
+
+    /// Waits until the handle is readable: until there are bytes, a connection, an event, or its end.
+    ///
+    /// It asks the system, not its own memory, so that it can be followed by an operation of one's own on
+    /// [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for `WouldBlock`. A regular
+    /// file is always readable.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.wait_ready(Direction::Read).await
+    }
+
+    /// Waits until the handle is writable.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.wait_ready(Direction::Write).await
+    }
+
+    async fn wait_ready(&self, direction: Direction) -> io::Result<()> {
+        let mut waiting = Waiting { driver: &self.shared.driver, direction, token: 0 };
+        poll_fn(|cx| self.poll_ready(direction, Some(&mut waiting.token), cx)).await
+    }
+
+    /// [`readable`](Async::readable) for those who write `poll` functions.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_ready(Direction::Read, None, cx)
+    }
+
+    /// [`writable`](Async::writable) for those who write `poll` functions.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_ready(Direction::Write, None, cx)
+    }
+
+    /// Performs an operation that may say `WouldBlock`, again and again until it says something else,
+    /// waiting until the handle is readable in between.
+    pub async fn read_with<R>(&self, op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
+        self.do_io(Direction::Read, op).await
+    }
+
+    /// The same, waiting until the handle is writable.
+    pub async fn write_with<R>(&self, op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
+        self.do_io(Direction::Write, op).await
+    }
+
+    async fn do_io<R>(&self, direction: Direction, mut op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
+        let mut waiting = Waiting { driver: &self.shared.driver, direction, token: 0 };
+        poll_fn(|cx| self.poll_io(direction, Some(&mut waiting.token), cx, &mut op)).await
+    }
+
+    /// Tries an operation; when it says WouldBlock, leaves the waker with the source.
+    fn poll_io<R>(
+        &self,
+        direction: Direction,
+        mut token: Option<&mut Token>,
+        cx: &mut Context<'_>,
+        mut op: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        ready!(spend(cx));
+        let Driver::Polled(source) = &self.shared.driver else {
+            return Poll::Ready(retry(|| op(self.get_ref())));
+        };
+        loop {
+            let seen = source.look();
+            if seen & direction.bit() != 0 {
+                match op(self.get_ref()) {
+                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => source.blocked(direction, seen),
+                    Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
+                    result => return Poll::Ready(result),
+                }
+            }
+            match source.wait(direction, token.as_deref_mut(), cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
+                Poll::Pending => {
+                    attend(cx.waker());
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// The same where the operation is to ask the system.
+    fn poll_ready(
+        &self,
+        direction: Direction,
+        mut token: Option<&mut Token>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(spend(cx));
+        let Driver::Polled(source) = &self.shared.driver else { return Poll::Ready(Ok(())) };
+        loop {
+            let seen = source.look();
+            if registration::is_ready(source.raw, direction == Direction::Write, seen)? {
+                if cfg!(windows) {
+                    source.blocked(direction, seen);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            source.blocked(direction, seen);
+            match source.wait(direction, token.as_deref_mut(), cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
+                Poll::Pending => {
+                    attend(cx.waker());
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl<T> Clone for Async<T> {
+    /// Another handle to the same thing and the same registration.
+    fn clone(&self) -> Async<T> {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        // Ordering: Relaxed. Only has to be unique.
+        let owner = match self.shared.driver {
+            Driver::Pooled(_) => NEXT.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        Async { shared: self.shared.clone(), owner }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Async<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut tuple = f.debug_tuple("Async");
+        match &self.shared.io {
+            Holder::Own(io) => tuple.field(io),
+            Holder::Shared(io) => tuple.field(io),
+            #[cfg(windows)]
+            Holder::Elsewhere => &mut tuple,
+        };
+        tuple.finish()
+    }
+}
+
+#[cfg(unix)]
+impl<T: AsRawFd> AsRawFd for Async<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.get_ref().as_raw_fd()
+    }
+}
+
+#[cfg(unix)]
+impl<T: AsHandle> AsHandle for Async<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.get_ref().as_fd()
+    }
+}
+
+#[cfg(windows)]
+impl<T: AsRawSocket> AsRawSocket for Async<T> {
+    fn as_raw_socket(&self) -> RawSocket {
+        self.get_ref().as_raw_socket()
+    }
+}
+
+#[cfg(windows)]
+impl<T: AsHandle> AsHandle for Async<T> {
+    fn as_socket(&self) -> BorrowedSocket<'_> {
+        self.get_ref().as_socket()
+    }
+}
+
+/// Reads from a file: what the page cache has at once, the rest on the pool.
+fn poll_read_file(
+    lane: &Lane<Arc<File>>,
+    owner: usize,
+    cx: &mut Context<'_>,
+    buf: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::{preadv2, ReadWriteFlags};
+        ready!(spend(cx));
+        let state = ready!(lane.settle(cx));
+        // If nothing was read ahead and nothing is to be told, this handle is where the user is.
+        let quiet = state.ahead.is_empty() && state.answers.iter().all(|(asked, _)| *asked != owner);
+        if let (true, Some(file)) = (quiet && !buf.is_empty(), &state.io) {
+            // An offset of -1 means the file's own position (preadv2(2)). Any error, EAGAIN for one, and
+            // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
+            if let Ok(len) = preadv2(file, &mut [IoSliceMut::new(buf)], u64::MAX, ReadWriteFlags::NOWAIT) {
+                return Poll::Ready(Ok(len));
+            }
+        }
+    }
+    lane.poll_read(owner, cx, buf)
+}
+
+impl<T> AsyncRead for &Async<T>
+where
+    for<'a> &'a T: Read,
+{
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Driver::Pooled(lane) = &self.shared.driver {
+            return poll_read_file(lane, self.owner, cx, buf);
+        }
+        self.poll_io(Direction::Read, None, cx, |mut io| io.read(buf))
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let Driver::Pooled(_) = &self.shared.driver {
+            let buf = bufs.iter_mut().find(|buf| !buf.is_empty());
+            return self.poll_read(cx, buf.map_or(&mut [], |buf| &mut **buf));
+        }
+        self.poll_io(Direction::Read, None, cx, |mut io| io.read_vectored(bufs))
+    }
+}
+
+impl<T> AsyncWrite for &Async<T>
+where
+    for<'a> &'a T: Write,
+{
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Driver::Pooled(lane) = &self.shared.driver {
+            return lane.poll_write(self.owner, cx, buf, Some(|file, by| file.seek(SeekFrom::Current(by))));
+        }
+        self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let Driver::Pooled(_) = &self.shared.driver {
+            let buf = bufs.iter().find(|buf| !buf.is_empty());
+            return self.poll_write(cx, buf.map_or(&[], |buf| &**buf));
+        }
+        self.poll_io(Direction::Write, None, cx, |mut io| io.write_vectored(bufs))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Driver::Pooled(lane) = &self.shared.driver {
+            return lane.poll_flush(self.owner, cx);
+        }
+        self.poll_io(Direction::Write, None, cx, |mut io| io.flush())
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        if let Driver::Polled(source) = &self.shared.driver {
+            // What is no socket, or no longer connected, has nothing that could be shut down.
+            registration::shut_down_writing(source.raw);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T> AsyncRead for Async<T>
+where
+    for<'a> &'a T: Read,
+{
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read(cx, buf)
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
+    }
+}
+
+impl<T> AsyncWrite for Async<T>
+where
+    for<'a> &'a T: Write,
+{
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_close(cx)
+    }
+}
+// ============================================================================================
+// §11  Sockets: TCP, UDP and Unix on `Async<T>`
+// ============================================================================================
+//
+// uses §1 §8-§10 · used by nobody · locks: none
+//
+// PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that pass.
+// IDEA      Thin methods over std's. `connect` races addresses as RFC 8305 says, with a delay between the
+//           starts; `accept` holds back errors that only time can cure, so that a loop does not spin.
+// NEVER     resolves a numeric address on the pool, which may be full of other work.
+
+mod sealed {
+    /// What an address turns out to be.
+    #[derive(Debug)]
+    pub enum Target {
+        Known(Vec<std::net::SocketAddr>),
+        Named(String, u16),
+        Invalid(String),
+    }
+
+    pub trait ToTarget {
+        fn to_target(self) -> Target;
+    }
+}
+
+use sealed::{Target, ToTarget};
+
+/// What can be given as an address: `"example.com:80"`, `("localhost", 80)`, `([127, 0, 0, 1], 80)`, a
+/// [`SocketAddr`] or its parts, and slices and vectors of them.
+///
+/// Names are resolved by the operating system, on the pool; numeric addresses are not looked up.
+pub trait ToAddrs: ToTarget {}
+
+impl<T: ToTarget> ToAddrs for T {}
+
+impl ToTarget for SocketAddr {
+    fn to_target(self) -> Target {
+        Target::Known(vec![self])
+    }
+}
+
+impl ToTarget for SocketAddrV4 {
+    fn to_target(self) -> Target {
+        SocketAddr::from(self).to_target()
+    }
+}
+
+impl ToTarget for SocketAddrV6 {
+    fn to_target(self) -> Target {
+        SocketAddr::from(self).to_target()
+    }
+}
+
+impl ToTarget for &[SocketAddr] {
+    fn to_target(self) -> Target {
+        Target::Known(self.to_vec())
+    }
+}
+
+impl ToTarget for Vec<SocketAddr> {
+    fn to_target(self) -> Target {
+        Target::Known(self)
+    }
+}
+
+impl<const N: usize> ToTarget for [SocketAddr; N] {
+    fn to_target(self) -> Target {
+        Target::Known(self.to_vec())
+    }
+}
+
+impl ToTarget for (&str, u16) {
+    fn to_target(self) -> Target {
+        match self.0.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, self.1).to_target(),
+            Err(_) => Target::Named(self.0.to_string(), self.1),
+        }
+    }
+}
+
+impl ToTarget for (String, u16) {
+    fn to_target(self) -> Target {
+        (&*self.0, self.1).to_target()
+    }
+}
+
+/// Pairs of an IP address in any of its forms and a port.
+macro_rules! ip_and_port {
+    ($($ip:ty),*) => {$(
+        impl ToTarget for ($ip, u16) {
+            fn to_target(self) -> Target {
+                SocketAddr::new(IpAddr::from(self.0), self.1).to_target()
+            }
+        }
+    )*};
+}
+
+ip_and_port!(IpAddr, Ipv4Addr, Ipv6Addr, [u8; 4], [u16; 8]);
+
+impl ToTarget for &str {
+    fn to_target(self) -> Target {
+        if let Ok(addr) = self.parse::<SocketAddr>() {
+            return addr.to_target();
+        }
+        match self.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+            Some((host, Ok(port))) if !host.is_empty() => (host, port).to_target(),
+            _ => Target::Invalid(format!("{self:?} is not of the form host:port")),
+        }
+    }
+}
+
+impl ToTarget for String {
+    fn to_target(self) -> Target {
+        self.as_str().to_target()
+    }
+}
+
+impl<T: ToTarget + Clone> ToTarget for &T {
+    fn to_target(self) -> Target {
+        self.clone().to_target()
+    }
+}
+
+/// Finds the addresses of a name. Numeric addresses are returned as they are.
+///
+/// The operating system does it, on a thread of the pool; dropping the future does not stop that thread.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let addrs = smol::block_on(smol::resolve(("127.0.0.1", 80)))?;
+/// assert_eq!(addrs, ["127.0.0.1:80".parse().unwrap()]);
+/// # Ok(()) }
+/// ```
+pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
+    match addr.to_target() {
+        Target::Named(host, port) => unblock(move || look_up(&host, port)).await,
+        other => known(other),
+    }
+}
+
+/// The same without a pool, for methods that are not `async`: a name blocks the thread.
+fn resolve_now(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
+    match addr.to_target() {
+        Target::Named(host, port) => look_up(&host, port),
+        other => known(other),
+    }
+}
+
+fn known(target: Target) -> io::Result<Vec<SocketAddr>> {
+    match target {
+        Target::Known(addrs) => Ok(addrs),
+        Target::Named(name, _) => Err(io::Error::new(io::ErrorKind::InvalidInput, name)),
+        Target::Invalid(why) => Err(io::Error::new(io::ErrorKind::InvalidInput, why)),
+    }
+}
+
+fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    match (host, port).to_socket_addrs() {
+        Ok(addrs) => Ok(addrs.collect()),
+        Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
+    }
+}
+
+/// Whether an error of `accept` is for want of something that others may soon give back.
+fn is_exhaustion(err: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+        codes.iter().any(|code| err.raw_os_error() == Some(code.raw_os_error()))
+    }
+    // WSAEMFILE and WSAENOBUFS.
+    #[cfg(windows)]
+    matches!(err.raw_os_error(), Some(10024 | 10055))
+}
+
+impl Async<TcpListener> {
+    /// Listens on an address; port 0 lets the system choose one.
+    ///
+    /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the first
+    /// that works is taken.
+    pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
+        Async::new(TcpListener::bind(&*resolve_now(addr)?)?)
+    }
+
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    ///
+    /// An error is usually about one connection, and the next call may succeed. When the process or the system is
+    /// out of descriptors or memory, the error comes some milliseconds later, so that a loop around
+    /// `accept` lets others go on.
+    pub async fn accept(&self) -> io::Result<(Async<TcpStream>, SocketAddr)> {
+        let (stream, addr) = accept_with(self, |listener| {
+            let (stream, addr) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((stream, addr))
+        })
+        .await?;
+        Ok((Async::polled(stream), addr))
+    }
+
+    /// The connections, one after the other. The stream never ends; see [`accept`](Async::accept) for errors.
+    pub fn incoming(&self) -> impl Stream<Item = io::Result<Async<TcpStream>>> + Send + Unpin + '_ {
+        Box::pin(stream::unfold(self, |this| async move {
+            Some((this.accept().await.map(|(stream, _)| stream), this))
+        }))
+    }
+}
+
+/// Accepts, and holds back an error that others must cure.
+async fn accept_with<L, R>(listener: &Async<L>, op: impl FnMut(&L) -> io::Result<R>) -> io::Result<R> {
+    let result = listener.read_with(op).await;
+    if result.as_ref().is_err_and(is_exhaustion) {
+        Timer::after(ACCEPT_PAUSE).await;
+    }
+    result
+}
+
+impl Async<TcpStream> {
+    /// Connects to an address.
+    ///
+    /// If there are several, the families take turns, beginning with that of the first; the next one is tried when
+    /// one has failed, or after 250 ms. The first that answers wins, and the others are closed (RFC 8305).
+    ///
+    /// # Errors
+    ///
+    /// The error names each address that was tried, and is of the kind of the last that failed.
+    pub async fn connect(addr: impl ToAddrs) -> io::Result<Async<TcpStream>> {
+        let mut waiting = take_turns(resolve(addr).await?).into_iter();
+        let mut attempts: Vec<(SocketAddr, future::Boxed<io::Result<Async<TcpStream>>>)> = Vec::new();
+        let mut failed = Vec::new();
+        let mut kind = io::ErrorKind::InvalidInput;
+        let mut stagger = Timer::at(Instant::now());
+        poll_fn(|cx| loop {
+            let mut i = 0;
+            while i < attempts.len() {
+                let (addr, attempt) = &mut attempts[i];
+                match attempt.as_mut().poll(cx) {
+                    Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream)),
+                    Poll::Ready(Err(err)) => {
+                        kind = err.kind();
+                        failed.push(format!("{addr}: {err}"));
+                        drop(attempts.swap_remove(i));
+                        stagger.set_at(Instant::now());
+                    }
+                    Poll::Pending => i += 1,
+                }
+            }
+            if attempts.is_empty() && waiting.len() == 0 {
+                let why = if failed.is_empty() { "no address given".into() } else { failed.join("; ") };
+                return Poll::Ready(Err(io::Error::new(kind, format!("cannot connect: {why}"))));
+            }
+            if waiting.len() == 0 {
+                return Poll::Pending;
+            }
+            ready!(stagger.poll_fire(cx));
+            stagger.set_after(CONNECT_STAGGER);
+            attempts.extend(waiting.next().map(|addr| (addr, Box::pin(connect_to(addr)) as future::Boxed<_>)));
+        })
+        .await
+    }
+
+    /// Looks at what there is to read without taking it. Zero is the end of the stream.
+    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_with(|stream| stream.peek(buf)).await
+    }
+}
+
+/// Orders addresses so that the two families take turns (RFC 8305 section 4).
+fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addrs.first().is_some_and(SocketAddr::is_ipv6);
+    let (same, other): (Vec<_>, Vec<_>) = addrs.into_iter().partition(|addr| addr.is_ipv6() == first_is_v6);
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    let pairs = iter::from_fn(|| Some([same.next(), other.next()]).filter(|pair| pair.iter().any(Option::is_some)));
+    pairs.flatten().flatten().collect()
+}
+
+/// Connects to one address.
+#[cfg(unix)]
+async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
+    use rustix::net::{AddressFamily, SocketType};
+    let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = new_socket(family, SocketType::STREAM)?;
+    use rustix::io::Errno;
+    match rustix::net::connect(&socket, &addr) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
+        Err(err) => return Err(err.into()),
+    }
+    let stream = Async::polled(TcpStream::from(socket));
+    stream.writable().await?;
+    if let Some(err) = stream.get_ref().take_error()? {
+        return Err(err);
+    }
+    // Some systems wake the writer early: then this says so.
+    stream.get_ref().peer_addr()?;
+    Ok(stream)
+}
+
+/// Connects to one address. std has no non-blocking connect, so this waits on the pool, and goes on there if
+/// it is dropped.
+#[cfg(windows)]
+async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
+    let stream = unblock(move || TcpStream::connect(addr)).await?;
+    stream.set_nonblocking(true)?;
+    Ok(Async::polled(stream))
+}
+
+/// A socket that does not block, is not inherited by children, and raises no signals.
+#[cfg(unix)]
+fn new_socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
+    #[cfg(not(any(target_vendor = "apple", target_os = "aix", target_os = "haiku")))]
+    {
+        let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
+        Ok(rustix::net::socket_with(family, kind, flags, None)?)
+    }
+    #[cfg(any(target_vendor = "apple", target_os = "aix", target_os = "haiku"))]
+    {
+        let socket = rustix::net::socket(family, kind, None)?;
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        #[cfg(target_vendor = "apple")]
+        rustix::net::sockopt::set_socket_nosigpipe(&socket, true)?;
+        Ok(socket)
+    }
+}
+
+impl Async<UdpSocket> {
+    /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not: a numeric
+    /// address) is looked up on the calling thread.
+    ///
+    /// To talk to one peer only, use `get_ref().connect(addr)`, [`send`](Async::send) and
+    /// [`recv`](Async::recv).
+    pub fn bind(addr: impl ToAddrs) -> io::Result<Async<UdpSocket>> {
+        Async::new(UdpSocket::bind(&*resolve_now(addr)?)?)
+    }
+
+    /// Receives one datagram and the address of its sender. What does not fit into the buffer is lost.
+    pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.read_with(|socket| socket.recv_from(buf)).await
+    }
+
+    /// The same, and leaves the datagram where it is.
+    pub async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.read_with(|socket| socket.peek_from(buf)).await
+    }
+
+    /// Sends one datagram to an address, the first one if there are several.
+    pub async fn send_to(&self, buf: &[u8], addr: impl ToAddrs) -> io::Result<usize> {
+        let addr = resolve(addr).await?.into_iter().next();
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "no address given");
+        let addr = addr.ok_or_else(none)?;
+        self.write_with(|socket| socket.send_to(buf, addr)).await
+    }
+
+    /// Receives one datagram from the peer it is connected to.
+    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_with(|socket| socket.recv(buf)).await
+    }
+
+    /// The same, and leaves the datagram where it is.
+    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_with(|socket| socket.peek(buf)).await
+    }
+
+    /// Sends one datagram to the peer it is connected to.
+    pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
+        self.write_with(|socket| socket.send(buf)).await
+    }
+}
+
+#[cfg(unix)]
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
+
+/// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on Linux.
+#[cfg(unix)]
+fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        #[cfg(target_os = "android")]
+        use std::os::android::net::SocketAddrExt;
+        #[cfg(target_os = "linux")]
+        use std::os::linux::net::SocketAddrExt;
+        if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"\0") {
+            return UnixAddr::from_abstract_name(name);
+        }
+    }
+    UnixAddr::from_pathname(path)
+}
+
+#[cfg(unix)]
+impl Async<UnixListener> {
+    /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is a name in
+    /// the abstract namespace (unix(7)).
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixListener>> {
+        Async::new(UnixListener::bind_addr(&unix_addr(path.as_ref())?)?)
+    }
+
+    /// Waits for the next connection. For errors see `Async<TcpListener>`.
+    pub async fn accept(&self) -> io::Result<(Async<UnixStream>, UnixAddr)> {
+        let (stream, addr) = accept_with(self, |listener| {
+            let (stream, addr) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            Ok((stream, addr))
+        })
+        .await?;
+        Ok((Async::polled(stream), addr))
+    }
+
+    /// The connections, one after the other. The stream never ends.
+    pub fn incoming(&self) -> impl Stream<Item = io::Result<Async<UnixStream>>> + Send + Unpin + '_ {
+        Box::pin(stream::unfold(self, |this| async move {
+            Some((this.accept().await.map(|(stream, _)| stream), this))
+        }))
+    }
+}
+
+#[cfg(unix)]
+impl Async<UnixStream> {
+    /// Connects to the listener at a path, or an abstract name. Waits while its queue is full.
+    pub async fn connect(path: impl AsRef<Path>) -> io::Result<Async<UnixStream>> {
+        use rustix::io::Errno;
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+        use std::os::unix::ffi::OsStrExt;
+        let path = path.as_ref();
+        let addr = match path.as_os_str().as_bytes().strip_prefix(b"\0") {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+            _ => {
+                unix_addr(path)?;
+                SocketAddrUnix::new(path)?
+            }
+        };
+        let socket = new_socket(AddressFamily::UNIX, SocketType::STREAM)?;
+        let stream = Async::polled(UnixStream::from(socket));
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match rustix::net::connect(stream.get_ref(), &addr) {
+                Ok(()) | Err(Errno::ISCONN) => return Ok(stream),
+                // Linux: the listener's queue is full, and nothing will tell when it is not (connect(2)).
+                Err(Errno::AGAIN) => {
+                    Timer::after(pause).await;
+                    pause = (pause * 2).min(Duration::from_millis(50));
+                }
+                Err(Errno::INPROGRESS | Errno::INTR) => break,
+                Err(err) => return Err(err.into()),
+            }
+        }
+        stream.writable().await?;
+        match stream.get_ref().take_error()? {
+            Some(err) => Err(err),
+            None => stream.get_ref().peer_addr().map(|_| stream),
+        }
+    }
+
+    /// Two sockets that are connected to each other.
+    pub fn pair() -> io::Result<(Async<UnixStream>, Async<UnixStream>)> {
+        let (one, two) = UnixStream::pair()?;
+        Ok((Async::new(one)?, Async::new(two)?))
+    }
+}
+
+#[cfg(unix)]
+impl Async<UnixDatagram> {
+    /// Makes a socket that receives at a path, which must not exist yet, or an abstract name.
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixDatagram>> {
+        Async::new(UnixDatagram::bind_addr(&unix_addr(path.as_ref())?)?)
+    }
+
+    /// Makes a socket without an address.
+    pub fn unbound() -> io::Result<Async<UnixDatagram>> {
+        Async::new(UnixDatagram::unbound()?)
+    }
+
+    /// Two sockets that are connected to each other.
+    pub fn pair() -> io::Result<(Async<UnixDatagram>, Async<UnixDatagram>)> {
+        let (one, two) = UnixDatagram::pair()?;
+        Ok((Async::new(one)?, Async::new(two)?))
+    }
+
+    /// Receives one datagram and the address of its sender. What does not fit into the buffer is lost.
+    pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, UnixAddr)> {
+        self.read_with(|socket| socket.recv_from(buf)).await
+    }
+
+    /// Sends one datagram to a path or an abstract name.
+    pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
+        let addr = unix_addr(path.as_ref())?;
+        self.write_with(|socket| socket.send_to_addr(buf, &addr)).await
+    }
+
+    /// Receives one datagram from the peer it is connected to.
+    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_with(|socket| socket.recv(buf)).await
+    }
+
+    /// Sends one datagram to the peer it is connected to.
+    pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
+        self.write_with(|socket| socket.send(buf)).await
+    }
+}
+
+/// std's sockets become asynchronous with `try_from`.
+macro_rules! try_from_std {
+    ($($socket:ty),*) => {$(
+        impl TryFrom<$socket> for Async<$socket> {
+            type Error = io::Error;
+
+            fn try_from(socket: $socket) -> io::Result<Self> {
+                Async::new(socket)
+            }
+        }
+    )*};
+}
+
+try_from_std!(TcpListener, TcpStream, UdpSocket);
+#[cfg(unix)]
+try_from_std!(UnixListener, UnixStream, UnixDatagram);
+
+// ============================================================================================
+// §12  Files and processes: what the kernel cannot poll, and what it can
+// ============================================================================================
+//
+// uses §1 §6 §8-§11 · used by nobody · locks: reaped (leaf)
+//
+// PROBLEM   A read from a disk blocks and a child's end is no bytes.
+// IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page cache has
+//           (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd (pidfd_open(2))
+//           is a handle like any other; where there is none, one pool thread waits.
+// I12.1     A process is reaped once, under the lock, and never signalled after that: its number may belong
+//           to somebody else then.
+// NEVER     kills a child on its own, and never leaves a zombie.
+
+impl Async<File> {
+    /// Opens a file for reading.
+    pub async fn open(path: impl AsRef<Path>) -> io::Result<Async<File>> {
+        let path = path.as_ref().to_owned();
+        Ok(Async::from(unblock(move || File::open(path)).await?))
+    }
+
+    /// Creates a file for writing, and empties it if it exists.
+    pub async fn create(path: impl AsRef<Path>) -> io::Result<Async<File>> {
+        let path = path.as_ref().to_owned();
+        Ok(Async::from(unblock(move || File::create(path)).await?))
+    }
+
+    /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this has not.
+    ///
+    /// It may run beside a read or write of another clone. If the future is dropped, a closure that has begun
+    /// runs to its end.
+    ///
+    /// ```
+    /// use smol::Async;
+    /// use std::fs::File;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// smol::block_on(async {
+    ///     let file = Async::<File>::open("Cargo.toml").await?;
+    ///     let len = file.with(|file| file.metadata()).await?.len();
+    ///     assert!(len > 0);
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    pub async fn with<R: Send + 'static>(&self, f: impl FnOnce(&File) -> R + Send + 'static) -> R {
+        let this = self.clone();
+        unblock(move || f(this.get_ref())).await
+    }
+}
+
+impl From<File> for Async<File> {
+    /// Makes a regular file asynchronous, which never fails: nothing is registered. Each operation is done
+    /// whole, on the pool unless it need not wait. For a FIFO or a device use [`Async::new`].
+    ///
+    /// A future of `read` that is dropped half way loses no bytes. One of `write` leaves open whether its
+    /// bytes were written; if that fails, the next operation on the same handle says so.
+    fn from(file: File) -> Async<File> {
+        let file = Arc::new(file);
+        let driver = Driver::Pooled(Lane::new(file.clone()));
+        Async { shared: Arc::new(Driven { driver, io: Holder::Shared(file) }), owner: 0 }
+    }
+}
+
+impl AsyncSeek for &Async<File> {
+    fn poll_seek(self: Pin<&mut Self>, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
+        match &self.shared.driver {
+            Driver::Pooled(lane) => lane.poll_seek(self.owner, cx, to),
+            _ => Poll::Ready(self.get_ref().seek(to)),
+        }
+    }
+}
+
+impl AsyncSeek for Async<File> {
+    fn poll_seek(self: Pin<&mut Self>, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
+        Pin::new(&mut &*self).poll_seek(cx, to)
+    }
+}
+
+/// A child process and its pipes.
+struct Process {
+    #[cfg(unix)]
+    pid: rustix::process::Pid,
+    /// Readable when the child has ended.
+    #[cfg(unix)]
+    pidfd: Option<Async<OwnedFd>>,
+    #[cfg(unix)]
+    reaped: Mutex<Reaped>,
+    #[cfg(windows)]
+    child: Mutex<Child>,
+    pipes: Mutex<[Option<Async<File>>; 3]>,
+}
+
+/// Whether a child was waited for, and who waits for it where there is no pidfd.
+#[cfg(unix)]
+struct Reaped {
+    status: Option<Result<ExitStatus, rustix::io::Errno>>,
+    waiters: Vec<Waker>,
+    watched: bool,
+}
+
+#[cfg(unix)]
+impl Process {
+    fn new(child: &Child, pipes: [Option<Async<File>>; 3]) -> io::Result<Process> {
+        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let pidfd = {
+            use rustix::process::{pidfd_open, PidfdFlags};
+            pidfd_open(pid, PidfdFlags::empty()).ok().map(Async::polled)
+        };
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let pidfd = None;
+        let reaped = Mutex::new(Reaped { status: None, waiters: Vec::new(), watched: false });
+        Ok(Process { pid, pidfd, reaped, pipes: Mutex::new(pipes) })
+    }
+
+    /// Takes the child's status from the kernel if it has ended. An error means that somebody else took it.
+    fn reap(&self) -> Option<io::Result<ExitStatus>> {
+        use rustix::process::{waitpid, WaitOptions};
+        use std::os::unix::process::ExitStatusExt;
+        let mut reaped = lock(&self.reaped);
+        if reaped.status.is_none() {
+            reaped.status = match waitpid(Some(self.pid), WaitOptions::NOHANG) {
+                Ok(None) | Err(rustix::io::Errno::INTR) => None,
+                Ok(Some((_, status))) => Some(Ok(ExitStatus::from_raw(status.as_raw()))),
+                Err(err) => Some(Err(err)),
+            };
+        }
+        reaped.status.map(|status| status.map_err(io::Error::from))
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        // I12.1: under the lock, nobody can reap it meanwhile.
+        let reaped = lock(&self.reaped);
+        if reaped.status.is_some() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the process has ended and was waited for"));
+        }
+        Ok(rustix::process::kill_process(self.pid, rustix::process::Signal::KILL)?)
+    }
+
+    async fn status(self: &Arc<Self>) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.reap() {
+                return status;
+            }
+            match &self.pidfd {
+                Some(pidfd) => pidfd.readable().await?,
+                None => self.wait_on_the_pool().await,
+            }
+        }
+    }
+
+    /// Waits until the child has ended, with one pool thread for all who wait. It leaves the status there.
+    async fn wait_on_the_pool(self: &Arc<Self>) {
+        let mut waited = false;
+        poll_fn(|cx| {
+            if mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            let waker = cx.waker().clone();
+            let watched = {
+                let mut reaped = lock(&self.reaped);
+                reaped.waiters.push(waker);
+                mem::replace(&mut reaped.watched, true)
+            };
+            if !watched {
+                let this = self.clone();
+                let job = unblock(move || {
+                    wait_for_end(this.pid);
+                    let waiters = {
+                        let mut reaped = lock(&this.reaped);
+                        reaped.watched = false;
+                        mem::take(&mut reaped.waiters)
+                    };
+                    wake_all(waiters);
+                });
+                job.detach();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Blocks until a child has ended, and leaves its status where it is (`WNOWAIT`).
+#[cfg(unix)]
+fn wait_for_end(pid: rustix::process::Pid) {
+    use rustix::process::{waitid, WaitId, WaitIdOptions};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), options) {}
+}
+
+#[cfg(unix)]
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.reap().is_some() {
+            return;
+        }
+        // It is still running. Somebody must take its status when it ends.
+        let (pid, pidfd) = (self.pid, self.pidfd.take());
+        let reap = move || {
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        };
+        match pidfd {
+            Some(pidfd) => spawn(async move {
+                let _ = pidfd.readable().await;
+                reap();
+            })
+            .detach(),
+            None => unblock(reap).detach(),
+        }
+    }
+}
+
+#[cfg(windows)]
+impl Process {
+    fn kill(&self) -> io::Result<()> {
+        lock(&self.child).kill()
+    }
+
+    /// Looks every few milliseconds: std cannot wait for a process and let others kill it meanwhile.
+    async fn status(self: &Arc<Self>) -> io::Result<ExitStatus> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(status) = lock(&self.child).try_wait()? {
+                return Ok(status);
+            }
+            Timer::after(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(16));
+        }
+    }
+}
+
+impl Async<Child> {
+    /// Starts a program. What is to be piped is set on the command, as with std:
+    /// [`Command::stdin`], [`Command::stdout`], [`Command::stderr`].
+    ///
+    /// Starting takes some hundred microseconds, during which the calling thread is blocked. Dropping all handles
+    /// neither kills the child nor leaves a zombie.
+    ///
+    /// ```
+    /// use smol::Async;
+    /// use std::process::{Child, Command, Stdio};
+    ///
+    /// # #[cfg(unix)]
+    /// # fn main() -> std::io::Result<()> {
+    /// smol::block_on(async {
+    ///     let child = Async::<Child>::spawn(Command::new("echo").arg("hi").stdout(Stdio::piped()))?;
+    ///     let output = child.output().await?;
+    ///     assert_eq!(output.stdout, b"hi\n");
+    ///     Ok(())
+    /// })
+    /// # }
+    /// # #[cfg(windows)] fn main() {}
+    /// ```
+    pub fn spawn(command: &mut Command) -> io::Result<Async<Child>> {
+        let mut child = command.spawn()?;
+        let pipes = [
+            child.stdin.take().map(pipe_from).transpose(),
+            child.stdout.take().map(pipe_from).transpose(),
+            child.stderr.take().map(pipe_from).transpose(),
+        ];
+        let [stdin, stdout, stderr] = pipes;
+        let pipes = [stdin?, stdout?, stderr?];
+        #[cfg(unix)]
+        let (driver, io) = (Process::new(&child, pipes)?, Holder::Own(child));
+        #[cfg(windows)]
+        let (driver, io) =
+            (Process { child: Mutex::new(child), pipes: Mutex::new(pipes) }, Holder::Elsewhere);
+        let driver = Driver::Process(Arc::new(driver));
+        Ok(Async { shared: Arc::new(Driven { driver, io }), owner: 0 })
+    }
+
+    fn process(&self) -> &Arc<Process> {
+        match &self.shared.driver {
+            Driver::Process(process) => process,
+            _ => unreachable!("an Async<Child> is made by `spawn` only"),
+        }
+    }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        #[cfg(unix)]
+        return self.get_ref().id();
+        #[cfg(windows)]
+        return lock(&self.process().child).id();
+    }
+
+    /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it gone.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if it has ended and was waited for.
+    pub fn kill(&self) -> io::Result<()> {
+        self.process().kill()
+    }
+
+    /// Waits until the process has ended, and gives its status; any number of times.
+    ///
+    /// The pipe to its standard input is closed first, unless it was taken, so that the child does not wait for
+    /// us. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// If somebody else has waited for the process, or the program ignores `SIGCHLD`: the status is lost then.
+    pub async fn status(&self) -> io::Result<ExitStatus> {
+        drop(self.take_stdin());
+        self.process().status().await
+    }
+
+    /// Waits until the process has ended, and collects what it writes to those pipes that were not taken.
+    pub async fn output(self) -> io::Result<Output> {
+        drop(self.take_stdin());
+        let (out, err) = future::try_zip(drain(self.take_stdout()), drain(self.take_stderr())).await?;
+        let status = self.status().await?;
+        Ok(Output { status, stdout: out, stderr: err })
+    }
+
+    /// The pipe to the child's standard input, if there is one and it was not taken yet. Dropping it
+    /// tells the child that there is no more.
+    pub fn take_stdin(&self) -> Option<Async<File>> {
+        lock(&self.process().pipes)[0].take()
+    }
+
+    /// The pipe from the child's standard output, if there is one and it was not taken yet.
+    pub fn take_stdout(&self) -> Option<Async<File>> {
+        lock(&self.process().pipes)[1].take()
+    }
+
+    /// The pipe from the child's standard error, if there is one and it was not taken yet.
+    pub fn take_stderr(&self) -> Option<Async<File>> {
+        lock(&self.process().pipes)[2].take()
+    }
+}
+
+/// Reads a pipe to its end.
+async fn drain(pipe: Option<Async<File>>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        io::AsyncReadExt::read_to_end(&mut pipe, &mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// Our end of a child's pipe. Only this end is made non-blocking; the child's is as it expects it.
+#[cfg(unix)]
+fn pipe_from(pipe: impl Into<OwnedFd>) -> io::Result<Async<File>> {
+    let pipe = File::from(pipe.into());
+    set_nonblocking(&pipe)?;
+    Ok(Async::polled(pipe))
+}
+
+/// Our end of a child's pipe, which Windows cannot poll.
+#[cfg(windows)]
+fn pipe_from(pipe: impl Into<std::os::windows::io::OwnedHandle>) -> io::Result<Async<File>> {
+    Ok(Async::from(File::from(pipe.into())))
+}
+
+// ============================================================================================
+// §13  Promises the compiler keeps
+// ============================================================================================
+//
+// uses all
+
+const _: () = {
+    const fn send_and_sync<T: Send + Sync>() {}
+    const fn send<T: Send>() {}
+    const fn unpin<T: Unpin>() {}
+    send_and_sync::<Executor<'_>>();
+    send_and_sync::<Timer>();
+    send_and_sync::<TimedOut>();
+    send_and_sync::<Async<TcpStream>>();
+    send_and_sync::<Async<File>>();
+    send_and_sync::<Async<Child>>();
+    send::<Unblock<File>>();
+    unpin::<Timer>();
+    unpin::<Async<TcpStream>>();
+    unpin::<Unblock<File>>();
+};
+
+/// What stays on its thread does so at compile time.
+///
+/// ```compile_fail
+/// fn is_send<T: Send>(_: T) {}
+/// is_send(smol::LocalExecutor::new());
+/// ```
+///
+/// ```compile_fail
+/// smol::spawn(async { let rc = std::rc::Rc::new(1); std::future::ready(()).await; drop(rc) });
+/// ```
+#[cfg(doctest)]
+struct StaysOnItsThread;
+
+/// The code in the README runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
