@@ -11,19 +11,26 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::future::{poll_fn, Future};
+use std::fs::File;
+use std::future::{Future, poll_fn};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::iter;
 use std::marker::PhantomData;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
-use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+#[cfg(unix)]
+use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+#[cfg(unix)]
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
+#[cfg(windows)]
+use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -46,8 +53,8 @@ pub use async_channel as channel;
 #[cfg(feature = "lock")]
 pub use async_lock as lock;
 
-/// I/O operations a task may complete in one poll before it must let others run. tokio's budget is
-/// 128 as well; measured here, 32 costs an echo server 3 %, and 128 nothing.
+/// I/O operations a task may complete in one poll before it must let others run (tokio's budget is
+/// the same): a yield for 128 system calls is cheap, and 128 of them last less than a millisecond.
 const OPS_PER_POLL: u32 = 128;
 /// Tasks a worker runs between two looks at the injector; a prime, so that it does not beat with
 /// the user's own periods (Go and tokio use the same number). Bench: `spawns into a busy runtime`.
@@ -135,7 +142,11 @@ enum Entry<T> {
 
 impl<T> Slab<T> {
     const fn new() -> Slab<T> {
-        Slab { entries: Vec::new(), free: usize::MAX, len: 0 }
+        Slab {
+            entries: Vec::new(),
+            free: usize::MAX,
+            len: 0,
+        }
     }
 
     fn insert(&mut self, value: T) -> usize {
@@ -174,7 +185,9 @@ impl<T> Slab<T> {
         if let Entry::Free(_) = entry {
             return None;
         }
-        let Entry::Full(value) = mem::replace(entry, Entry::Free(self.free)) else { return None };
+        let Entry::Full(value) = mem::replace(entry, Entry::Free(self.free)) else {
+            return None;
+        };
         self.free = key;
         self.len -= 1;
         // An empty table gives a burst's memory back.
@@ -206,7 +219,9 @@ fn refill_budget() {
 /// that its executor gets a chance to run others: an always-ready socket starves nobody.
 /// Under an executor that does not refill the budget, every 128th operation yields instead.
 fn spend(cx: &mut Context<'_>) -> Poll<()> {
-    let left = BUDGET.try_with(|left| left.replace(left.get().wrapping_sub(1))).unwrap_or(1);
+    let left = BUDGET
+        .try_with(|left| left.replace(left.get().wrapping_sub(1)))
+        .unwrap_or(1);
     if left == 0 {
         refill_budget();
         cx.waker().wake_by_ref();
@@ -261,15 +276,28 @@ impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
 }
 
 /// Boxes a future together with the function that queues its tickets.
-fn new_task<F, S>(future: F, after: impl FnMut() + Send + 'static, schedule: S) -> (Runnable, Task<F::Output>)
+fn new_task<F, S>(
+    future: F,
+    after: impl FnMut() + Send + 'static,
+    schedule: S,
+) -> (Runnable, Task<F::Output>)
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
     S: Fn(Runnable, ScheduleInfo) + Send + Sync + 'static,
 {
-    tour!(1, "a future of {} bytes is boxed: one ticket, one handle", mem::size_of::<F>());
-    let future = Guarded { future: Some(future), after };
-    Builder::new().propagate_panic(true).spawn(move |()| future, WithInfo(schedule))
+    tour!(
+        1,
+        "a future of {} bytes is boxed: one ticket, one handle",
+        mem::size_of::<F>()
+    );
+    let future = Guarded {
+        future: Some(future),
+        after,
+    };
+    Builder::new()
+        .propagate_panic(true)
+        .spawn(move |()| future, WithInfo(schedule))
 }
 // ============================================================================================
 // §3  Executor: tickets in queues, workers that take them
@@ -541,7 +569,8 @@ impl Crew {
             let wakers: Vec<Waker> = {
                 let mut active = lock(&self.active);
                 let keys = 0..active.entries.len();
-                keys.filter_map(|key| active.get_mut(key).and_then(Option::take)).collect()
+                keys.filter_map(|key| active.get_mut(key).and_then(Option::take))
+                    .collect()
             };
             wake_all(wakers);
             for runnable in self.injector.try_iter() {
@@ -581,12 +610,24 @@ impl<C: AsRef<Crew>> Worker<C> {
         let shared = crew.as_ref();
         let local = with_queue.then(|| Arc::new(Local::new()));
         if let Some(local) = &local {
-            shared.locals.write().unwrap_or_else(PoisonError::into_inner).push(local.clone());
+            shared
+                .locals
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(local.clone());
         }
         // Ordering: Relaxed. Only has to be unique.
         let name = shared.names.fetch_add(1, Ordering::Relaxed);
         let random = (name as u32).wrapping_mul(0x9E37_79B9) | 1;
-        Worker { crew, local, mood: Mood::Awake, name, ticks: 0, slot_runs: 0, random }
+        Worker {
+            crew,
+            local,
+            mood: Mood::Awake,
+            name,
+            ticks: 0,
+            slot_runs: 0,
+            random,
+        }
     }
 
     /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is dropped.
@@ -649,7 +690,9 @@ impl<C: AsRef<Crew>> Worker<C> {
         let len = crew.injector.len();
         if len > 0 {
             let workers = crew.locals.read().map_or(1, |locals| locals.len().max(1));
-            let share = (len / workers + 1).min(LOCAL_QUEUE / 2).min(LOCAL_QUEUE - local.queue.len());
+            let share = (len / workers + 1)
+                .min(LOCAL_QUEUE / 2)
+                .min(LOCAL_QUEUE - local.queue.len());
             for runnable in crew.injector.try_iter().take(share) {
                 if let Err(full) = local.queue.push(runnable) {
                     let _ = crew.injector.push(full.into_inner());
@@ -672,7 +715,9 @@ impl<C: AsRef<Crew>> Worker<C> {
             if own.is_some_and(|own| std::ptr::eq(own, &**victim)) {
                 continue;
             }
-            let Ok(first) = victim.queue.pop() else { continue };
+            let Ok(first) = victim.queue.pop() else {
+                continue;
+            };
             if let Some(own) = own {
                 for runnable in victim.queue.try_iter().take(victim.queue.len() / 2) {
                     if let Err(full) = own.queue.push(runnable) {
@@ -725,10 +770,14 @@ impl<C: AsRef<Crew>> Worker<C> {
             // S1. Ordering: SeqCst, with W2 of `notify`: either the push comes before S2, or its W2
             // comes after S1, or both; never neither.
             let searching = (self.mood == Mood::Searching) as usize;
-            crew.counts.fetch_add(SLEEPING - searching, Ordering::SeqCst);
+            crew.counts
+                .fetch_add(SLEEPING - searching, Ordering::SeqCst);
         }
         self.mood = Mood::Asleep;
-        tour!(5, "a worker found nothing, announced sleep (S1), and searches once more (S2)");
+        tour!(
+            5,
+            "a worker found nothing, announced sleep (S1), and searches once more (S2)"
+        );
         // S2.
         if crew.has_work() {
             self.wake_up();
@@ -755,12 +804,20 @@ impl<C: AsRef<Crew>> Worker<C> {
         };
         let notified = own_entry.is_none();
         // In a crew of our own threads `wake_one` has counted us as searching.
-        self.mood = if notified && crew.own_threads { Mood::Searching } else { Mood::Awake };
+        self.mood = if notified && crew.own_threads {
+            Mood::Searching
+        } else {
+            Mood::Awake
+        };
         notified
     }
 
     /// One poll of `run`: the main future once, then tasks.
-    fn poll_run<T>(&mut self, main: Pin<&mut impl Future<Output = T>>, cx: &mut Context<'_>) -> Poll<T> {
+    fn poll_run<T>(
+        &mut self,
+        main: Pin<&mut impl Future<Output = T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<T> {
         // Somebody relies on us, and the main future may block: pass it on first (museum E1).
         if self.wake_up() && self.crew.as_ref().has_work() {
             self.crew.as_ref().notify();
@@ -864,7 +921,10 @@ pub struct Executor<'a> {
 impl<'a> Executor<'a> {
     /// An executor without tasks and drivers.
     pub const fn new() -> Executor<'a> {
-        Executor { crew: OnceLock::new(), marker: PhantomData }
+        Executor {
+            crew: OnceLock::new(),
+            marker: PhantomData,
+        }
     }
 
     fn crew(&self) -> &Arc<Crew> {
@@ -872,7 +932,10 @@ impl<'a> Executor<'a> {
     }
 
     /// Spawns a task, which runs while somebody drives this executor.
-    pub fn spawn<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Task<T> {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Task<T> {
         self.crew().spawn(future)
     }
 
@@ -901,7 +964,9 @@ impl<'a> Executor<'a> {
 
     /// Whether all tasks are finished.
     pub fn is_empty(&self) -> bool {
-        self.crew.get().is_none_or(|crew| lock(&crew.active).len == 0)
+        self.crew
+            .get()
+            .is_none_or(|crew| lock(&crew.active).len == 0)
     }
 }
 
@@ -929,7 +994,10 @@ impl fmt::Debug for Executor<'_> {
 fn fmt_crew(f: &mut fmt::Formatter<'_>, name: &str, crew: Option<&Arc<Crew>>) -> fmt::Result {
     let tasks = crew.map_or(0, |crew| lock(&crew.active).len);
     let queued = crew.map_or(0, |crew| crew.injector.len());
-    f.debug_struct(name).field("tasks", &tasks).field("injected", &queued).finish_non_exhaustive()
+    f.debug_struct(name)
+        .field("tasks", &tasks)
+        .field("injected", &queued)
+        .finish_non_exhaustive()
 }
 
 // ============================================================================================
@@ -971,7 +1039,10 @@ impl Crew {
         F::Output: 'static,
     {
         let key = lock(&self.active).insert(None);
-        let future = Guarded { future: Some(future), after: self.forget(key) };
+        let future = Guarded {
+            future: Some(future),
+            after: self.forget(key),
+        };
         let schedule = {
             let crew = self.clone();
             move |runnable, info| crew.schedule(runnable, info)
@@ -987,7 +1058,10 @@ impl Crew {
 impl<'a> LocalExecutor<'a> {
     /// An executor without tasks.
     pub const fn new() -> LocalExecutor<'a> {
-        LocalExecutor { crew: OnceLock::new(), marker: PhantomData }
+        LocalExecutor {
+            crew: OnceLock::new(),
+            marker: PhantomData,
+        }
     }
 
     fn crew(&self) -> &Arc<Crew> {
@@ -1021,7 +1095,9 @@ impl<'a> LocalExecutor<'a> {
 
     /// Whether all tasks are finished.
     pub fn is_empty(&self) -> bool {
-        self.crew.get().is_none_or(|crew| lock(&crew.active).len == 0)
+        self.crew
+            .get()
+            .is_none_or(|crew| lock(&crew.active).len == 0)
     }
 }
 
@@ -1079,7 +1155,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 /// `&T` breaks the contract of [`AsFd`](std::os::fd::AsFd); even then the worst is a missing event.
 #[allow(unsafe_code)]
 mod registration {
-    use super::{io, Event, PollMode, Poller};
+    use super::{Event, PollMode, Poller, io};
     #[cfg(unix)]
     use std::os::fd::{AsFd as AsHandle, BorrowedFd as Borrowed};
     #[cfg(windows)]
@@ -1104,7 +1180,12 @@ mod registration {
         unsafe { Borrowed::borrow_raw(raw) }
     }
 
-    pub(super) fn add(poller: &Poller, raw: Raw, interest: Event, mode: PollMode) -> io::Result<()> {
+    pub(super) fn add(
+        poller: &Poller,
+        raw: Raw,
+        interest: Event,
+        mode: PollMode,
+    ) -> io::Result<()> {
         // SAFETY: the handle is deleted from the poller before it is closed, see above.
         unsafe { poller.add_with_mode(raw, interest, mode) }
     }
@@ -1120,10 +1201,17 @@ mod registration {
     /// Asks the system whether an operation would not block right now: poll(2) with a timeout of zero.
     #[cfg(unix)]
     pub(super) fn is_ready(raw: Raw, write: bool, _word: usize) -> io::Result<bool> {
-        use rustix::event::{poll, PollFd, PollFlags, Timespec};
-        let flags = if write { PollFlags::OUT } else { PollFlags::IN | PollFlags::PRI };
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let flags = if write {
+            PollFlags::OUT
+        } else {
+            PollFlags::IN | PollFlags::PRI
+        };
         let handle = borrow(raw);
-        let ready = poll(&mut [PollFd::from_borrowed_fd(handle, flags)], Some(&Timespec::default()))?;
+        let ready = poll(
+            &mut [PollFd::from_borrowed_fd(handle, flags)],
+            Some(&Timespec::default()),
+        )?;
         Ok(ready > 0)
     }
 
@@ -1200,8 +1288,11 @@ impl Reactor {
     /// Takes the seat, if it is free.
     fn sit(&self, how: u8) -> Option<Seat> {
         // Ordering: SeqCst. Pairs with the store in `Seat::drop`.
-        let took = self.seat.compare_exchange(Seat::FREE, how, Ordering::SeqCst, Ordering::SeqCst);
-        took.is_ok().then_some(Seat)
+        let took = self
+            .seat
+            .compare_exchange(Seat::FREE, how, Ordering::SeqCst, Ordering::SeqCst);
+        // Lazily: a `Seat` that is made and dropped would free the seat of another.
+        took.is_ok().then(|| Seat)
     }
 
     /// Who has the seat.
@@ -1231,7 +1322,11 @@ impl Reactor {
     fn turn(&self, _seat: &Seat, block: bool, woken: &mut Vec<Waker>) {
         // Ordering: Relaxed. A statistic for the watcher.
         self.turns.fetch_add(1, Ordering::Relaxed);
-        let deadline = if block { lock(&self.timers).begin_sleep() } else { None };
+        let deadline = if block {
+            lock(&self.timers).begin_sleep()
+        } else {
+            None
+        };
         let mut asked = lock(&self.asked);
         let events = asked.get_or_insert_with(Events::new);
         events.clear();
@@ -1247,7 +1342,9 @@ impl Reactor {
             // less precisely, and the sources' waiters find the error when they are polled.
             if block {
                 let now = Instant::now();
-                thread::sleep(deadline.map_or(NAP, |at| at.saturating_duration_since(now).min(NAP)));
+                thread::sleep(
+                    deadline.map_or(NAP, |at| at.saturating_duration_since(now).min(NAP)),
+                );
             }
             let sources: Vec<_> = lock(&self.sources).values().cloned().collect();
             for source in sources {
@@ -1266,7 +1363,9 @@ impl Reactor {
                 let sources = lock(&self.sources);
                 // An event of a source that is gone finds nothing, or a successor, which then tries in vain.
                 let known = events.by_ref().take(64);
-                batch.extend(known.filter_map(|event| Some((sources.get(event.key)?.clone(), event))));
+                batch.extend(
+                    known.filter_map(|event| Some((sources.get(event.key)?.clone(), event))),
+                );
             }
             for (source, event) in batch.drain(..) {
                 source.happen(event.readable, event.writable, woken);
@@ -1322,7 +1421,11 @@ enum Until {
 
 impl Timers {
     const fn new() -> Timers {
-        Timers { map: BTreeMap::new(), next_id: 0, until: Until::Awake }
+        Timers {
+            map: BTreeMap::new(),
+            next_id: 0,
+            until: Until::Awake,
+        }
     }
 
     /// Adds a timer; says also whether the thread in the poller sleeps too long for it.
@@ -1343,7 +1446,10 @@ impl Timers {
 
     /// The thread with the seat is about to ask the kernel: how long may it sleep?
     fn begin_sleep(&mut self) -> Option<Instant> {
-        let earliest = self.map.first_key_value().map(|((deadline, _), _)| *deadline);
+        let earliest = self
+            .map
+            .first_key_value()
+            .map(|((deadline, _), _)| *deadline);
         self.until = Until::Asleep(earliest);
         earliest
     }
@@ -1421,7 +1527,11 @@ type Token = u64;
 
 impl Side {
     const fn new() -> Side {
-        Side { first: None, more: Vec::new(), limit: 64 }
+        Side {
+            first: None,
+            more: Vec::new(),
+            limit: 64,
+        }
     }
 
     fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter> {
@@ -1448,7 +1558,9 @@ impl Side {
         if self.more.len() >= self.limit {
             // Futures that were dropped may have left wakers behind. Who is still there comes back; the
             // limit grows so that this ends when all are, and not beyond what one event takes back.
-            let (nameless, named) = mem::take(&mut self.more).into_iter().partition(|w| w.token == 0);
+            let (nameless, named) = mem::take(&mut self.more)
+                .into_iter()
+                .partition(|w| w.token == 0);
             self.more = named;
             woken.extend(Vec::into_iter(nameless).map(|waiter| waiter.waker));
             self.limit = (self.limit * 2).min(1024);
@@ -1460,13 +1572,21 @@ impl Side {
     fn take(&mut self, woken: &mut Vec<Waker>) {
         woken.extend(self.first.take().map(|waiter| waiter.waker));
         if !self.more.is_empty() {
-            woken.extend(mem::take(&mut self.more).into_iter().map(|waiter| waiter.waker));
+            woken.extend(
+                mem::take(&mut self.more)
+                    .into_iter()
+                    .map(|waiter| waiter.waker),
+            );
             self.limit = 64;
         }
     }
 
     fn remove(&mut self, token: Token) -> Option<Waiter> {
-        if self.first.as_ref().is_some_and(|waiter| waiter.token == token) {
+        if self
+            .first
+            .as_ref()
+            .is_some_and(|waiter| waiter.token == token)
+        {
             return self.first.take();
         }
         let place = self.more.iter().position(|waiter| waiter.token == token)?;
@@ -1497,9 +1617,11 @@ impl Source {
     /// there was an event since (I5.2).
     fn blocked(&self, direction: Direction, seen: usize) {
         // Ordering: AcqRel, with the update in `happen`. It fails if that came first.
-        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            (word / EVENT == seen / EVENT).then_some(word & !direction.bit())
-        });
+        let _ = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                (word / EVENT == seen / EVENT).then_some(word & !direction.bit())
+            });
     }
 
     /// Waits until an event makes the direction ready: `Ready` if it is, an error if the kernel cannot
@@ -1557,7 +1679,9 @@ impl Source {
         let poller = REACTOR.poller()?;
         // Ordering: Relaxed, see `turn`.
         if REACTOR.broken.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the kernel's poller was closed or cannot be used"));
+            return Err(io::Error::other(
+                "the kernel's poller was closed or cannot be used",
+            ));
         }
         let edge = poller.supports_edge();
         let [read, write] = [0, 1].map(|side| edge || !waiters.sides[side].is_empty());
@@ -1566,8 +1690,14 @@ impl Source {
             Some(key) => registration::modify(poller, self.raw, Event::new(key, read, write)),
             None => {
                 let key = lock(&REACTOR.sources).insert(self.clone());
-                let mode = if edge { PollMode::Edge } else { PollMode::Oneshot };
-                if let Err(err) = registration::add(poller, self.raw, Event::new(key, read, write), mode) {
+                let mode = if edge {
+                    PollMode::Edge
+                } else {
+                    PollMode::Oneshot
+                };
+                if let Err(err) =
+                    registration::add(poller, self.raw, Event::new(key, read, write), mode)
+                {
                     let source = lock(&REACTOR.sources).remove(key);
                     drop(source);
                     return Err(err);
@@ -1584,9 +1714,11 @@ impl Source {
     fn happen(&self, readable: bool, writable: bool, woken: &mut Vec<Waker>) {
         let bits = readable as usize | (writable as usize) << 1;
         // Ordering: AcqRel. Pairs with `look` and `blocked`; before the lock, see I5.3.
-        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            Some(word.wrapping_add(EVENT) | bits)
-        });
+        let _ = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                Some(word.wrapping_add(EVENT) | bits)
+            });
         let mut waiters = lock(&self.waiters);
         for (side, happened) in waiters.sides.iter_mut().zip([readable, writable]) {
             if happened {
@@ -1721,7 +1853,12 @@ impl Sleeper {
             let signal = signal.clone();
             move || signal.notify()
         });
-        Sleeper { parker, signal, main, thread }
+        Sleeper {
+            parker,
+            signal,
+            main,
+            thread,
+        }
     }
 
     /// This thread's, or a new one if an outer `block_on` is using it; kept for the next one after use.
@@ -1736,14 +1873,20 @@ impl Sleeper {
     /// Whether the thread was notified and may not sleep. Takes the notification.
     fn is_notified(&self) -> bool {
         // Ordering: AcqRel, with the swap in `notify`.
-        self.signal.state.compare_exchange(NOTIFIED, EMPTY, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.signal
+            .state
+            .compare_exchange(NOTIFIED, EMPTY, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 
     /// Sleeps until notified.
     fn park(&self) {
         // Ordering: AcqRel, as in `is_notified`. It fails if we were notified in the meantime.
         let state = &self.signal.state;
-        if state.compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        if state
+            .compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
             // A token that a late `unpark` left behind makes `park` return at once: look again.
             // Ordering: Acquire, with the swap in `notify`.
             while state.load(Ordering::Acquire) == PARKED {
@@ -1759,7 +1902,10 @@ impl Sleeper {
         let mut woken = Vec::new();
         // Ordering: AcqRel, as in `park`.
         let state = &self.signal.state;
-        if state.compare_exchange(EMPTY, POLLING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        if state
+            .compare_exchange(EMPTY, POLLING, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
             REACTOR.turn(&seat, true, &mut woken);
         }
         // Ordering: AcqRel, with the swap in `notify`.
@@ -1783,7 +1929,8 @@ impl Sleeper {
         }
         // Most news is for tasks. If the workers all sleep elsewhere, one of them comes.
         if !is_worker && STAFF.present() > 0 {
-            let attended = REACTOR.seated() != Seat::FREE || !STAFF.all_asleep() || crew().wake_one();
+            let attended =
+                REACTOR.seated() != Seat::FREE || !STAFF.all_asleep() || crew().wake_one();
             if attended {
                 return self.park_where_it_can_be_found(false);
             }
@@ -1815,7 +1962,9 @@ impl Sleeper {
         self.park();
         let entry = {
             let mut parked = lock(&PARKED_THREADS);
-            let place = parked.iter().position(|signal| Arc::ptr_eq(signal, &self.signal));
+            let place = parked
+                .iter()
+                .position(|signal| Arc::ptr_eq(signal, &self.signal));
             place.map(|place| parked.swap_remove(place))
         };
         drop(entry);
@@ -1847,10 +1996,13 @@ fn leave(seat: Seat, woken: Vec<Waker>) {
     }
     // What is woken goes to this worker's queue, if it is one, and others are called once for all.
     let local = HERE.try_with(|here| {
-        here.borrow().as_ref().filter(|here| here.crew == crew_id()).map(|here| {
-            here.collecting.set(true);
-            here.local.clone()
-        })
+        here.borrow()
+            .as_ref()
+            .filter(|here| here.crew == crew_id())
+            .map(|here| {
+                here.collecting.set(true);
+                here.local.clone()
+            })
     });
     wake_all(woken);
     if let Ok(Some(local)) = local {
@@ -1897,6 +2049,34 @@ fn attend(waker: &Waker) {
         leave(seat, woken);
     }
     waker.wake_by_ref();
+}
+
+/// Waits until the system says that an operation on a source would not block.
+fn poll_source(
+    source: &Arc<Source>,
+    direction: Direction,
+    mut token: Option<&mut Token>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    ready!(spend(cx));
+    loop {
+        let seen = source.look();
+        let ready = registration::is_ready(source.raw, direction == Direction::Write, seen)?;
+        if !ready || cfg!(windows) {
+            source.blocked(direction, seen);
+        }
+        if ready {
+            return Poll::Ready(Ok(()));
+        }
+        match source.wait(direction, token.as_deref_mut(), cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
+            Poll::Pending => {
+                attend(cx.waker());
+                return Poll::Pending;
+            }
+        }
+    }
 }
 
 /// After `fork` the child has none of our threads, and shares our poller with its parent.
@@ -1954,7 +2134,9 @@ impl Staff {
     fn limit(&self) -> usize {
         *self.limit.get_or_init(|| {
             let asked = number_from_env("SMOL_THREADS");
-            asked.or_else(|| thread::available_parallelism().map(usize::from).ok()).unwrap_or(1)
+            asked
+                .or_else(|| thread::available_parallelism().map(usize::from).ok())
+                .unwrap_or(1)
         })
     }
 
@@ -1984,7 +2166,11 @@ impl Staff {
     fn hire(&self, limit: usize) -> bool {
         // Ordering: SeqCst. Pairs with the loads in `present`.
         let room = |present| (present < limit).then_some(present + 1);
-        if self.present.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_err() {
+        if self
+            .present
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, room)
+            .is_err()
+        {
             return true;
         }
         // Ordering: SeqCst. The new worker begins by searching, and whoever pushes may rely on it.
@@ -2036,7 +2222,9 @@ impl Staff {
         let wanted = self.wanted();
         // Ordering: SeqCst, as in `hire`.
         let excess = |present| (present > wanted).then(|| present - 1);
-        self.present.fetch_update(Ordering::SeqCst, Ordering::SeqCst, excess).is_ok()
+        self.present
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, excess)
+            .is_ok()
     }
 
     /// Whether enough time has passed since a thread could not be started.
@@ -2050,7 +2238,12 @@ impl Staff {
         self.blocked.fetch_add(1, Ordering::SeqCst);
         let _ = HERE.try_with(|here| {
             if let Some(here) = here.borrow().as_ref().filter(|here| here.crew == crew_id()) {
-                for runnable in here.local.slot.try_iter().chain(here.local.queue.try_iter()) {
+                for runnable in here
+                    .local
+                    .slot
+                    .try_iter()
+                    .chain(here.local.queue.try_iter())
+                {
                     let _ = crew().injector.push(runnable);
                 }
             }
@@ -2100,7 +2293,10 @@ impl Pace {
         };
         let due = late || self.polls >= TASKS_PER_GLANCE;
         if due {
-            *self = Pace { polls: 0, last: None };
+            *self = Pace {
+                polls: 0,
+                last: None,
+            };
         }
         due
     }
@@ -2114,10 +2310,15 @@ impl LocalTasks {
     fn run(&mut self, pace: &mut Pace) -> bool {
         if self.0.is_none() {
             // There are none before the first `spawn_local` on this thread.
-            let crew = LOCAL.try_with(|local| local.crew.get().cloned()).ok().flatten();
+            let crew = LOCAL
+                .try_with(|local| local.crew.get().cloned())
+                .ok()
+                .flatten();
             self.0 = crew.map(|crew| Worker::new(crew, false));
         }
-        let Some(worker) = &mut self.0 else { return false };
+        let Some(worker) = &mut self.0 else {
+            return false;
+        };
         worker.wake_up();
         loop {
             match worker.find() {
@@ -2137,7 +2338,9 @@ impl LocalTasks {
 
     /// Whether the thread can end without dropping a task.
     fn is_empty(&self) -> bool {
-        self.0.as_ref().is_none_or(|worker| lock(&worker.crew.active).len == 0)
+        self.0
+            .as_ref()
+            .is_none_or(|worker| lock(&worker.crew.active).len == 0)
     }
 }
 
@@ -2163,7 +2366,10 @@ fn work() {
     worker.mood = Mood::Searching;
     let _here = worker.enter();
     let mut local_tasks = LocalTasks(None);
-    let mut pace = Pace { polls: 0, last: None };
+    let mut pace = Pace {
+        polls: 0,
+        last: None,
+    };
     loop {
         let mut ran = 0;
         worker.in_task(true);
@@ -2204,11 +2410,16 @@ fn work() {
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     let sleeper = Sleeper::borrow();
-    let Some(sleeper) = &sleeper.0 else { unreachable!("it is taken out when it is dropped") };
+    let Some(sleeper) = &sleeper.0 else {
+        unreachable!("it is taken out when it is dropped")
+    };
     let cx = &mut Context::from_waker(&sleeper.main);
     let _inside = enter_loop();
     let mut local_tasks = LocalTasks(None);
-    let mut pace = Pace { polls: 0, last: None };
+    let mut pace = Pace {
+        polls: 0,
+        last: None,
+    };
     loop {
         // Ordering: AcqRel. Pairs with the swap in `Sleeper::new`: we see what was written before the wake.
         if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
@@ -2243,7 +2454,11 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// assert_eq!(smol::block_on(task), 3);
 /// ```
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
-    let (runnable, task) = new_task(future, || {}, |runnable, info| crew().schedule(runnable, info));
+    let (runnable, task) = new_task(
+        future,
+        || {},
+        |runnable, info| crew().schedule(runnable, info),
+    );
     runnable.schedule();
     task
 }
@@ -2311,7 +2526,9 @@ impl Watcher {
         if self.state.load(Ordering::Relaxed) == Watcher::PRESENT {
             return true;
         }
-        if !STAFF.may_try() || self.state.swap(Watcher::PRESENT, Ordering::Relaxed) == Watcher::PRESENT {
+        if !STAFF.may_try()
+            || self.state.swap(Watcher::PRESENT, Ordering::Relaxed) == Watcher::PRESENT
+        {
             return self.state.load(Ordering::Relaxed) == Watcher::PRESENT;
         }
         let started = start_thread("smol-watch".into(), || self.watch());
@@ -2330,7 +2547,9 @@ impl Watcher {
             self.unpark();
         }
         // Ordering: Relaxed. Nothing depends on it but how soon somebody sits down.
-        if self.state.load(Ordering::Relaxed) == Watcher::IMPOSSIBLE && REACTOR.seated() == Seat::FREE {
+        if self.state.load(Ordering::Relaxed) == Watcher::IMPOSSIBLE
+            && REACTOR.seated() == Seat::FREE
+        {
             call_parked_thread();
         }
     }
@@ -2377,7 +2596,10 @@ impl Watcher {
             // Ordering: SeqCst, with the store in `hurry`.
             let urgent = self.urgent.swap(false, Ordering::SeqCst);
             let now = Seen::look();
-            if (urgent || now.turns == seen.turns) && REACTOR.has_interest() && REACTOR.seated() == Seat::FREE {
+            if (urgent || now.turns == seen.turns)
+                && REACTOR.has_interest()
+                && REACTOR.seated() == Seat::FREE
+            {
                 self.fill_the_seat();
             }
             if now.is_stuck_since(&seen) {
@@ -2444,21 +2666,38 @@ impl Seen {
     fn look() -> Seen {
         // Ordering: Relaxed. Statistics.
         let turns = REACTOR.turns.load(Ordering::Relaxed);
-        let Some(crew) = CREW.get() else { return Seen { turns, workers: Vec::new() } };
+        let Some(crew) = CREW.get() else {
+            return Seen {
+                turns,
+                workers: Vec::new(),
+            };
+        };
         let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
         let look = |local: &Arc<Local>| {
-            (Arc::as_ptr(local), local.polls.load(Ordering::Relaxed), local.is_empty())
+            (
+                Arc::as_ptr(local),
+                local.polls.load(Ordering::Relaxed),
+                local.is_empty(),
+            )
         };
-        Seen { turns, workers: locals.iter().map(look).collect() }
+        Seen {
+            turns,
+            workers: locals.iter().map(look).collect(),
+        }
     }
 
     /// Whether tickets lie where nobody has taken any for a whole tick.
     fn is_stuck_since(&self, before: &Seen) -> bool {
         let Some(crew) = CREW.get() else { return false };
         let idle = |(worker, polls, empty): &(*const Local, u32, bool)| {
-            !empty && before.workers.iter().any(|(w, p, _)| w == worker && p == polls)
+            !empty
+                && before
+                    .workers
+                    .iter()
+                    .any(|(w, p, _)| w == worker && p == polls)
         };
-        self.workers.iter().any(idle) || (!crew.injector.is_empty() && self.workers == before.workers)
+        self.workers.iter().any(idle)
+            || (!crew.injector.is_empty() && self.workers == before.workers)
     }
 }
 
@@ -2475,7 +2714,12 @@ fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
     if crew.wake_one() {
         return;
     }
-    let polls = |seen: &Seen| seen.workers.iter().map(|(worker, polls, _)| (*worker, *polls)).collect::<Vec<_>>();
+    let polls = |seen: &Seen| {
+        seen.workers
+            .iter()
+            .map(|(worker, polls, _)| (*worker, *polls))
+            .collect::<Vec<_>>()
+    };
     if polls(now) != polls(before) {
         // Others get on, and will come to it when their own queues are empty.
         return;
@@ -2483,7 +2727,9 @@ fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
     // Workers that compute for long look the same as workers that are blocked. The first few spare ones
     // come at once, more and more slowly after that: 2, 4, 8 … ticks apart.
     let spare = STAFF.present().saturating_sub(STAFF.limit());
-    let patience = 1u32.checked_shl((spare / STAFF.limit()) as u32).unwrap_or(u32::MAX);
+    let patience = 1u32
+        .checked_shl((spare / STAFF.limit()) as u32)
+        .unwrap_or(u32::MAX);
     if *stuck >= patience {
         *stuck = 0;
         STAFF.hire(STAFF.present() + 1);
@@ -2534,11 +2780,16 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
         children: RefCell::new(Slab::new()),
         live: Cell::new(0),
         closed: Cell::new(false),
-        ready: Arc::new(Mutex::new(Ready { wakers: Vec::new(), scope: None })),
+        ready: Arc::new(Mutex::new(Ready {
+            wakers: Vec::new(),
+            scope: None,
+        })),
     });
     let main = ChildWaker::new(BODY, &family.ready);
     main.wake_by_ref();
-    let mut body = std::pin::pin!(Some(body(Scope { family: family.clone() })));
+    let mut body = std::pin::pin!(Some(body(Scope {
+        family: family.clone()
+    })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
     let _children = OnDrop(|| family.close());
@@ -2604,7 +2855,11 @@ struct ChildWaker {
 impl ChildWaker {
     fn new(key: usize, ready: &Arc<Mutex<Ready>>) -> Waker {
         let queued = AtomicBool::new(false);
-        Waker::from(Arc::new(ChildWaker { key, queued, ready: ready.clone() }))
+        Waker::from(Arc::new(ChildWaker {
+            key,
+            queued,
+            ready: ready.clone(),
+        }))
     }
 }
 
@@ -2649,9 +2904,15 @@ impl<'env> Family<'env> {
     /// Polls a child. An error is its panic.
     fn poll_child(&self, waker: Arc<ChildWaker>) -> thread::Result<()> {
         let key = waker.key;
-        let taken = self.children.borrow_mut().get_mut(key).and_then(Option::take);
+        let taken = self
+            .children
+            .borrow_mut()
+            .get_mut(key)
+            .and_then(Option::take);
         // A wake-up of one that is gone?
-        let Some(mut future) = taken else { return Ok(()) };
+        let Some(mut future) = taken else {
+            return Ok(());
+        };
         let waker = Waker::from(waker);
         let mut cx = Context::from_waker(&waker);
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx)));
@@ -2672,7 +2933,11 @@ impl<'env> Family<'env> {
         self.closed.set(true);
         let keys = self.children.borrow().entries.len();
         for key in 0..keys {
-            let child = self.children.borrow_mut().get_mut(key).and_then(Option::take);
+            let child = self
+                .children
+                .borrow_mut()
+                .get_mut(key)
+                .and_then(Option::take);
             if let Some(child) = child {
                 self.children.borrow_mut().remove(key);
                 self.live.set(self.live.get() - 1);
@@ -2690,8 +2955,14 @@ impl<'env> Family<'env> {
 impl<'env> Scope<'env> {
     /// Spawns a child, which may borrow whatever outlives the scope.
     pub fn spawn<T: 'env>(&self, future: impl Future<Output = T> + 'env) -> ScopedTask<T> {
-        let packet = Rc::new(Packet { output: Cell::new(None), gone: Cell::new(false), waiter: Cell::new(None) });
-        let task = ScopedTask { packet: packet.clone() };
+        let packet = Rc::new(Packet {
+            output: Cell::new(None),
+            gone: Cell::new(false),
+            waiter: Cell::new(None),
+        });
+        let task = ScopedTask {
+            packet: packet.clone(),
+        };
         let sender = PacketSender(packet);
         let child = Box::pin(async move {
             let output = future.await;
@@ -2717,7 +2988,9 @@ impl<'env> Scope<'env> {
 
 impl fmt::Debug for Scope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("children", &self.family.live.get()).finish_non_exhaustive()
+        f.debug_struct("Scope")
+            .field("children", &self.family.live.get())
+            .finish_non_exhaustive()
     }
 }
 
@@ -2765,7 +3038,10 @@ impl<T> Future for ScopedTask<T> {
         if let Some(output) = self.packet.output.take() {
             return Poll::Ready(output);
         }
-        assert!(!self.packet.gone.get(), "a scoped task was awaited after it was cancelled, or twice");
+        assert!(
+            !self.packet.gone.get(),
+            "a scoped task was awaited after it was cancelled, or twice"
+        );
         self.packet.waiter.set(Some(cx.waker().clone()));
         Poll::Pending
     }
@@ -2773,7 +3049,9 @@ impl<T> Future for ScopedTask<T> {
 
 impl<T> fmt::Debug for ScopedTask<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScopedTask").field("finished", &self.is_finished()).finish()
+        f.debug_struct("ScopedTask")
+            .field("finished", &self.is_finished())
+            .finish()
     }
 }
 
@@ -2818,7 +3096,11 @@ pub struct Timer {
 
 impl Timer {
     fn new(deadline: Option<Instant>, period: Option<Duration>) -> Timer {
-        Timer { deadline, period, entry: None }
+        Timer {
+            deadline,
+            period,
+            entry: None,
+        }
     }
 
     /// A timer that never fires, until it is set.
@@ -2893,13 +3175,17 @@ impl Timer {
         if period.is_zero() {
             return Some(now);
         }
-        let missed = now.saturating_duration_since(deadline).as_nanos() / period.as_nanos();
-        let periods = u32::try_from(missed + 1).ok()?;
-        deadline.checked_add(period.checked_mul(periods)?)
+        // Whole periods after the deadline, and after `now`.
+        let late = now.saturating_duration_since(deadline).as_nanos() % period.as_nanos();
+        let (secs, nanos) = (late / 1_000_000_000, late % 1_000_000_000);
+        let into = Duration::new(u64::try_from(secs).ok()?, nanos as u32);
+        now.checked_add(period.checked_sub(into)?)
     }
 
     fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
-        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
         ready!(spend(cx));
         let now = Instant::now();
         if now >= deadline {
@@ -2958,7 +3244,10 @@ impl Stream for Timer {
 ///     assert_eq!(fast, Ok(1));
 /// });
 /// ```
-pub async fn timeout<T>(duration: Duration, future: impl Future<Output = T>) -> Result<T, TimedOut> {
+pub async fn timeout<T>(
+    duration: Duration,
+    future: impl Future<Output = T>,
+) -> Result<T, TimedOut> {
     let mut future = std::pin::pin!(future);
     let mut timer = Timer::after(duration);
     poll_fn(|cx| {
@@ -3022,7 +3311,13 @@ struct PoolState {
 }
 
 static POOL: Pool = Pool {
-    state: Mutex::new(PoolState { queue: VecDeque::new(), idle: 0, called: 0, threads: 0, starting: 0 }),
+    state: Mutex::new(PoolState {
+        queue: VecDeque::new(),
+        idle: 0,
+        called: 0,
+        threads: 0,
+        starting: 0,
+    }),
     call: Condvar::new(),
     limit: OnceLock::new(),
 };
@@ -3033,7 +3328,9 @@ thread_local! {
 
 impl Pool {
     fn limit(&self) -> usize {
-        *self.limit.get_or_init(|| number_from_env("BLOCKING_MAX_THREADS").unwrap_or(POOL_LIMIT))
+        *self
+            .limit
+            .get_or_init(|| number_from_env("BLOCKING_MAX_THREADS").unwrap_or(POOL_LIMIT))
     }
 
     /// Queues a job and sees to it that a thread comes.
@@ -3080,7 +3377,8 @@ impl Pool {
         loop {
             let runnable = {
                 let mut state = lock(&self.state);
-                let alone = state.threads == 0 || IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false);
+                let alone =
+                    state.threads == 0 || IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false);
                 if alone { state.queue.pop_back() } else { None }
             };
             match runnable {
@@ -3099,7 +3397,8 @@ impl Pool {
         loop {
             if let Some(runnable) = state.queue.pop_front() {
                 // I9.1: the next one, if there is still something to do.
-                let more = !state.queue.is_empty() && state.idle == 0 && state.threads < self.limit();
+                let more =
+                    !state.queue.is_empty() && state.idle == 0 && state.threads < self.limit();
                 if mem::take(&mut first) && more && state.starting < POOL_STARTING {
                     self.start(state);
                 } else {
@@ -3142,7 +3441,11 @@ impl Pool {
 /// # }
 /// ```
 pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    let (runnable, task) = new_task(async move { f() }, || {}, |runnable, _| POOL.submit(runnable));
+    let (runnable, task) = new_task(
+        async move { f() },
+        || {},
+        |runnable, _| POOL.submit(runnable),
+    );
     runnable.schedule();
     task
 }
@@ -3221,7 +3524,12 @@ impl<S: Send + 'static> Lane<S> {
                     }
                     return Poll::Ready(state);
                 }
-                if attempt > 0 && state.waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
+                if attempt > 0
+                    && state
+                        .waiters
+                        .iter()
+                        .any(|waker| waker.will_wake(cx.waker()))
+                {
                     return Poll::Pending;
                 }
             }
@@ -3243,7 +3551,9 @@ impl<S: Send + 'static> Lane<S> {
         mut state: MutexGuard<'_, LaneState<S>>,
         op: impl FnOnce(&mut S, &mut Vec<u8>) -> Answer + Send + 'static,
     ) {
-        let Some(mut io) = state.io.take() else { return };
+        let Some(mut io) = state.io.take() else {
+            return;
+        };
         let mut buffer = mem::take(&mut state.buffer);
         drop(state);
         let shared = self.state.clone();
@@ -3259,7 +3569,9 @@ impl<S: Send + 'static> Lane<S> {
                 if state.answers.len() >= 64 {
                     state.answers.remove(0);
                 }
-                state.answers.push((owner, answer.unwrap_or_else(Answer::Panicked)));
+                state
+                    .answers
+                    .push((owner, answer.unwrap_or_else(Answer::Panicked)));
                 state.io = Some(io);
                 mem::take(&mut state.waiters)
             };
@@ -3270,25 +3582,39 @@ impl<S: Send + 'static> Lane<S> {
     }
 
     /// Runs a closure on it and waits for the result.
-    async fn run<R: Send + 'static>(&self, owner: usize, f: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
+    async fn run<R: Send + 'static>(
+        &self,
+        owner: usize,
+        f: impl FnOnce(&mut S) -> R + Send + 'static,
+    ) -> R {
         let mut f = Some(f);
-        poll_fn(|cx| loop {
-            let mut state = ready!(self.settle(cx));
-            match f.take() {
-                Some(f) => self.start(owner, state, move |io, _| Answer::Other(Box::new(f(io)))),
-                None => {
-                    let answer = state.take_answer(owner);
-                    drop(state);
-                    if let Some(Answer::Other(output)) = answer {
-                        if let Ok(output) = output.downcast() {
-                            return Poll::Ready(*output);
-                        }
+        poll_fn(|cx| {
+            loop {
+                let mut state = ready!(self.settle(cx));
+                match f.take() {
+                    Some(f) => {
+                        self.start(owner, state, move |io, _| Answer::Other(Box::new(f(io))))
                     }
-                    unreachable!("a lane answers what it was asked");
+                    None => {
+                        let answer = state.take_answer(owner);
+                        drop(state);
+                        if let Some(Answer::Other(output)) = answer {
+                            if let Ok(output) = output.downcast() {
+                                return Poll::Ready(*output);
+                            }
+                        }
+                        unreachable!("a lane answers what it was asked");
+                    }
                 }
             }
         })
         .await
+    }
+
+    /// Whether no operation is under way and none has left anything behind.
+    fn is_quiet(&self) -> bool {
+        let state = lock(&self.state);
+        state.io.is_some() && state.answers.is_empty() && state.ahead.is_empty()
     }
 
     /// Takes the thing out, if no operation is under way.
@@ -3296,10 +3622,14 @@ impl<S: Send + 'static> Lane<S> {
         lock(&self.state).io.take()
     }
 
-    fn poll_read(&self, owner: usize, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>
-    where
-        S: Read,
-    {
+    /// `read` is how it is read from.
+    fn poll_read(
+        &self,
+        owner: usize,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+        read: impl Fn(&mut S, &mut [u8]) -> io::Result<usize> + Clone + Send + 'static,
+    ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
@@ -3318,10 +3648,13 @@ impl<S: Send + 'static> Lane<S> {
             match answer {
                 Some(Answer::Read(Ok(0))) => return Poll::Ready(Ok(0)),
                 Some(Answer::Read(Err(err))) => return Poll::Ready(Err(err)),
-                None => self.start(owner, state, move |io, buffer| {
-                    buffer.resize(len, 0);
-                    Answer::Read(retry(|| io.read(buffer)))
-                }),
+                None => {
+                    let read = read.clone();
+                    self.start(owner, state, move |io, buffer| {
+                        buffer.resize(len, 0);
+                        Answer::Read(retry(|| read(io, buffer)))
+                    });
+                }
                 Some(other) => {
                     drop(state);
                     if let Some(err) = other.into_error() {
@@ -3413,7 +3746,9 @@ impl<S: Send + 'static> Lane<S> {
                             other => Some(other),
                         };
                         let overflow = || io::Error::from(io::ErrorKind::InvalidInput);
-                        let result = target.ok_or_else(overflow).and_then(|target| io.seek(target));
+                        let result = target
+                            .ok_or_else(overflow)
+                            .and_then(|target| io.seek(target));
                         Answer::Sought(to, result)
                     });
                 }
@@ -3469,12 +3804,48 @@ pub struct Unblock<T> {
     lane: Lane<T>,
     /// Lent to the user by `get_mut`.
     lent: Option<T>,
+    /// Standard input, of which nothing may be taken that nobody waits for.
+    #[cfg(unix)]
+    input: Option<Input>,
+}
+
+/// A descriptor of standard input of its own, and what the reactor knows of it. Its mode stays as it is.
+#[cfg(unix)]
+struct Input {
+    file: Arc<File>,
+    source: Arc<Source>,
+}
+
+#[cfg(unix)]
+impl Input {
+    /// Standard input, if that is what `io` is.
+    fn detect(io: &dyn Any) -> Option<Input> {
+        let stdin = io.downcast_ref::<std::io::Stdin>()?;
+        let file = File::from(AsHandle::as_fd(stdin).try_clone_to_owned().ok()?);
+        let source = Source::new(registration::raw(&file));
+        Some(Input {
+            file: Arc::new(file),
+            source,
+        })
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.source.deregister();
+    }
 }
 
 impl<T: Send + 'static> Unblock<T> {
     /// Wraps something whose operations may block.
     pub fn new(io: T) -> Unblock<T> {
-        Unblock { lane: Lane::new(io), lent: None }
+        Unblock {
+            #[cfg(unix)]
+            input: Input::detect(&io),
+            lane: Lane::new(io),
+            lent: None,
+        }
     }
 
     /// The lane, with what was lent put back.
@@ -3500,7 +3871,10 @@ impl<T: Send + 'static> Unblock<T> {
 
     /// Runs a closure with the thing on the pool. If the future is dropped half way, the closure still runs to
     /// its end if it has begun.
-    pub async fn with_mut<R: Send + 'static>(&mut self, f: impl FnOnce(&mut T) -> R + Send + 'static) -> R {
+    pub async fn with_mut<R: Send + 'static>(
+        &mut self,
+        f: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> R {
         self.lane().run(0, f).await
     }
 
@@ -3527,13 +3901,31 @@ impl<T> fmt::Debug for Unblock<T> {
 impl<T> Unpin for Unblock<T> {}
 
 impl<T: Read + Send + 'static> AsyncRead for Unblock<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.lane().poll_read(0, cx, buf)
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        #[cfg(unix)]
+        if let Some(Input { file, source }) = &self.input {
+            if self.lane.is_quiet() {
+                ready!(poll_source(source, Direction::Read, None, cx))?;
+            }
+            let file = file.clone();
+            return self
+                .lane
+                .poll_read(0, cx, buf, move |_, buf| (&*file).read(buf));
+        }
+        self.lane().poll_read(0, cx, buf, T::read)
     }
 }
 
 impl<T: Write + Send + 'static> AsyncWrite for Unblock<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.lane().poll_write(0, cx, buf, None)
     }
 
@@ -3547,7 +3939,11 @@ impl<T: Write + Send + 'static> AsyncWrite for Unblock<T> {
 }
 
 impl<T: Seek + Send + 'static> AsyncSeek for Unblock<T> {
-    fn poll_seek(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
+    fn poll_seek(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: SeekFrom,
+    ) -> Poll<io::Result<u64>> {
         self.lane().poll_seek(0, cx, to)
     }
 }
@@ -3592,12 +3988,6 @@ where
 // I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and its like
 //           cannot know; what they leave behind is bounded (`Side::put`).
 // NEVER     says WouldBlock or Interrupted to the user.
-
-use std::fs::File;
-#[cfg(unix)]
-use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-#[cfg(windows)]
-use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
 
 /// A socket, pipe, file, process or other thing of the operating system, made asynchronous.
 ///
@@ -3705,7 +4095,13 @@ impl<T: AsHandle> Async<T> {
     /// A handle that is registered when it blocks for the first time.
     fn polled(io: T) -> Async<T> {
         let source = Source::new(registration::raw(&io));
-        Async { shared: Arc::new(Driven { driver: Driver::Polled(source), io: Holder::Own(io) }), owner: 0 }
+        Async {
+            shared: Arc::new(Driven {
+                driver: Driver::Polled(source),
+                io: Holder::Own(io),
+            }),
+            owner: 0,
+        }
     }
 }
 
@@ -3761,15 +4157,21 @@ impl<T> Async<T> {
     /// If there are clones of this handle, or a file operation is under way. The handle is dropped then.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
-        let shared = Arc::try_unwrap(self.shared).map_err(|_| busy("there are clones of this handle"))?;
+        let shared =
+            Arc::try_unwrap(self.shared).map_err(|_| busy("there are clones of this handle"))?;
         let Driven { driver, io } = shared;
         if let Driver::Pooled(lane) = &driver {
-            drop(lane.take().ok_or_else(|| busy("an operation is under way"))?);
+            drop(
+                lane.take()
+                    .ok_or_else(|| busy("an operation is under way"))?,
+            );
         }
         drop(driver);
         match io {
             Holder::Own(io) => Ok(io),
-            Holder::Shared(io) => Arc::try_unwrap(io).map_err(|_| busy("an operation is under way")),
+            Holder::Shared(io) => {
+                Arc::try_unwrap(io).map_err(|_| busy("an operation is under way"))
+            }
             #[cfg(windows)]
             Holder::Elsewhere => Err(busy("a process cannot be taken out")),
         }
@@ -3790,7 +4192,11 @@ impl<T> Async<T> {
     }
 
     async fn wait_ready(&self, direction: Direction) -> io::Result<()> {
-        let mut waiting = Waiting { driver: &self.shared.driver, direction, token: 0 };
+        let mut waiting = Waiting {
+            driver: &self.shared.driver,
+            direction,
+            token: 0,
+        };
         poll_fn(|cx| self.poll_ready(direction, Some(&mut waiting.token), cx)).await
     }
 
@@ -3815,8 +4221,16 @@ impl<T> Async<T> {
         self.do_io(Direction::Write, op).await
     }
 
-    async fn do_io<R>(&self, direction: Direction, mut op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
-        let mut waiting = Waiting { driver: &self.shared.driver, direction, token: 0 };
+    async fn do_io<R>(
+        &self,
+        direction: Direction,
+        mut op: impl FnMut(&T) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut waiting = Waiting {
+            driver: &self.shared.driver,
+            direction,
+            token: 0,
+        };
         poll_fn(|cx| self.poll_io(direction, Some(&mut waiting.token), cx, &mut op)).await
     }
 
@@ -3836,7 +4250,9 @@ impl<T> Async<T> {
             let seen = source.look();
             if seen & direction.bit() != 0 {
                 match op(self.get_ref()) {
-                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => source.blocked(direction, seen),
+                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                        source.blocked(direction, seen)
+                    }
                     Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
                     result => return Poll::Ready(result),
                 }
@@ -3856,28 +4272,12 @@ impl<T> Async<T> {
     fn poll_ready(
         &self,
         direction: Direction,
-        mut token: Option<&mut Token>,
+        token: Option<&mut Token>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(spend(cx));
-        let Driver::Polled(source) = &self.shared.driver else { return Poll::Ready(Ok(())) };
-        loop {
-            let seen = source.look();
-            if registration::is_ready(source.raw, direction == Direction::Write, seen)? {
-                if cfg!(windows) {
-                    source.blocked(direction, seen);
-                }
-                return Poll::Ready(Ok(()));
-            }
-            source.blocked(direction, seen);
-            match source.wait(direction, token.as_deref_mut(), cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
-                Poll::Pending => {
-                    attend(cx.waker());
-                    return Poll::Pending;
-                }
-            }
+        match &self.shared.driver {
+            Driver::Polled(source) => poll_source(source, direction, token, cx),
+            _ => Poll::Ready(Ok(())),
         }
     }
 }
@@ -3891,7 +4291,10 @@ impl<T> Clone for Async<T> {
             Driver::Pooled(_) => NEXT.fetch_add(1, Ordering::Relaxed),
             _ => 0,
         };
-        Async { shared: self.shared.clone(), owner }
+        Async {
+            shared: self.shared.clone(),
+            owner,
+        }
     }
 }
 
@@ -3945,27 +4348,37 @@ fn poll_read_file(
 ) -> Poll<io::Result<usize>> {
     #[cfg(target_os = "linux")]
     {
-        use rustix::io::{preadv2, ReadWriteFlags};
+        use rustix::io::{ReadWriteFlags, preadv2};
         ready!(spend(cx));
         let state = ready!(lane.settle(cx));
         // If nothing was read ahead and nothing is to be told, this handle is where the user is.
-        let quiet = state.ahead.is_empty() && state.answers.iter().all(|(asked, _)| *asked != owner);
+        let quiet =
+            state.ahead.is_empty() && state.answers.iter().all(|(asked, _)| *asked != owner);
         if let (true, Some(file)) = (quiet && !buf.is_empty(), &state.io) {
             // An offset of -1 means the file's own position (preadv2(2)). Any error, EAGAIN for one, and
             // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
-            if let Ok(len) = preadv2(file, &mut [IoSliceMut::new(buf)], u64::MAX, ReadWriteFlags::NOWAIT) {
+            if let Ok(len) = preadv2(
+                file,
+                &mut [IoSliceMut::new(buf)],
+                u64::MAX,
+                ReadWriteFlags::NOWAIT,
+            ) {
                 return Poll::Ready(Ok(len));
             }
         }
     }
-    lane.poll_read(owner, cx, buf)
+    lane.poll_read(owner, cx, buf, Arc::<File>::read)
 }
 
 impl<T> AsyncRead for &Async<T>
 where
     for<'a> &'a T: Read,
 {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         if let Driver::Pooled(lane) = &self.shared.driver {
             return poll_read_file(lane, self.owner, cx, buf);
         }
@@ -3989,9 +4402,18 @@ impl<T> AsyncWrite for &Async<T>
 where
     for<'a> &'a T: Write,
 {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if let Driver::Pooled(lane) = &self.shared.driver {
-            return lane.poll_write(self.owner, cx, buf, Some(|file, by| file.seek(SeekFrom::Current(by))));
+            return lane.poll_write(
+                self.owner,
+                cx,
+                buf,
+                Some(|file, by| file.seek(SeekFrom::Current(by))),
+            );
         }
         self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf))
     }
@@ -4029,7 +4451,11 @@ impl<T> AsyncRead for Async<T>
 where
     for<'a> &'a T: Read,
 {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut &*self).poll_read(cx, buf)
     }
 
@@ -4046,7 +4472,11 @@ impl<T> AsyncWrite for Async<T>
 where
     for<'a> &'a T: Write,
 {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut &*self).poll_write(cx, buf)
     }
 
@@ -4170,7 +4600,10 @@ impl ToTarget for &str {
         if let Ok(addr) = self.parse::<SocketAddr>() {
             return addr.to_target();
         }
-        match self.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        match self
+            .rsplit_once(':')
+            .map(|(host, port)| (host, port.parse::<u16>()))
+        {
             Some((host, Ok(port))) if !host.is_empty() => (host, port).to_target(),
             _ => Target::Invalid(format!("{self:?} is not of the form host:port")),
         }
@@ -4225,7 +4658,10 @@ fn known(target: Target) -> io::Result<Vec<SocketAddr>> {
 fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     match (host, port).to_socket_addrs() {
         Ok(addrs) => Ok(addrs.collect()),
-        Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
+        Err(err) => Err(io::Error::new(
+            err.kind(),
+            format!("cannot resolve {host:?}: {err}"),
+        )),
     }
 }
 
@@ -4235,7 +4671,9 @@ fn is_exhaustion(err: &io::Error) -> bool {
     {
         use rustix::io::Errno;
         let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-        codes.iter().any(|code| err.raw_os_error() == Some(code.raw_os_error()))
+        codes
+            .iter()
+            .any(|code| err.raw_os_error() == Some(code.raw_os_error()))
     }
     // WSAEMFILE and WSAENOBUFS.
     #[cfg(windows)]
@@ -4277,7 +4715,10 @@ impl Async<TcpListener> {
 }
 
 /// Accepts, and holds back an error that others must cure.
-async fn accept_with<L, R>(listener: &Async<L>, op: impl FnMut(&L) -> io::Result<R>) -> io::Result<R> {
+async fn accept_with<L, R>(
+    listener: &Async<L>,
+    op: impl FnMut(&L) -> io::Result<R>,
+) -> io::Result<R> {
     let result = listener.read_with(op).await;
     if result.as_ref().is_err_and(is_exhaustion) {
         Timer::after(ACCEPT_PAUSE).await;
@@ -4296,35 +4737,49 @@ impl Async<TcpStream> {
     /// The error names each address that was tried, and is of the kind of the last that failed.
     pub async fn connect(addr: impl ToAddrs) -> io::Result<Async<TcpStream>> {
         let mut waiting = take_turns(resolve(addr).await?).into_iter();
-        let mut attempts: Vec<(SocketAddr, future::Boxed<io::Result<Async<TcpStream>>>)> = Vec::new();
+        let mut attempts: Vec<(SocketAddr, future::Boxed<io::Result<Async<TcpStream>>>)> =
+            Vec::new();
         let mut failed = Vec::new();
         let mut kind = io::ErrorKind::InvalidInput;
         let mut stagger = Timer::at(Instant::now());
-        poll_fn(|cx| loop {
-            let mut i = 0;
-            while i < attempts.len() {
-                let (addr, attempt) = &mut attempts[i];
-                match attempt.as_mut().poll(cx) {
-                    Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream)),
-                    Poll::Ready(Err(err)) => {
-                        kind = err.kind();
-                        failed.push(format!("{addr}: {err}"));
-                        drop(attempts.swap_remove(i));
-                        stagger.set_at(Instant::now());
+        poll_fn(|cx| {
+            loop {
+                let mut i = 0;
+                while i < attempts.len() {
+                    let (addr, attempt) = &mut attempts[i];
+                    match attempt.as_mut().poll(cx) {
+                        Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream)),
+                        Poll::Ready(Err(err)) => {
+                            kind = err.kind();
+                            failed.push(format!("{addr}: {err}"));
+                            drop(attempts.swap_remove(i));
+                            stagger.set_at(Instant::now());
+                        }
+                        Poll::Pending => i += 1,
                     }
-                    Poll::Pending => i += 1,
                 }
+                if attempts.is_empty() && waiting.len() == 0 {
+                    let why = if failed.is_empty() {
+                        "no address given".into()
+                    } else {
+                        failed.join("; ")
+                    };
+                    return Poll::Ready(Err(io::Error::new(
+                        kind,
+                        format!("cannot connect: {why}"),
+                    )));
+                }
+                if waiting.len() == 0 {
+                    return Poll::Pending;
+                }
+                ready!(stagger.poll_fire(cx));
+                stagger.set_after(CONNECT_STAGGER);
+                attempts.extend(
+                    waiting
+                        .next()
+                        .map(|addr| (addr, Box::pin(connect_to(addr)) as future::Boxed<_>)),
+                );
             }
-            if attempts.is_empty() && waiting.len() == 0 {
-                let why = if failed.is_empty() { "no address given".into() } else { failed.join("; ") };
-                return Poll::Ready(Err(io::Error::new(kind, format!("cannot connect: {why}"))));
-            }
-            if waiting.len() == 0 {
-                return Poll::Pending;
-            }
-            ready!(stagger.poll_fire(cx));
-            stagger.set_after(CONNECT_STAGGER);
-            attempts.extend(waiting.next().map(|addr| (addr, Box::pin(connect_to(addr)) as future::Boxed<_>)));
         })
         .await
     }
@@ -4338,9 +4793,13 @@ impl Async<TcpStream> {
 /// Orders addresses so that the two families take turns (RFC 8305 section 4).
 fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addrs.first().is_some_and(SocketAddr::is_ipv6);
-    let (same, other): (Vec<_>, Vec<_>) = addrs.into_iter().partition(|addr| addr.is_ipv6() == first_is_v6);
+    let (same, other): (Vec<_>, Vec<_>) = addrs
+        .into_iter()
+        .partition(|addr| addr.is_ipv6() == first_is_v6);
     let (mut same, mut other) = (same.into_iter(), other.into_iter());
-    let pairs = iter::from_fn(|| Some([same.next(), other.next()]).filter(|pair| pair.iter().any(Option::is_some)));
+    let pairs = iter::from_fn(|| {
+        Some([same.next(), other.next()]).filter(|pair| pair.iter().any(Option::is_some))
+    });
     pairs.flatten().flatten().collect()
 }
 
@@ -4348,7 +4807,11 @@ fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
 #[cfg(unix)]
 async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
     use rustix::net::{AddressFamily, SocketType};
-    let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let family = if addr.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
     let socket = new_socket(family, SocketType::STREAM)?;
     use rustix::io::Errno;
     match rustix::net::connect(&socket, &addr) {
@@ -4376,7 +4839,10 @@ async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
 
 /// A socket that does not block, is not inherited by children, and raises no signals.
 #[cfg(unix)]
-fn new_socket(family: rustix::net::AddressFamily, kind: rustix::net::SocketType) -> io::Result<OwnedFd> {
+fn new_socket(
+    family: rustix::net::AddressFamily,
+    kind: rustix::net::SocketType,
+) -> io::Result<OwnedFd> {
     #[cfg(not(any(target_vendor = "apple", target_os = "aix", target_os = "haiku")))]
     {
         let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
@@ -4437,19 +4903,16 @@ impl Async<UdpSocket> {
     }
 }
 
-#[cfg(unix)]
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
-
 /// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on Linux.
 #[cfg(unix)]
 fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        use std::os::unix::ffi::OsStrExt;
         #[cfg(target_os = "android")]
         use std::os::android::net::SocketAddrExt;
         #[cfg(target_os = "linux")]
         use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::ffi::OsStrExt;
         if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"\0") {
             return UnixAddr::from_abstract_name(name);
         }
@@ -4477,7 +4940,9 @@ impl Async<UnixListener> {
     }
 
     /// The connections, one after the other. The stream never ends.
-    pub fn incoming(&self) -> impl Stream<Item = io::Result<Async<UnixStream>>> + Send + Unpin + '_ {
+    pub fn incoming(
+        &self,
+    ) -> impl Stream<Item = io::Result<Async<UnixStream>>> + Send + Unpin + '_ {
         Box::pin(stream::unfold(self, |this| async move {
             Some((this.accept().await.map(|(stream, _)| stream), this))
         }))
@@ -4555,7 +5020,8 @@ impl Async<UnixDatagram> {
     /// Sends one datagram to a path or an abstract name.
     pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
         let addr = unix_addr(path.as_ref())?;
-        self.write_with(|socket| socket.send_to_addr(buf, &addr)).await
+        self.write_with(|socket| socket.send_to_addr(buf, &addr))
+            .await
     }
 
     /// Receives one datagram from the peer it is connected to.
@@ -4646,12 +5112,22 @@ impl From<File> for Async<File> {
     fn from(file: File) -> Async<File> {
         let file = Arc::new(file);
         let driver = Driver::Pooled(Lane::new(file.clone()));
-        Async { shared: Arc::new(Driven { driver, io: Holder::Shared(file) }), owner: 0 }
+        Async {
+            shared: Arc::new(Driven {
+                driver,
+                io: Holder::Shared(file),
+            }),
+            owner: 0,
+        }
     }
 }
 
 impl AsyncSeek for &Async<File> {
-    fn poll_seek(self: Pin<&mut Self>, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
+    fn poll_seek(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: SeekFrom,
+    ) -> Poll<io::Result<u64>> {
         match &self.shared.driver {
             Driver::Pooled(lane) => lane.poll_seek(self.owner, cx, to),
             _ => Poll::Ready(self.get_ref().seek(to)),
@@ -4660,7 +5136,11 @@ impl AsyncSeek for &Async<File> {
 }
 
 impl AsyncSeek for Async<File> {
-    fn poll_seek(self: Pin<&mut Self>, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
+    fn poll_seek(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: SeekFrom,
+    ) -> Poll<io::Result<u64>> {
         Pin::new(&mut &*self).poll_seek(cx, to)
     }
 }
@@ -4690,22 +5170,33 @@ struct Reaped {
 #[cfg(unix)]
 impl Process {
     fn new(child: &Child, pipes: [Option<Async<File>>; 3]) -> io::Result<Process> {
-        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let pidfd = {
-            use rustix::process::{pidfd_open, PidfdFlags};
+            use rustix::process::{PidfdFlags, pidfd_open};
             pidfd_open(pid, PidfdFlags::empty()).ok().map(Async::polled)
         };
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let pidfd = None;
-        let reaped = Mutex::new(Reaped { status: None, waiters: Vec::new(), watched: false });
-        Ok(Process { pid, pidfd, reaped, pipes: Mutex::new(pipes) })
+        let reaped = Mutex::new(Reaped {
+            status: None,
+            waiters: Vec::new(),
+            watched: false,
+        });
+        Ok(Process {
+            pid,
+            pidfd,
+            reaped,
+            pipes: Mutex::new(pipes),
+        })
     }
 
     /// Takes the child's status from the kernel if it has ended. An error means that somebody else took it.
     fn reap(&self) -> Option<io::Result<ExitStatus>> {
-        use rustix::process::{waitpid, WaitOptions};
+        use rustix::process::{WaitOptions, waitpid};
         use std::os::unix::process::ExitStatusExt;
         let mut reaped = lock(&self.reaped);
         if reaped.status.is_none() {
@@ -4722,9 +5213,15 @@ impl Process {
         // I12.1: under the lock, nobody can reap it meanwhile.
         let reaped = lock(&self.reaped);
         if reaped.status.is_some() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the process has ended and was waited for"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the process has ended and was waited for",
+            ));
         }
-        Ok(rustix::process::kill_process(self.pid, rustix::process::Signal::KILL)?)
+        Ok(rustix::process::kill_process(
+            self.pid,
+            rustix::process::Signal::KILL,
+        )?)
     }
 
     async fn status(self: &Arc<Self>) -> io::Result<ExitStatus> {
@@ -4774,7 +5271,7 @@ impl Process {
 /// Blocks until a child has ended, and leaves its status where it is (`WNOWAIT`).
 #[cfg(unix)]
 fn wait_for_end(pid: rustix::process::Pid) {
-    use rustix::process::{waitid, WaitId, WaitIdOptions};
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), options) {}
 }
@@ -4854,10 +5351,18 @@ impl Async<Child> {
         #[cfg(unix)]
         let (driver, io) = (Process::new(&child, pipes)?, Holder::Own(child));
         #[cfg(windows)]
-        let (driver, io) =
-            (Process { child: Mutex::new(child), pipes: Mutex::new(pipes) }, Holder::Elsewhere);
+        let (driver, io) = (
+            Process {
+                child: Mutex::new(child),
+                pipes: Mutex::new(pipes),
+            },
+            Holder::Elsewhere,
+        );
         let driver = Driver::Process(Arc::new(driver));
-        Ok(Async { shared: Arc::new(Driven { driver, io }), owner: 0 })
+        Ok(Async {
+            shared: Arc::new(Driven { driver, io }),
+            owner: 0,
+        })
     }
 
     fn process(&self) -> &Arc<Process> {
@@ -4900,9 +5405,14 @@ impl Async<Child> {
     /// Waits until the process has ended, and collects what it writes to those pipes that were not taken.
     pub async fn output(self) -> io::Result<Output> {
         drop(self.take_stdin());
-        let (out, err) = future::try_zip(drain(self.take_stdout()), drain(self.take_stderr())).await?;
+        let (out, err) =
+            future::try_zip(drain(self.take_stdout()), drain(self.take_stderr())).await?;
         let status = self.status().await?;
-        Ok(Output { status, stdout: out, stderr: err })
+        Ok(Output {
+            status,
+            stdout: out,
+            stderr: err,
+        })
     }
 
     /// The pipe to the child's standard input, if there is one and it was not taken yet. Dropping it
