@@ -1,4 +1,136 @@
-//! A small and fast async runtime in one file that explains itself.
+//! A small and fast async runtime, in one file that explains itself.
+//!
+//! ```
+//! use smol::{Async, io, prelude::*};
+//! use std::net::{TcpListener, TcpStream};
+//!
+//! # fn main() -> io::Result<()> {
+//! smol::block_on(async {
+//!     let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0))?;
+//!     let addr = listener.get_ref().local_addr()?;
+//!     // A task of its own, on another thread.
+//!     let server = smol::spawn(async move {
+//!         let (stream, _) = listener.accept().await?;
+//!         io::copy(stream.clone(), stream).await
+//!     });
+//!     let mut client = Async::<TcpStream>::connect(addr).await?;
+//!     client.write_all(b"hello").await?;
+//!     client.close().await?;
+//!     let mut echo = String::new();
+//!     client.read_to_string(&mut echo).await?;
+//!     assert_eq!((echo.as_str(), server.await?), ("hello", 5));
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! # What is inside
+//!
+//! - [`block_on`] runs a future on this thread. [`spawn`] starts a [`Task`] on the worker threads,
+//!   [`spawn_local`] one that is not `Send` on this thread, and [`scope`] children that may borrow.
+//! - [`Async<T>`](Async) makes std's sockets, files, pipes and processes asynchronous, and any other handle that
+//!   the system's poller knows. [`resolve`] looks up names.
+//! - [`Timer`] is a deadline or an interval, and [`timeout`] a limit for any future.
+//! - [`unblock`] runs a closure where it may block, [`Unblock`] a reader, writer or iterator.
+//! - [`Executor`] and [`LocalExecutor`] are for those who want one of their own.
+//! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and `lock`
+//!   re-export async-channel and async-lock, which work with any runtime, and nothing more.
+//!
+//! Everything works under any executor, and any future, also one made for another runtime's traits, can be
+//! run by this one. The number of workers is `SMOL_THREADS`, else that of the processors; the
+//! blocking pool has up to `BLOCKING_MAX_THREADS`, else 500.
+//!
+//! Linux and Android, macOS, iOS and the BSDs, Windows, illumos and Solaris: what the `polling` crate carries. On
+//! Windows only sockets can be polled; connects, files and pipes go through the pool there.
+//!
+//! Not to be had: a process that used the runtime and then forks cannot use it in the child, where it panics and
+//! says so. An output with a destructor that panics, of a detached task, aborts the process (in async-task).
+//!
+//! # How it works
+//!
+//! This file is the whole runtime. Read it from top to bottom: each section uses only the sections above it.
+//! §2-§4 run tasks, §5 listens to the kernel; they never mention each other. They meet in
+//! [`Waker`](std::task::Waker) and in §6, the loop. Who stops reading after §6 has understood an async runtime;
+//! what follows is its face. `grep -n '^// §' src/lib.rs` prints the table of contents:
+//!
+//! - §1  Ground: what everything stands on
+//! - §2  Task: a future in a box, with a handle outside and a ticket inside
+//! - §3  Executor: tickets in queues, workers that take them
+//! - §4  Local executor: the same, for futures that cannot move
+//! - §5  Reactor: turns kernel news and deadlines into wake-ups
+//! - §6  The loop: the only place that knows both halves
+//! - §7  Scopes: tasks that may borrow
+//! - §8  Timer: a deadline you can await
+//! - §9  Blocking pool: a place where waiting is allowed
+//! - §10  Async<T>: whatever the operating system gives, without blocking
+//! - §11  Sockets: TCP, UDP and Unix on `Async<T>`
+//! - §12  Files and processes: what the kernel cannot poll, and what it can
+//! - §13  Promises the compiler keeps
+//!
+//! ## The life of a task
+//!
+//! 1. `spawn(future)` (§6) boxes the future once (§2) and yields two ends: a `Runnable`, the ticket that
+//!    allows one poll, and a [`Task`], the handle that receives the output.
+//! 2. The ticket goes into a queue: that of the worker we are on, or else the injector (§3).
+//! 3. A worker takes it, or steals it, and runs it: one `poll`, on that thread.
+//! 4. `Pending`: the ticket is used up. Nothing refers to the task now but the wakers that its future has left
+//!    with others. If it has left none, nobody will ever poll it again: the commonest bug in futures
+//!    written by hand.
+//! 5. A waker fires: there is a ticket again, go to 2. Firing twice before 3 is the same as firing once.
+//! 6. `Ready`: the output moves to the handle, and whoever awaits it is woken. A panic travels the same way.
+//!    Dropping the handle cancels: the ticket is issued one last time, and the future dies on a worker.
+//!
+//! ## The life of a wake-up
+//!
+//! Waker → ticket into a queue → is somebody searching for work already? → if not, wake one sleeper → it searches.
+//! The danger is the gap between "I found nothing" and "I sleep". Both sides close it in the same way:
+//!
+//! | the waker: `notify` (§3)              | the sleeper: `sleep` (§3)           |
+//! |---------------------------------------|-------------------------------------|
+//! | W1 put the ticket into a queue        | S1 announce "I sleep"               |
+//! | W2 look for sleepers                  | S2 look at all queues again         |
+//! | W3 if there is one, wake it           | S3 if there is still nothing, sleep |
+//!
+//! All four accesses of W1, W2, S1 and S2 are sequentially consistent, so there is one order of them all: either W1
+//! comes before S2, and the sleeper sees the ticket; or S2 comes before W1, then S1 before W2, and the waker sees
+//! the sleeper. Never neither. `tests/wake.rs` and `tests/stress.rs` would hang.
+//!
+//! ## The life of a byte
+//!
+//! A byte never passes through the runtime, only the news of it does. `read` says WouldBlock → the task leaves its
+//! waker with the source, which is registered with the kernel the first time (§10, §5) → the kernel buffers the
+//! byte → the thread in the poller collects the source's wakers, lets go of every lock, and wakes them (§6) →
+//! the task is polled and calls `read` again, straight from the kernel's memory into the caller's.
+//!
+//! ## When everything is idle
+//!
+//! One thread sleeps in the kernel's poller until the earliest deadline, the others are parked, the watcher too.
+//! Nothing ticks, no processor is used.
+//!
+//! | news                                        | reaches                                          |
+//! |---------------------------------------------|--------------------------------------------------|
+//! | a task is woken or spawned                  | one sleeping worker (the table above)            |
+//! | a main future is woken                      | its thread, wherever that sleeps                 |
+//! | a handle becomes ready, a deadline passes   | the thread in the poller                         |
+//! | an earlier timer is set                     | the thread in the poller, which it interrupts    |
+//! | the thread in the poller leaves with work   | the watcher, which sees to it that it comes back |
+//! | a blocking job ends                         | like any other wake-up                           |
+//!
+//! ## Locks
+//!
+//! No lock is held while anybody else's code runs: no poll, no wake, and no clone or drop of a waker or future. So
+//! most locks are leaves, under which nothing else is locked. The others, from left to right:
+//!
+//! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
+//! - leaves: `sleepers`, `locals`, `active` (§3), `timers` (§5), `PARKED_THREADS`, `failed` (§6), the list of
+//!   a scope (§7), the pool's `state`, a lane's `state` (§9), `reaped`, `pipes` (§12)
+//!
+//! ## Where to change what
+//!
+//! Fairness: the constants in §1. Who sleeps and who is woken: `notify` and `sleep` in §3, and `Sleeper::sleep` in
+//! §6. Who asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The size of
+//! the pool: `submit` in §9. Platforms: `registration` in §5, and the `cfg`s of §10-§12.
+
 // ============================================================================================
 // §1  Ground: what everything stands on
 // ============================================================================================
@@ -901,17 +1033,18 @@ impl<C: AsRef<Crew>> Drop for Worker<C> {
 /// task that holds its own executor (in an `Arc`) keeps it, and itself, alive: use a `Weak`.
 ///
 /// ```
-/// use smol::{Executor, future};
+/// use smol::{Executor, Timer, future};
+/// use std::time::Duration;
 ///
-/// let ex = Executor::new();
-/// let task = ex.spawn(async { 1 + 2 });
-/// // Two threads drive the executor, one of them until the task is finished.
-/// std::thread::scope(|s| {
-///     let (stop, stopped) = std::sync::mpsc::channel::<()>();
-///     s.spawn(|| while stopped.try_recv().is_err() { ex.try_tick(); });
-///     assert_eq!(smol::block_on(ex.run(task)), 3);
-///     stop.send(()).unwrap();
+/// static EX: Executor<'_> = Executor::new();
+///
+/// // A second thread to drive it, for ever. This one drives it until the task is finished.
+/// std::thread::spawn(|| smol::block_on(EX.run(future::pending::<()>())));
+/// let task = EX.spawn(async {
+///     Timer::after(Duration::from_millis(1)).await;
+///     1 + 2
 /// });
+/// assert_eq!(smol::block_on(EX.run(task)), 3);
 /// ```
 pub struct Executor<'a> {
     crew: OnceLock<Arc<Crew>>,
@@ -1728,11 +1861,11 @@ impl Source {
         // In oneshot mode the event has disarmed the handle for the other direction as well.
         if let (Some(key), Ok(poller)) = (waiters.key, REACTOR.poller()) {
             let [read, write] = [0, 1].map(|side| !waiters.sides[side].is_empty());
-            if (read || write) && !poller.supports_edge() {
-                if registration::modify(poller, self.raw, Event::new(key, read, write)).is_err() {
-                    // They find the error when they try to wait again.
-                    waiters.sides.iter_mut().for_each(|side| side.take(woken));
-                }
+            let disarmed = (read || write) && !poller.supports_edge();
+            let event = Event::new(key, read, write);
+            if disarmed && registration::modify(poller, self.raw, event).is_err() {
+                // They find the error when they try to wait again.
+                waiters.sides.iter_mut().for_each(|side| side.take(woken));
             }
         }
     }
@@ -2785,7 +2918,7 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
             scope: None,
         })),
     });
-    let main = ChildWaker::new(BODY, &family.ready);
+    let main = ChildWaker::waker(BODY, &family.ready);
     main.wake_by_ref();
     let mut body = std::pin::pin!(Some(body(Scope {
         family: family.clone()
@@ -2853,7 +2986,7 @@ struct ChildWaker {
 }
 
 impl ChildWaker {
-    fn new(key: usize, ready: &Arc<Mutex<Ready>>) -> Waker {
+    fn waker(key: usize, ready: &Arc<Mutex<Ready>>) -> Waker {
         let queued = AtomicBool::new(false);
         Waker::from(Arc::new(ChildWaker {
             key,
@@ -2975,7 +3108,7 @@ impl<'env> Scope<'env> {
         }
         let key = family.children.borrow_mut().insert(Some(child));
         family.live.set(family.live.get() + 1);
-        ChildWaker::new(key, &family.ready).wake();
+        ChildWaker::waker(key, &family.ready).wake();
         task
     }
 
