@@ -203,6 +203,8 @@ const LOCAL_QUEUE: usize = 256;
 const TICK: Duration = Duration::from_millis(4);
 /// Ticks without anything happening after which the watcher sleeps without a timeout.
 const LINGER: u32 = 25;
+/// From this size on, in bytes, a future gets an allocation of its own (async-task would do the same).
+const LARGE_FUTURE: usize = 2048;
 /// The longest sleep where the kernel's poller cannot be had (no descriptors left, or closed by
 /// somebody): then a deadline or a wake-up can be this late.
 const NAP: Duration = Duration::from_millis(10);
@@ -423,6 +425,24 @@ where
         "a future of {} bytes is boxed: one ticket, one handle",
         mem::size_of::<F>()
     );
+    // The fewer moves of a large future, the smaller the stack that suffices for them.
+    if mem::size_of::<F>() >= LARGE_FUTURE {
+        return box_task(Box::pin(future), after, schedule);
+    }
+    box_task(future, after, schedule)
+}
+
+/// The same for a future of moderate size.
+fn box_task<F, S>(
+    future: F,
+    after: impl FnMut() + Send + 'static,
+    schedule: S,
+) -> (Runnable, Task<F::Output>)
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+    S: Fn(Runnable, ScheduleInfo) + Send + Sync + 'static,
+{
     let future = Guarded {
         future: Some(future),
         after,
@@ -431,6 +451,7 @@ where
         .propagate_panic(true)
         .spawn(move |()| future, WithInfo(schedule))
 }
+
 // ============================================================================================
 // §3  Executor: tickets in queues, workers that take them
 // ============================================================================================
@@ -1167,6 +1188,18 @@ pub struct LocalExecutor<'a> {
 impl Crew {
     /// The same as [`Crew::spawn`], for a future that stays on this thread.
     fn spawn_local<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        // As in `new_task`.
+        if mem::size_of::<F>() >= LARGE_FUTURE {
+            return self.box_local(Box::pin(future));
+        }
+        self.box_local(future)
+    }
+
+    fn box_local<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,

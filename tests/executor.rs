@@ -1,0 +1,597 @@
+//! Each queued task can be reached by every thread that drives its executor, however it drives: `run`, `tick` or `try_tick`.
+
+mod common;
+
+use common::{Flag, counting_waker, foreign_block_on, fresh_process, within};
+use smol::{Executor, Task, Timer, block_on, future};
+use std::{
+    future::{Future, pending, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    task::{Context, Poll, Waker},
+    thread,
+    time::Duration,
+};
+
+#[test]
+fn an_executor_is_a_static_a_default_and_says_when_it_is_empty() {
+    static EX: Executor<'static> = Executor::new();
+    within(10, || {
+        assert!(EX.is_empty() && Executor::default().is_empty());
+        assert!(!EX.try_tick());
+        let task = EX.spawn(async { 1 });
+        assert!(!EX.is_empty());
+        assert_eq!(block_on(EX.run(task)), 1);
+        assert!(!EX.try_tick() && EX.is_empty());
+        assert!(format!("{EX:?}").contains("Executor"));
+    });
+}
+
+#[test]
+fn run_gives_the_result_of_its_future_which_may_borrow() {
+    within(10, || {
+        let ex = Executor::new();
+        let text = String::from("borrowed");
+        assert_eq!(block_on(ex.run(async { text.as_str() })), "borrowed");
+        assert_eq!(foreign_block_on(ex.run(async { text.len() })), 8);
+    });
+}
+
+#[test]
+fn waking_three_times_before_the_poll_polls_once() {
+    within(10, || {
+        let ex = Executor::new();
+        let (polls, wakers) = (Arc::new(AtomicUsize::new(0)), mpsc::channel());
+        let task = ex.spawn(poll_fn({
+            let polls = polls.clone();
+            move |cx| {
+                wakers.0.send(cx.waker().clone()).unwrap();
+                polls.fetch_add(1, Ordering::Relaxed);
+                Poll::<()>::Pending
+            }
+        }));
+        assert!(ex.try_tick());
+        assert!(
+            !ex.try_tick(),
+            "a pending task was polled again without a wake"
+        );
+        let waker = wakers.1.recv().unwrap();
+        (0..3).for_each(|_| waker.wake_by_ref());
+        assert!(ex.try_tick());
+        assert!(!ex.try_tick());
+        assert_eq!(polls.load(Ordering::Relaxed), 2);
+        drop(task);
+    });
+}
+
+/// Drives `ex` on threads of its own, one for each of `ways`, until `until` is set.
+fn drive(
+    ex: &Arc<Executor<'static>>,
+    until: &Arc<Flag>,
+    ways: &[&str],
+) -> Vec<thread::JoinHandle<()>> {
+    let threads = ways.iter().map(|&way| {
+        let (ex, until, way) = (ex.clone(), until.clone(), way.to_owned());
+        thread::spawn(move || match way.as_str() {
+            "run" => block_on(ex.run(until.wait())),
+            "foreign run" => foreign_block_on(ex.run(until.wait())),
+            "tick" => block_on(async {
+                while !future::or(
+                    async {
+                        until.wait().await;
+                        true
+                    },
+                    async {
+                        ex.tick().await;
+                        false
+                    },
+                )
+                .await
+                {}
+            }),
+            "foreign tick" => foreign_block_on(async {
+                while !future::or(
+                    async {
+                        until.wait().await;
+                        true
+                    },
+                    async {
+                        ex.tick().await;
+                        false
+                    },
+                )
+                .await
+                {}
+            }),
+            "try_tick" => {
+                while !until.is_set() {
+                    if !ex.try_tick() {
+                        thread::yield_now();
+                    }
+                }
+            }
+            // Comes and goes: drops `run` while it has work in hand.
+            "short runs" => {
+                while !until.is_set() {
+                    block_on(ex.run(future::yield_now()));
+                    thread::yield_now();
+                }
+            }
+            _ => unreachable!(),
+        })
+    });
+    threads.collect()
+}
+
+const WAYS: [&str; 6] = [
+    "run",
+    "foreign run",
+    "tick",
+    "foreign tick",
+    "try_tick",
+    "short runs",
+];
+
+#[test]
+fn every_way_of_driving_finishes_every_task() {
+    within(60, || {
+        let crowds: Vec<Vec<&str>> = WAYS
+            .iter()
+            .map(|&way| vec![way])
+            .chain([WAYS.to_vec(), vec!["run"; 4], vec!["tick"; 4]])
+            .collect();
+        for ways in crowds {
+            let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+            let drivers = drive(&ex, &done, &ways);
+            // Spawned from a thread that does not drive; half of the tasks spawn another one.
+            let tasks: Vec<Task<usize>> = (0..400)
+                .map(|i| {
+                    let weak = Arc::downgrade(&ex);
+                    ex.spawn(async move {
+                        future::yield_now().await;
+                        if i % 2 == 0 {
+                            let task = weak
+                                .upgrade()
+                                .unwrap()
+                                .spawn(async move { future::yield_now().await });
+                            task.await;
+                        }
+                        i
+                    })
+                })
+                .collect();
+            let sum = foreign_block_on(async {
+                let mut sum = 0;
+                for task in tasks {
+                    sum += task.await;
+                }
+                sum
+            });
+            assert_eq!(sum, 399 * 400 / 2);
+            done.set();
+            drivers
+                .into_iter()
+                .for_each(|driver| driver.join().unwrap());
+            assert!(ex.is_empty(), "{ways:?}");
+        }
+    });
+}
+
+/// async-executor 1.14.1: `notify` wakes only if nobody is notified already.
+#[test]
+fn a_notified_worker_that_is_busy_elsewhere_does_not_hold_up_tasks() {
+    within(60, || {
+        for _ in 0..5 {
+            let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+            let drivers = drive(&ex, &done, &["run"]);
+            let (release, released) = mpsc::channel::<()>();
+            let parked = Flag::new();
+            let busy = thread::spawn({
+                let (ex, parked) = (ex.clone(), parked.clone());
+                move || {
+                    let mut polled = false;
+                    // Whatever wakes this worker, it is its own future that comes next, and that blocks.
+                    block_on(ex.run(poll_fn(move |_| {
+                        if !polled {
+                            polled = true;
+                            parked.set();
+                            return Poll::Pending;
+                        }
+                        released
+                            .recv_timeout(Duration::from_secs(5))
+                            .expect("the tasks waited for a busy worker");
+                        Poll::Ready(())
+                    })))
+                }
+            });
+            parked.wait_blocking();
+            thread::sleep(Duration::from_millis(20)); // nothing tells when both are asleep
+            let tasks: Vec<Task<()>> = (0..100).map(|_| ex.spawn(async {})).collect();
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
+                }
+            });
+            release.send(()).unwrap();
+            done.set();
+            // `busy` may never have been woken: then it is still in `run` and wants one more task.
+            while !busy.is_finished() {
+                ex.spawn(async {}).detach();
+                thread::yield_now();
+            }
+            busy.join().unwrap();
+            drivers
+                .into_iter()
+                .for_each(|driver| driver.join().unwrap());
+        }
+    });
+}
+
+/// async-executor #53, #57, #60, #102, #103.
+#[test]
+fn tasks_in_the_queue_of_a_blocked_runner_are_reached_by_all_other_drivers() {
+    within(60, || {
+        for way in WAYS {
+            let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+            let (others, all_others) = mpsc::channel();
+            let blocked = Flag::new();
+            // One worker takes many tasks at once; the first one blocks until all the others have run elsewhere.
+            let mut tasks = vec![ex.spawn({
+                let (ex, blocked, others) = (Arc::downgrade(&ex), blocked.clone(), others.clone());
+                async move {
+                    // Also some in the queue of the runner itself, put there by the task that blocks it.
+                    for _ in 0..50 {
+                        let others = others.clone();
+                        ex.upgrade()
+                            .unwrap()
+                            .spawn(async move { others.send(()).unwrap() })
+                            .detach();
+                    }
+                    blocked.set();
+                    for _ in 0..150 {
+                        all_others
+                            .recv_timeout(Duration::from_secs(5))
+                            .expect("tasks wait behind a blocked one");
+                    }
+                }
+            })];
+            tasks.extend((0..100).map(|_| {
+                let others = others.clone();
+                ex.spawn(async move { others.send(()).unwrap() })
+            }));
+            let runner = drive(&ex, &done, &["run"]);
+            blocked.wait_blocking();
+            let helper = drive(&ex, &done, &[way]);
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
+                }
+            });
+            done.set();
+            runner
+                .into_iter()
+                .chain(helper)
+                .for_each(|driver| driver.join().unwrap());
+        }
+    });
+}
+
+/// The slot for the task woken last (tokio #4941): what is in it must not wait for its owner.
+#[test]
+fn a_task_woken_by_one_that_then_blocks_is_reached_by_all_other_drivers() {
+    within(60, || {
+        for way in WAYS {
+            for asleep_first in [false, true] {
+                let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+                let (woken, blocked) = (Flag::new(), Flag::new());
+                let (ran, has_run) = mpsc::channel();
+                let sleeper = ex.spawn({
+                    let woken = woken.clone();
+                    async move {
+                        woken.wait().await;
+                        ran.send(()).unwrap();
+                    }
+                });
+                assert!(ex.try_tick());
+                let blocker = ex.spawn({
+                    let (woken, blocked) = (woken.clone(), blocked.clone());
+                    async move {
+                        future::yield_now().await;
+                        woken.set(); // from inside a task, on its worker
+                        blocked.set();
+                        has_run
+                            .recv_timeout(Duration::from_secs(5))
+                            .expect("the woken task waits behind the one that woke it");
+                    }
+                });
+                let mut drivers = Vec::new();
+                if asleep_first {
+                    drivers.extend(drive(&ex, &done, &[way, "run"]));
+                } else {
+                    drivers.extend(drive(&ex, &done, &["run"]));
+                    blocked.wait_blocking();
+                    drivers.extend(drive(&ex, &done, &[way]));
+                }
+                foreign_block_on(async { (sleeper.await, blocker.await) });
+                done.set();
+                drivers
+                    .into_iter()
+                    .for_each(|driver| driver.join().unwrap());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_driver_that_leaves_passes_its_notification_on() {
+    within(60, || {
+        for round in 0..200 {
+            let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+            let (waker, wakes) = counting_waker();
+            let cx = &mut Context::from_waker(&waker);
+            let mut leaver: std::pin::Pin<Box<dyn Future<Output = ()>>> = match round % 2 {
+                0 => Box::pin(ex.tick()),
+                _ => Box::pin(ex.run(pending())),
+            };
+            // Order matters: whoever waits last, or first, is woken first.
+            let driver = if round % 4 < 2 {
+                assert!(leaver.as_mut().poll(cx).is_pending());
+                drive(&ex, &done, &["run"])
+            } else {
+                let driver = drive(&ex, &done, &["tick"]);
+                (0..round).for_each(|_| thread::yield_now());
+                assert!(leaver.as_mut().poll(cx).is_pending());
+                driver
+            };
+            let task = ex.spawn(async {});
+            if round % 3 == 0 {
+                common::eventually(|| wakes.count() > 0 || task.is_finished());
+            }
+            drop(leaver); // notified perhaps, and gone without a look at the queue
+            foreign_block_on(task);
+            done.set();
+            driver.into_iter().for_each(|driver| driver.join().unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_run_that_is_dropped_in_the_middle_leaves_its_tasks_to_others() {
+    within(30, || {
+        let ex = Executor::new();
+        let count = Arc::new(AtomicUsize::new(0));
+        let spawn_one = |ex: &Executor<'_>| {
+            let count = count.clone();
+            ex.spawn(async move {
+                future::yield_now().await;
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+            .detach();
+        };
+        (0..500).for_each(|_| spawn_one(&ex));
+        {
+            let mut run = pin!(ex.run(pending::<()>()));
+            let (waker, _) = counting_waker();
+            assert!(
+                run.as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
+        }
+        while ex.try_tick() {}
+        assert_eq!(count.load(Ordering::Relaxed), 500);
+    });
+}
+
+/// async-executor #54, #55: a thread-local that took one executor's queue for another's.
+#[test]
+fn two_executors_take_turns_on_one_thread() {
+    within(30, || {
+        let (one, two) = (Executor::new(), Executor::new());
+        let ticks = Arc::new(AtomicUsize::new(0));
+        let chatter = |ex: &Executor<'static>| {
+            for _ in 0..3 {
+                let ticks = ticks.clone();
+                ex.spawn(async move {
+                    loop {
+                        ticks.fetch_add(1, Ordering::Relaxed);
+                        future::yield_now().await;
+                    }
+                })
+                .detach();
+            }
+        };
+        chatter(&one);
+        chatter(&two);
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut run_two = Box::pin(two.run(pending::<()>()));
+        {
+            let mut run_one = Box::pin(one.run(pending::<()>()));
+            for _ in 0..10 {
+                assert!(run_one.as_mut().poll(cx).is_pending());
+                assert!(run_two.as_mut().poll(cx).is_pending());
+            }
+        }
+        drop(one);
+        let before = ticks.load(Ordering::Relaxed);
+        for _ in 0..10 {
+            assert!(run_two.as_mut().poll(cx).is_pending());
+        }
+        assert!(ticks.load(Ordering::Relaxed) > before);
+    });
+}
+
+#[test]
+fn executors_nest_in_each_other_on_one_thread() {
+    within(30, || {
+        let (one, two) = (Arc::new(Executor::new()), Arc::new(Executor::new()));
+        let result = block_on(one.run({
+            let (one, two) = (one.clone(), two.clone());
+            async move {
+                let inner = two.clone();
+                let in_one = one.spawn(async move {
+                    let own = inner.spawn(async { 1 });
+                    // Blocks a task of `one`, runs `two`; and there a task runs `two` once more.
+                    let nested = inner.clone();
+                    block_on(inner.run(async move { own.await + nested.run(async { 1 }).await }))
+                });
+                let in_two = two.spawn(async { 3 });
+                // Both at once, interleaved on this thread.
+                let (a, b) = future::zip(in_one, two.run(in_two)).await;
+                a + b
+            }
+        }));
+        assert_eq!(result, 5);
+    });
+}
+
+#[test]
+fn a_task_of_one_executor_wakes_one_of_another_on_the_same_thread_and_elsewhere() {
+    within(30, || {
+        let done = Flag::new();
+        let (one, two) = (Arc::new(Executor::new()), Arc::new(Executor::new()));
+        let drivers: Vec<_> = [&one, &two]
+            .into_iter()
+            .flat_map(|ex| drive(ex, &done, &["run"]))
+            .collect();
+        for _ in 0..500 {
+            let (ping, pong) = (Flag::new(), Flag::new());
+            let a = one.spawn({
+                let (ping, pong) = (ping.clone(), pong.clone());
+                async move {
+                    ping.set();
+                    pong.wait().await;
+                }
+            });
+            let b = two.spawn({
+                let (ping, pong) = (ping.clone(), pong.clone());
+                async move {
+                    ping.wait().await;
+                    pong.set();
+                }
+            });
+            foreign_block_on(future::zip(a, b));
+        }
+        done.set();
+        drivers
+            .into_iter()
+            .for_each(|driver| driver.join().unwrap());
+    });
+}
+
+#[test]
+fn a_thread_in_the_middle_of_run_can_tick_the_same_executor() {
+    within(30, || {
+        let ex = Arc::new(Executor::new());
+        let task = ex.spawn({
+            let ex = Arc::downgrade(&ex);
+            async move {
+                let ex = ex.upgrade().unwrap();
+                let inner = ex.spawn(async { 7 });
+                while !inner.is_finished() {
+                    ex.try_tick();
+                }
+                let second = ex.spawn(async { 8 });
+                inner.await + block_on(ex.run(second))
+            }
+        });
+        assert_eq!(block_on(ex.run(task)), 15);
+    });
+}
+
+#[test]
+fn tasks_wait_for_timers_whichever_way_they_are_driven() {
+    within(30, || {
+        for way in WAYS {
+            let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+            let drivers = drive(&ex, &done, &[way]);
+            let tasks: Vec<_> = (0..5)
+                .map(|i| ex.spawn(async move { Timer::after(Duration::from_millis(i)).await }))
+                .collect();
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
+                }
+            });
+            done.set();
+            drivers
+                .into_iter()
+                .for_each(|driver| driver.join().unwrap());
+        }
+    });
+}
+
+/// Two threads that both search, one of which finds: the other must not sleep over what comes next.
+#[test]
+fn two_runners_share_work_that_comes_one_by_one() {
+    within(30, || {
+        let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+        let drivers = drive(&ex, &done, &["run", "run"]);
+        for _ in 0..2000 {
+            // Both tasks must run at the same time to finish.
+            let meet = Arc::new(Barrier::new(2));
+            let tasks = [(); 2].map(|()| {
+                let meet = meet.clone();
+                ex.spawn(async move {
+                    meet.wait();
+                })
+            });
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
+                }
+            });
+        }
+        done.set();
+        drivers
+            .into_iter()
+            .for_each(|driver| driver.join().unwrap());
+    });
+}
+
+#[test]
+fn an_iterator_that_spawns_while_it_is_consumed_does_not_lock_up() {
+    within(10, || {
+        let ex = Executor::new();
+        // There is no `spawn_many`; what stands in for it must not lock up either.
+        let tasks: Vec<Task<usize>> = (0..3)
+            .map(|i| {
+                let inner = ex.spawn(async move { i });
+                ex.spawn(async move { inner.await + 1 })
+            })
+            .collect();
+        let sum = block_on(ex.run(async {
+            let mut sum = 0;
+            for task in tasks {
+                sum += task.await;
+            }
+            sum
+        }));
+        assert_eq!(sum, 6);
+    });
+}
+
+#[test]
+fn an_executor_of_its_own_needs_no_global_workers() {
+    fresh_process(20, &[], || {
+        let stop = AtomicBool::new(false);
+        let ex = Executor::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    if !ex.try_tick() {
+                        thread::yield_now();
+                    }
+                }
+            });
+            assert_eq!(block_on(ex.spawn(async { 1 })), 1);
+            #[cfg(target_os = "linux")]
+            assert_eq!(common::threads_named("smol-"), 0, "{:?}", common::threads());
+            stop.store(true, Ordering::Relaxed);
+        });
+    });
+}

@@ -1,0 +1,535 @@
+//! Nobody starves: not behind a task that blocks its thread, not behind one that is always ready.
+
+mod common;
+
+use common::{Flag, foreign_block_on, fresh_process, fresh_processes, sleep, socket_pair, within};
+use smol::{
+    Async, Executor, Timer, block_on, future, prelude::*, spawn, spawn_local, stream::StreamExt,
+};
+use std::{
+    cell::Cell,
+    future::{Future, pending},
+    io::Write,
+    net::{TcpListener, TcpStream},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A bound against hangs: what is said to run at once must run before this is over.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A socket that can be read for ever: a thread keeps it full until the socket is dropped.
+fn endless_socket() -> Async<TcpStream> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let mut feeder = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let socket = listener.accept().unwrap().0;
+    thread::spawn(move || while feeder.write_all(&[1; 64 << 10]).is_ok() {});
+    Async::new(socket).unwrap()
+}
+
+async fn yield_for_ever() {
+    loop {
+        future::yield_now().await;
+    }
+}
+
+/// What is always ready: each of these never lets go of its thread by itself, but for a `yield_now` or the runtime's budget.
+fn always_ready(kind: &str) -> Box<dyn Future<Output = ()> + Send + Unpin> {
+    match kind {
+        "yield" => Box::new(Box::pin(yield_for_ever())),
+        "read" => Box::new(Box::pin(async {
+            let mut socket = endless_socket();
+            let mut buffer = [0; 16];
+            while socket.read(&mut buffer).await.unwrap() > 0 {}
+        })),
+        "writable" => Box::new(Box::pin(async {
+            let (socket, _peer) = socket_pair();
+            loop {
+                socket.writable().await.unwrap();
+            }
+        })),
+        "interval" => Box::new(Box::pin(async {
+            let mut interval = Timer::interval(Duration::ZERO);
+            while interval.next().await.is_some() {}
+        })),
+        "timers" => Box::new(Box::pin(async {
+            loop {
+                Timer::after(Duration::ZERO).await;
+            }
+        })),
+        _ => unreachable!(),
+    }
+}
+
+const ALWAYS_READY: [&str; 5] = ["yield", "read", "writable", "interval", "timers"];
+
+/// Waits once for a timer and once for a byte.
+async fn a_timer_and_a_byte() {
+    Timer::after(Duration::from_millis(5)).await;
+    let (mut reader, mut writer) = socket_pair();
+    let send = async {
+        Timer::after(Duration::from_millis(5)).await;
+        writer.write_all(b"x").await.unwrap();
+    };
+    let mut buffer = [0];
+    let receive = async { reader.read_exact(&mut buffer).await.unwrap() };
+    future::zip(send, receive).await;
+}
+
+// ---------- tasks that block their thread ----------
+
+/// tokio #4730: the worker that came from the reactor blocks, and with it the reactor.
+#[test]
+fn a_task_that_blocks_right_after_its_event_does_not_stop_the_reactor() {
+    fresh_processes(
+        30,
+        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
+        || {
+            for round in 0..30 {
+                let ((mut a, mut to_a), (mut b, mut to_b)) = (socket_pair(), socket_pair());
+                let (release, released) = mpsc::channel();
+                let x = spawn(async move {
+                    if round % 2 == 0 {
+                        a.read_exact(&mut [0]).await.unwrap();
+                    } else {
+                        Timer::after(Duration::from_millis(1)).await;
+                    }
+                    to_b.write_all(b"b").await.unwrap();
+                    released
+                        .recv_timeout(SOON)
+                        .expect("the others wait for a task that blocks");
+                });
+                let y = spawn(async move {
+                    b.read_exact(&mut [0]).await.unwrap();
+                    Timer::after(Duration::from_millis(1)).await;
+                    release.send(()).unwrap();
+                });
+                let main = async {
+                    to_a.write_all(b"a").await.unwrap();
+                    future::zip(x, y).await;
+                };
+                if round % 3 == 0 {
+                    foreign_block_on(main)
+                } else {
+                    block_on(main)
+                };
+            }
+        },
+    );
+}
+
+#[test]
+fn as_many_blocked_tasks_as_workers_do_not_stop_tasks_timers_and_sockets() {
+    let configurations: [&[(&str, &str)]; 3] = [
+        &[("SMOL_THREADS", "1")],
+        &[("SMOL_THREADS", "2")],
+        &[("SMOL_THREADS", "4")],
+    ];
+    fresh_processes(30, &configurations, || {
+        let workers: usize = std::env::var("SMOL_THREADS").unwrap().parse().unwrap();
+        let (blocked, all_blocked) = mpsc::channel();
+        let (releases, tasks): (Vec<_>, Vec<_>) = (0..workers)
+            .map(|_| {
+                let (blocked, (release, released)) = (blocked.clone(), mpsc::channel::<()>());
+                let task = spawn(async move {
+                    blocked.send(()).unwrap();
+                    released.recv_timeout(2 * SOON).expect("never released");
+                });
+                (release, task)
+            })
+            .unzip();
+        (0..workers).for_each(|_| {
+            all_blocked
+                .recv_timeout(SOON)
+                .expect("the blocking tasks do not all run at once")
+        });
+        // Every worker is blocked now.
+        let start = Instant::now();
+        foreign_block_on(async {
+            spawn(async {}).await;
+            spawn(a_timer_and_a_byte()).await;
+            a_timer_and_a_byte().await;
+        });
+        block_on(async {
+            spawn(async {}).await;
+            spawn(a_timer_and_a_byte()).await;
+            a_timer_and_a_byte().await;
+        });
+        assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+        releases
+            .into_iter()
+            .for_each(|release| release.send(()).unwrap());
+        foreign_block_on(async {
+            for task in tasks {
+                task.await;
+            }
+        });
+        assert_eq!(block_on(spawn(async { 1 })), 1);
+    });
+}
+
+#[test]
+fn a_worker_that_computes_for_ever_does_not_stop_the_others() {
+    fresh_processes(
+        30,
+        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
+        || {
+            let stop = Flag::new();
+            let tasks: Vec<_> = (0..2)
+                .map(|_| {
+                    let stop = stop.clone();
+                    spawn(async move {
+                        while !stop.is_set() {
+                            std::hint::spin_loop();
+                        }
+                    })
+                })
+                .collect();
+            let start = Instant::now();
+            foreign_block_on(spawn(a_timer_and_a_byte()));
+            assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+            stop.set();
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
+                }
+            });
+        },
+    );
+}
+
+#[test]
+fn tasks_queued_by_a_task_that_then_blocks_run_on_another_worker() {
+    fresh_processes(
+        30,
+        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
+        || {
+            for _ in 0..20 {
+                let (sender, receiver) = mpsc::channel();
+                foreign_block_on(spawn(async move {
+                    let tasks: Vec<_> = (0..300)
+                        .map(|i| {
+                            let sender = sender.clone();
+                            spawn(async move { sender.send(i).unwrap() })
+                        })
+                        .collect();
+                    let sum: u32 = (0..300)
+                        .map(|_| {
+                            receiver
+                                .recv_timeout(SOON)
+                                .expect("tasks wait behind a blocked one")
+                        })
+                        .sum();
+                    assert_eq!(sum, 299 * 300 / 2);
+                    drop(tasks);
+                }));
+            }
+        },
+    );
+}
+
+/// The task woken last may sit in a place of its own; when its waker blocks, somebody must find it there.
+#[test]
+fn a_task_woken_by_one_that_then_blocks_runs_on_another_worker() {
+    fresh_processes(
+        30,
+        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
+        || {
+            for _ in 0..20 {
+                let (woken, (ran, has_run)) = (Flag::new(), mpsc::channel());
+                let sleeper = spawn({
+                    let woken = woken.clone();
+                    async move {
+                        woken.wait().await;
+                        ran.send(()).unwrap();
+                    }
+                });
+                let blocker = spawn(async move {
+                    future::yield_now().await;
+                    woken.set();
+                    has_run
+                        .recv_timeout(SOON)
+                        .expect("the woken task waits behind the one that woke it");
+                });
+                foreign_block_on(future::zip(sleeper, blocker));
+            }
+        },
+    );
+}
+
+// ---------- tasks that are always ready ----------
+
+/// tokio #5705: tasks from outside wait behind those of the worker.
+#[test]
+fn a_task_spawned_from_outside_runs_although_the_worker_is_never_out_of_work() {
+    fresh_process(30, &[("SMOL_THREADS", "1")], || {
+        // Two that wake each other, two that yield, all for ever.
+        let ping_pong = |mine: Arc<AtomicUsize>, turn: usize| async move {
+            loop {
+                while mine.load(Ordering::Relaxed) % 2 != turn {
+                    future::yield_now().await;
+                }
+                mine.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let turns = Arc::new(AtomicUsize::new(0));
+        let _busy = [
+            spawn(ping_pong(turns.clone(), 0)),
+            spawn(ping_pong(turns.clone(), 1)),
+        ];
+        let _yields = [spawn(yield_for_ever()), spawn(yield_for_ever())];
+        common::eventually(|| turns.load(Ordering::Relaxed) > 100);
+        for _ in 0..100 {
+            let start = Instant::now();
+            foreign_block_on(spawn(async {}));
+            assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+        }
+    });
+}
+
+/// tokio #2349, #5686: two tasks that wake each other keep a LIFO slot to themselves.
+#[test]
+fn two_tasks_that_wake_each_other_for_ever_do_not_starve_a_third() {
+    fresh_processes(
+        30,
+        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
+        || {
+            // Each waits for a wake by the other one.
+            async fn player(own: Arc<Turn>, other: Arc<Turn>) {
+                loop {
+                    own.take().await;
+                    other.give();
+                }
+            }
+            let [a, b] = [(); 2].map(|()| Arc::new(Turn::default()));
+            let _players = [
+                spawn(player(a.clone(), b.clone())),
+                spawn(player(b, a.clone())),
+            ];
+            a.give();
+            // From outside, and from the inside of a player's worker.
+            let start = Instant::now();
+            foreign_block_on(spawn(async {}));
+            foreign_block_on(spawn(async {
+                for _ in 0..100 {
+                    spawn(async {}).await;
+                }
+            }));
+            foreign_block_on(spawn(a_timer_and_a_byte()));
+            assert!(start.elapsed() < 2 * SOON, "took {:?}", start.elapsed());
+        },
+    );
+}
+
+/// A token that one task at a time can take.
+#[derive(Default)]
+struct Turn(std::sync::Mutex<(bool, Option<std::task::Waker>)>);
+
+impl Turn {
+    fn give(&self) {
+        let waker = {
+            let mut state = self.0.lock().unwrap();
+            state.0 = true;
+            state.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    async fn take(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.0.lock().unwrap();
+            if std::mem::take(&mut state.0) {
+                return std::task::Poll::Ready(());
+            }
+            state.1 = Some(cx.waker().clone());
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+#[test]
+fn what_is_always_ready_does_not_starve_others_on_a_worker() {
+    fresh_process(60, &[("SMOL_THREADS", "1")], || {
+        for kind in ALWAYS_READY {
+            let busy = [spawn(always_ready(kind)), spawn(always_ready(kind))];
+            let start = Instant::now();
+            foreign_block_on(spawn(a_timer_and_a_byte()));
+            assert!(start.elapsed() < SOON, "{kind}: took {:?}", start.elapsed());
+            drop(busy);
+        }
+    });
+}
+
+#[test]
+fn what_is_always_ready_does_not_starve_others_in_block_on() {
+    within(60, || {
+        for kind in ALWAYS_READY {
+            let start = Instant::now();
+            // As a local task against the main future, and as the main future against a local task.
+            block_on(async {
+                let _busy = spawn_local(always_ready(kind));
+                a_timer_and_a_byte().await;
+            });
+            let task = spawn_local(a_timer_and_a_byte());
+            block_on(future::or(always_ready(kind), task));
+            // As one half of the main future.
+            block_on(future::or(always_ready(kind), a_timer_and_a_byte()));
+            assert!(
+                start.elapsed() < 2 * SOON,
+                "{kind}: took {:?}",
+                start.elapsed()
+            );
+        }
+    });
+}
+
+#[test]
+fn what_is_always_ready_does_not_starve_others_under_a_foreign_block_on() {
+    within(60, || {
+        for kind in ALWAYS_READY {
+            let start = Instant::now();
+            foreign_block_on(future::or(always_ready(kind), a_timer_and_a_byte()));
+            let ex = Executor::new();
+            ex.spawn(always_ready(kind)).detach();
+            foreign_block_on(ex.run(a_timer_and_a_byte()));
+            assert!(
+                start.elapsed() < 2 * SOON,
+                "{kind}: took {:?}",
+                start.elapsed()
+            );
+        }
+    });
+}
+
+#[test]
+fn a_timeout_ends_what_is_always_ready() {
+    within(60, || {
+        for kind in ALWAYS_READY {
+            let short = Duration::from_millis(20);
+            block_on(smol::timeout(short, always_ready(kind))).unwrap_err();
+            foreign_block_on(smol::timeout(short, always_ready(kind))).unwrap_err();
+            block_on(spawn(smol::timeout(short, always_ready(kind)))).unwrap_err();
+            block_on(spawn_local(smol::timeout(short, always_ready(kind)))).unwrap_err();
+        }
+    });
+}
+
+#[test]
+fn calls_of_block_on_that_are_short_and_never_wait_do_not_starve_timers_of_other_tasks() {
+    fresh_process(30, &[], || {
+        // The only thread that polls: it is never idle, its calls end at once.
+        let fired = Rc::new(Cell::new(false));
+        spawn_local({
+            let fired = fired.clone();
+            async move {
+                a_timer_and_a_byte().await;
+                fired.set(true);
+            }
+        })
+        .detach();
+        let start = Instant::now();
+        while !fired.get() {
+            block_on(future::yield_now());
+            assert!(start.elapsed() < SOON, "the timer of a local task starves");
+        }
+    });
+}
+
+/// smol #159: the second of two local tasks gets nothing until the first is done.
+#[test]
+fn two_local_tasks_with_sockets_that_are_always_ready_progress_alike() {
+    within(30, || {
+        let progress = Rc::new([const { Cell::new(0u64) }; 2]);
+        block_on(async {
+            let _tasks = [0, 1].map(|i| {
+                let progress = progress.clone();
+                spawn_local(async move {
+                    let mut socket = endless_socket();
+                    while socket.read(&mut [0; 16]).await.unwrap() > 0 {
+                        progress[i].set(progress[i].get() + 1);
+                    }
+                })
+            });
+            while progress[0].get() + progress[1].get() < 100_000 {
+                future::yield_now().await;
+            }
+        });
+        let [one, two] = [progress[0].get(), progress[1].get()];
+        assert!(one < 4 * two && two < 4 * one, "{one} : {two}");
+    });
+}
+
+#[test]
+fn tasks_that_yield_progress_alike() {
+    fresh_process(30, &[("SMOL_THREADS", "1")], || {
+        let progress: Arc<Vec<AtomicUsize>> =
+            Arc::new((0..8).map(|_| AtomicUsize::new(0)).collect());
+        let done = Flag::new();
+        let tasks: Vec<_> = (0..8)
+            .map(|i| {
+                let (progress, done) = (progress.clone(), done.clone());
+                spawn(async move {
+                    while progress[i].fetch_add(1, Ordering::Relaxed) < 20_000 {
+                        future::yield_now().await;
+                    }
+                    done.set();
+                })
+            })
+            .collect();
+        foreign_block_on(done.wait());
+        let least = progress
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .min()
+            .unwrap();
+        assert!(least > 5_000, "{progress:?}");
+        drop(tasks);
+    });
+}
+
+/// async-io 0.2.4: "Prevent threads in block_on from hogging the reactor forever".
+#[test]
+fn a_thread_that_waits_long_does_not_keep_the_events_of_others() {
+    fresh_process(30, &[], || {
+        let done = Flag::new();
+        thread::scope(|scope| {
+            scope.spawn(|| block_on(future::or(done.wait(), sleep(Duration::from_secs(3600)))));
+            let ((mut one, mut two), start) = (socket_pair(), Instant::now());
+            for _ in 0..500 {
+                block_on(future::zip(
+                    async { one.write_all(b"x").await.unwrap() },
+                    async { two.read_exact(&mut [0]).await.unwrap() },
+                ));
+            }
+            assert!(
+                start.elapsed() < 2 * SOON,
+                "500 bytes took {:?}",
+                start.elapsed()
+            );
+            done.set();
+        });
+    });
+}
+
+#[test]
+fn a_future_that_depletes_its_budget_in_a_foreign_executor_is_polled_again() {
+    within(30, || {
+        // More operations that are ready than any budget allows, in one poll, where nobody else would wake the task.
+        let operations = async {
+            let mut socket = endless_socket();
+            for _ in 0..20_000 {
+                assert_eq!(socket.read(&mut [0]).await.unwrap(), 1);
+            }
+        };
+        foreign_block_on(future::or(operations, pending()));
+    });
+}

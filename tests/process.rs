@@ -1,0 +1,474 @@
+//! Processes: their ends are noticed, all of them and by everyone who waits; their pipes are handles like others; no zombie stays.
+
+#![cfg(unix)]
+
+mod common;
+
+use common::{eventually, foreign_block_on, fresh_process, within};
+use smol::{Async, Executor, Task, Timer, block_on, future, prelude::*, spawn, timeout};
+use std::{
+    io::ErrorKind,
+    os::unix::process::ExitStatusExt,
+    pin::pin,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A shell that runs `script`, with all its three streams piped.
+fn sh(script: &str) -> Async<Child> {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Async::<Child>::spawn(&mut command).unwrap()
+}
+
+fn quiet(program: &str, args: &[&str]) -> Async<Child> {
+    Async::<Child>::spawn(Command::new(program).args(args).stdin(Stdio::null())).unwrap()
+}
+
+/// The states of this process's children, as `ps` shows them.
+#[cfg(target_os = "linux")]
+fn children() -> Vec<char> {
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let stats = processes.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    stats
+        .filter_map(|stat| {
+            // pid (name) state parent …
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+            let state = fields.next()?.chars().next()?;
+            (fields.next()? == own).then_some(state)
+        })
+        .collect()
+}
+
+// ---------- ends ----------
+
+#[test]
+fn the_status_of_a_process_is_how_it_ended() {
+    within(20, || {
+        block_on(async {
+            assert!(quiet("true", &[]).status().await.unwrap().success());
+            assert_eq!(quiet("sh", &["-c", "exit 7"]).status().await.unwrap().code(), Some(7));
+            assert_eq!(quiet("sh", &["-c", "kill -TERM $$"]).status().await.unwrap().signal(), Some(15));
+            let child = quiet("sh", &["-c", "exit 3"]);
+            for _ in 0..3 {
+                assert_eq!(child.status().await.unwrap().code(), Some(3), "it can be asked for again");
+            }
+            assert!(format!("{child:?}").contains("Child"));
+        });
+    });
+}
+
+#[test]
+fn waiting_takes_as_long_as_the_process_runs_and_others_go_on() {
+    within(20, || {
+        block_on(async {
+            let child = sh("read line; exit 5");
+            let mut stdin = child.take_stdin().unwrap();
+            let mut status = pin!(child.status());
+            assert!(future::poll_once(status.as_mut()).await.is_none());
+            Timer::after(5 * MS).await;
+            assert!(future::poll_once(status.as_mut()).await.is_none());
+            stdin.write_all(b"go\n").await.unwrap();
+            assert_eq!(status.await.unwrap().code(), Some(5));
+        });
+    });
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_an_error() {
+    let error = Async::<Child>::spawn(&mut Command::new("/no/such/program")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let error = Async::<Child>::spawn(&mut Command::new("/dev/null")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn kill_ends_a_process_once_and_never_another_one() {
+    within(20, || {
+        block_on(async {
+            let child = quiet("sleep", &["1000"]);
+            assert!(child.id() > 0);
+            child.kill().unwrap();
+            assert_eq!(child.status().await.unwrap().signal(), Some(9));
+            assert_eq!(child.kill().unwrap_err().kind(), ErrorKind::InvalidInput);
+            // One that ended by itself and was waited for.
+            let child = quiet("true", &[]);
+            child.status().await.unwrap();
+            assert_eq!(child.kill().unwrap_err().kind(), ErrorKind::InvalidInput);
+            assert!(child.status().await.unwrap().success());
+        });
+    });
+}
+
+#[test]
+fn a_process_can_be_killed_while_others_wait_for_it() {
+    within(20, || {
+        let child = quiet("sleep", &["1000"]);
+        let waiters: Vec<_> = (0..10)
+            .map(|_| {
+                let child = child.clone();
+                spawn(async move { child.status().await.unwrap().signal() })
+            })
+            .collect();
+        thread::scope(|s| {
+            let elsewhere = s.spawn(|| foreign_block_on(child.status()).unwrap().signal());
+            block_on(Timer::after(5 * MS));
+            child.kill().unwrap();
+            assert_eq!(elsewhere.join().unwrap(), Some(9));
+        });
+        foreign_block_on(async {
+            for waiter in waiters {
+                assert_eq!(waiter.await, Some(9), "all who wait are told");
+            }
+        });
+    });
+}
+
+#[test]
+fn a_wait_that_was_given_up_can_be_taken_up_again() {
+    within(20, || {
+        block_on(async {
+            let child = quiet("sh", &["-c", "sleep 0.05; exit 4"]);
+            for _ in 0..10 {
+                assert!(future::poll_once(child.status()).await.is_none_or(|status| status.unwrap().code() == Some(4)));
+            }
+            let _ = timeout(MS, child.status()).await;
+            assert_eq!(child.status().await.unwrap().code(), Some(4));
+        });
+    });
+}
+
+/// <https://github.com/alexcrichton/tokio-process/issues/42>
+#[test]
+fn many_processes_that_end_at_once_are_all_noticed() {
+    within(60, || {
+        block_on(async {
+            for _ in 0..5 {
+                let tasks: Vec<Task<()>> = (0..20)
+                    .map(|i| {
+                        spawn(async move {
+                            let code = i.to_string();
+                            let child = quiet("sh", &["-c", &format!("exit {code}")]);
+                            assert_eq!(child.status().await.unwrap().code(), Some(i));
+                        })
+                    })
+                    .collect();
+                for task in tasks {
+                    task.await;
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn a_process_is_waited_for_wherever_it_came_from() {
+    within(20, || {
+        // Started outside of everything, waited for in an executor of one's own, in a task, and under a foreign block_on.
+        let executor = Executor::new();
+        let child = quiet("sh", &["-c", "exit 2"]);
+        let in_executor = executor.spawn(async move { child.status().await.unwrap().code() });
+        assert_eq!(foreign_block_on(executor.run(in_executor)), Some(2));
+        let child = quiet("sh", &["-c", "exit 3"]);
+        assert_eq!(foreign_block_on(spawn(async move { child.status().await.unwrap().code() })), Some(3));
+        let child = thread::spawn(|| block_on(async { quiet("sh", &["-c", "exit 4"]) })).join().unwrap();
+        assert_eq!(foreign_block_on(child.status()).unwrap().code(), Some(4));
+    });
+}
+
+/// <https://github.com/smol-rs/async-process/issues/33>
+#[cfg(target_os = "linux")]
+#[test]
+fn a_dropped_child_is_not_killed_and_leaves_no_zombie() {
+    fresh_process(30, &[], || {
+        let dir = tempfile::tempdir().unwrap();
+        let done = |i: i32| dir.path().join(format!("done-{i}"));
+        // Dropped while they run, after they ended, and in the middle of a wait.
+        for i in 0..20 {
+            let child = quiet("sh", &["-c", &format!("sleep 0.2; touch {}", done(i).display())]);
+            if i % 2 == 0 {
+                assert!(block_on(future::poll_once(child.status())).is_none());
+            }
+        }
+        let ended: Vec<_> = (0..10).map(|_| quiet("true", &[])).collect();
+        eventually(|| children().iter().filter(|state| **state == 'Z').count() >= 1 || children().len() <= 20);
+        drop(ended);
+        // Nobody drives anything any more.
+        eventually(|| children().is_empty());
+        for i in 0..20 {
+            assert!(done(i).exists(), "child {i} did not come to its end");
+        }
+    });
+}
+
+/// Somebody else reaps all children. <https://github.com/smol-rs/async-process/issues/50>
+#[test]
+fn a_wait_ends_even_if_somebody_else_reaped_the_process() {
+    fresh_process(20, &[], || {
+        for round in 0..10 {
+            let child = quiet("sh", &["-c", "exit 3"]);
+            if round % 2 == 0 {
+                while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {}
+            } else {
+                thread::spawn(|| while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {});
+            }
+            match foreign_block_on(child.status()) {
+                Ok(status) => assert_eq!(status.code(), Some(3)),
+                Err(error) => assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::CHILD.raw_os_error())),
+            }
+            // And nobody else gets the signal.
+            let _ = child.kill();
+        }
+    });
+}
+
+/// With `SIGCHLD` ignored, the kernel reaps. The shell hands the setting down.
+#[test]
+fn a_wait_ends_even_if_the_signal_is_ignored() {
+    const IGNORED: &str = "SMOL_TEST_SIGCHLD_IGNORED";
+    if std::env::var_os(IGNORED).is_some() {
+        return within(10, || {
+            block_on(async {
+                let child = quiet("sh", &["-c", "exit 3"]);
+                match child.status().await {
+                    Ok(status) => assert_eq!(status.code(), Some(3)),
+                    Err(error) => assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::CHILD.raw_os_error())),
+                }
+                let child = sh("echo out");
+                if let Ok(output) = child.output().await {
+                    assert_eq!(output.stdout, b"out\n");
+                }
+            });
+        });
+    }
+    let output = Command::new("sh")
+        .args(["-c", "trap '' CHLD; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["a_wait_ends_even_if_the_signal_is_ignored", "--exact", "--nocapture"])
+        .env(IGNORED, "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+// ---------- pipes ----------
+
+#[test]
+fn output_collects_what_the_process_says() {
+    within(20, || {
+        block_on(async {
+            let output = sh("echo out; echo err >&2; exit 9").output().await.unwrap();
+            assert_eq!(output.status.code(), Some(9));
+            assert_eq!((&*output.stdout, &*output.stderr), (&b"out\n"[..], &b"err\n"[..]));
+            // Nothing piped, nothing collected.
+            let output = quiet("true", &[]).output().await.unwrap();
+            assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty());
+            // More than the pipes hold, on both at once.
+            let script = "i=0; while [ $i -lt 200 ]; do printf '%01000d' 0; printf '%01000d' 1 >&2; i=$((i+1)); done";
+            let output = sh(script).output().await.unwrap();
+            assert_eq!((output.stdout.len(), output.stderr.len()), (200_000, 200_000));
+        });
+    });
+}
+
+#[test]
+fn output_closes_the_standard_input_nobody_took() {
+    within(20, || {
+        block_on(async {
+            let output = sh("cat; echo end").output().await.unwrap();
+            assert_eq!(output.stdout, b"end\n");
+        });
+    });
+}
+
+/// As std's `wait` does: else a process that reads to the end waits for us, and we for it.
+#[test]
+fn status_closes_the_standard_input_nobody_took() {
+    within(20, || {
+        block_on(async {
+            assert!(sh("cat; exit 0").status().await.unwrap().success());
+        });
+    });
+}
+
+#[test]
+fn output_leaves_out_the_pipes_that_were_taken() {
+    within(20, || {
+        block_on(async {
+            let child = sh("echo out; echo err >&2");
+            let mut stdout = child.take_stdout().unwrap();
+            let output = child.output().await.unwrap();
+            assert_eq!((&*output.stdout, &*output.stderr), (&b""[..], &b"err\n"[..]));
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text, "out\n");
+        });
+    });
+}
+
+#[test]
+fn each_pipe_can_be_taken_once_and_only_if_there_is_one() {
+    within(20, || {
+        block_on(async {
+            let child = sh("exit 0");
+            assert!(child.take_stdin().is_some() && child.take_stdout().is_some() && child.take_stderr().is_some());
+            assert!(child.take_stdin().is_none() && child.take_stdout().is_none() && child.take_stderr().is_none());
+            child.status().await.unwrap();
+            let child = quiet("true", &[]);
+            assert!(child.take_stdin().is_none() && child.take_stdout().is_none() && child.take_stderr().is_none());
+            child.status().await.unwrap();
+        });
+    });
+}
+
+/// Its ends of the pipes must block, ours must not. <https://github.com/smol-rs/async-process/issues/65>
+#[test]
+fn a_megabyte_goes_through_a_process_and_back() {
+    within(30, || {
+        block_on(async {
+            let child = sh("cat");
+            let (mut stdin, mut stdout) = (child.take_stdin().unwrap(), child.take_stdout().unwrap());
+            let data: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+            let writing = spawn({
+                let data = data.clone();
+                async move { stdin.write_all(&data).await.unwrap() } // and drop: the end of file
+            });
+            let mut back = Vec::new();
+            stdout.read_to_end(&mut back).await.unwrap();
+            writing.await;
+            assert!(back == data);
+            assert!(child.status().await.unwrap().success());
+        });
+    });
+}
+
+#[test]
+fn a_pipe_of_a_process_can_be_closed_to_end_its_input() {
+    within(20, || {
+        block_on(async {
+            let child = sh("cat");
+            let mut stdin = child.take_stdin().unwrap();
+            stdin.write_all(b"the end").await.unwrap();
+            stdin.flush().await.unwrap();
+            stdin.close().await.unwrap();
+            drop(stdin);
+            assert_eq!(child.output().await.unwrap().stdout, b"the end");
+        });
+    });
+}
+
+/// <https://github.com/tokio-rs/tokio/issues/2174>
+#[test]
+fn a_writer_that_waits_for_a_process_learns_of_its_death() {
+    within(20, || {
+        block_on(async {
+            let child = quiet_reader();
+            let mut stdin = child.take_stdin().unwrap();
+            let writing = spawn(async move { stdin.write_all(&vec![0; 10_000_000]).await });
+            Timer::after(5 * MS).await; // it gets stuck on a full pipe
+            child.kill().unwrap();
+            assert_eq!(writing.await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+            assert_eq!(child.status().await.unwrap().signal(), Some(9));
+        });
+    });
+}
+
+/// A process that never reads its input.
+fn quiet_reader() -> Async<Child> {
+    Async::<Child>::spawn(Command::new("sleep").arg("1000").stdin(Stdio::piped())).unwrap()
+}
+
+#[test]
+fn a_reader_that_waits_for_a_process_sees_each_line_as_it_comes() {
+    within(20, || {
+        block_on(async {
+            let child = sh("while read line; do echo \"got $line\"; done");
+            let (mut stdin, stdout) = (child.take_stdin().unwrap(), child.take_stdout().unwrap());
+            let mut lines = smol::io::BufReader::new(stdout).lines();
+            for i in 0..20 {
+                assert!(future::poll_once(lines.next()).await.is_none());
+                stdin.write_all(format!("{i}\n").as_bytes()).await.unwrap();
+                assert_eq!(lines.next().await.unwrap().unwrap(), format!("got {i}"));
+            }
+            drop(stdin);
+            assert!(lines.next().await.is_none());
+            assert!(child.status().await.unwrap().success());
+        });
+    });
+}
+
+#[test]
+fn an_output_that_was_given_up_leaves_a_process_that_can_be_waited_for() {
+    within(20, || {
+        block_on(async {
+            let child = quiet("sh", &["-c", "sleep 0.05; exit 6"]);
+            let clone = child.clone();
+            let _ = timeout(MS, child.output()).await;
+            assert_eq!(clone.status().await.unwrap().code(), Some(6));
+        });
+    });
+}
+
+/// <https://github.com/tokio-rs/tokio/issues/3809>
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_inherits_nothing_of_the_runtime() {
+    fresh_process(20, &[], || {
+        // What this process was given itself is not ours.
+        let listing = || Command::new("ls").arg("/proc/self/fd").stdin(Stdio::null()).output().unwrap().stdout;
+        let given = listing();
+        block_on(async {
+            // Everything the runtime may hold: poller, sockets, pidfds, pipes, files.
+            let (a, _b) = Async::<std::os::unix::net::UnixStream>::pair().unwrap();
+            assert!(future::poll_once(a.readable()).await.is_none());
+            let _listener = Async::<std::net::TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+            let _stream = Async::<std::net::TcpStream>::connect(_listener.get_ref().local_addr().unwrap()).await.unwrap();
+            let (_accepted, _) = _listener.accept().await.unwrap();
+            let _udp = Async::<std::net::UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+            let _file = Async::<std::fs::File>::open("/proc/self/status").await.unwrap();
+            let other = sh("read line");
+            assert!(future::poll_once(other.status()).await.is_none());
+            let stdin = other.take_stdin();
+            let of_ours = quiet_listing().output().await.unwrap().stdout;
+            assert_eq!(String::from_utf8_lossy(&of_ours), String::from_utf8_lossy(&given));
+            assert_eq!(String::from_utf8_lossy(&listing()), String::from_utf8_lossy(&given));
+            drop(stdin);
+            other.kill().ok();
+            other.status().await.unwrap();
+        });
+    });
+}
+
+#[cfg(target_os = "linux")]
+fn quiet_listing() -> Async<Child> {
+    let mut command = Command::new("ls");
+    Async::<Child>::spawn(command.arg("/proc/self/fd").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn processes_leave_no_descriptors_and_no_threads_behind() {
+    fresh_process(30, &[], || {
+        let round = || {
+            block_on(async {
+                sh("echo out").output().await.unwrap();
+                let child = sh("exit 0");
+                drop((child.take_stdin(), child.take_stdout()));
+                child.status().await.unwrap();
+                drop(sh("exit 0"));
+            });
+        };
+        (0..3).for_each(|_| round());
+        eventually(|| children().is_empty());
+        let before = common::open_fds();
+        (0..30).for_each(|_| round());
+        eventually(|| children().is_empty());
+        eventually(|| common::open_fds() <= before);
+    });
+}
