@@ -318,7 +318,9 @@ fn cancelling_and_waking_from_all_sides_ends_every_task() {
                         match random.u8(0..4) {
                             0 => drop(task),
                             1 => task.detach(),
-                            2 => assert_eq!(foreign_block_on(task.cancel()), None),
+                            2 => {
+                                foreign_block_on(task.cancel());
+                            }
                             _ => {
                                 flags[random.usize(0..20)].set();
                                 task.detach();

@@ -565,6 +565,28 @@ fn a_sender_gets_through_to_a_queue_that_others_filled() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sender_that_waits_for_a_queue_that_others_filled_does_not_spin() {
+    common::fresh_process(20, &[], || {
+        block_on(async {
+            let dir = tempdir().unwrap();
+            let path = dir.path().join("socket");
+            let receiver = Async::<UnixDatagram>::bind(&path).unwrap();
+            let other = UnixDatagram::unbound().unwrap();
+            other.set_nonblocking(true).unwrap();
+            while other.send_to(b"flood", &path).is_ok() {}
+            let sender = Async::<UnixDatagram>::unbound().unwrap();
+            let before = common::cpu_time();
+            let sending = timeout(Duration::from_millis(500), sender.send_to(b"x", &path));
+            assert!(sending.await.is_err());
+            let used = common::cpu_time() - before;
+            assert!(used < 100 * MS, "{used:?} of processor time in half a second");
+            drop(receiver);
+        });
+    });
+}
+
 #[test]
 fn a_sender_without_a_peer_gets_through_to_a_full_queue_once_it_is_drained() {
     within(20, || {
