@@ -202,7 +202,7 @@ const LOCAL_QUEUE: usize = 256;
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
 /// Ticks without anything happening after which the watcher sleeps without a timeout.
-const LINGER: u32 = 25;
+const LINGER: u32 = 2;
 /// From this size on, in bytes, a future gets an allocation of its own (async-task would do the same).
 const LARGE_FUTURE: usize = 2048;
 /// The longest sleep where the kernel's poller cannot be had (no descriptors left, or closed by
@@ -1501,8 +1501,10 @@ impl Reactor {
             Some(deadline) => poller.wait_deadline(events, deadline),
             None => poller.wait(events, None),
         });
-        // Ordering: Relaxed. A flag that the waiters find sooner or later.
-        self.broken.store(answer.is_err(), Ordering::Relaxed);
+        // Ordering: Relaxed. A flag that the waiters find sooner or later. Without a poller there may be
+        // one the next time.
+        let broken = answer.is_err() && self.poller.get().is_some();
+        self.broken.store(broken, Ordering::Relaxed);
         if answer.is_err() {
             // No descriptors left to make a poller of, or somebody closed it. Timers still work, if
             // less precisely, and the sources' waiters find the error when they are polled.
@@ -1982,14 +1984,16 @@ struct Sleeper {
     main: Waker,
     /// Wakes the thread, for its local tasks or because the crew calls.
     thread: Waker,
+    /// Goes on from one `block_on` to the next, which may all be short.
+    pace: Cell<Pace>,
 }
 
 thread_local! {
     static SLEEPER: Cell<Option<Box<Sleeper>>> = const { Cell::new(None) };
     /// How many calls of `block_on` and loops of workers this thread is inside of.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
-    /// Whether this thread is a worker of the global executor.
-    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+    /// What a worker or pool thread does when `block_on` blocks its task or job (`true`), and afterwards.
+    static WHEN_BLOCKED: Cell<Option<fn(bool)>> = const { Cell::new(None) };
     /// The tasks of `spawn_local`.
     static LOCAL: LocalExecutor<'static> = const { LocalExecutor::new() };
 }
@@ -2019,11 +2023,16 @@ impl Sleeper {
             let signal = signal.clone();
             move || signal.notify()
         });
+        let pace = Cell::new(Pace {
+            polls: 0,
+            last: None,
+        });
         Sleeper {
             parker,
             signal,
             main,
             thread,
+            pace,
         }
     }
 
@@ -2079,17 +2088,24 @@ impl Sleeper {
         leave(seat, woken);
     }
 
+    /// Sleeps in `block_on`. If a task or a job called that, others take over the rest of its thread's work.
+    fn sleep_in_block_on(&self) {
+        let when_blocked = WHEN_BLOCKED.try_with(Cell::get).ok().flatten();
+        if let Some(when_blocked) = when_blocked {
+            when_blocked(true);
+            self.sleep(false);
+            when_blocked(false);
+        } else {
+            self.sleep(false);
+        }
+    }
+
     /// Sleeps where it is best to, until there is something to do.
-    fn sleep(&self) {
+    fn sleep(&self, is_worker: bool) {
         if self.is_notified() {
             return;
         }
         check_for_fork();
-        // A worker inside of a task that called `block_on` cannot look after its queue.
-        let is_worker = IS_WORKER.try_with(Cell::get).unwrap_or(false);
-        let nested = DEPTH.try_with(Cell::get).unwrap_or(1) > 1;
-        let _blocked = (is_worker && nested).then(|| STAFF.block());
-        let is_worker = is_worker && !nested;
         if !REACTOR.has_interest() {
             return self.park_where_it_can_be_found(is_worker);
         }
@@ -2325,7 +2341,7 @@ impl Staff {
         if urgent && self.present() < self.wanted() {
             self.hire(self.wanted());
         }
-        WATCHER.poke();
+        WATCHER.alert();
     }
 
     /// Starts a worker if there are fewer than `limit`. `false` if there can be none.
@@ -2343,15 +2359,21 @@ impl Staff {
         crew().counts.fetch_add(1, Ordering::SeqCst);
         // Ordering: Relaxed. A name.
         let name = self.hired.fetch_add(1, Ordering::Relaxed);
-        if self.may_try() && start_thread(format!("smol-{name}"), work) {
+        // The first worker is tried for each time, since without it nothing goes on.
+        if (self.may_try() || self.present() == 1) && start_thread(format!("smol-{name}"), work) {
             WATCHER.start();
             return true;
         }
         // Ordering: SeqCst, as above.
         crew().counts.fetch_sub(1, Ordering::SeqCst);
-        if self.present.fetch_sub(1, Ordering::SeqCst) == 1 && !call_parked_thread() {
-            // There is no worker: somebody in `block_on` must do it, perhaps the one in the poller.
-            REACTOR.interrupt();
+        if self.present.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // There is no worker. A thread in `block_on` stands in: this one, if it is one, when it gets
+            // there, or one that sleeps. Else there is nobody but us.
+            if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+                self.stand_in_at_once();
+            } else if !call_parked_thread() {
+                REACTOR.interrupt();
+            }
         }
         false
     }
@@ -2361,7 +2383,7 @@ impl Staff {
         self.present() == 0 && CREW.get().is_some_and(|crew| !crew.injector.is_empty())
     }
 
-    /// Runs tasks on a thread in `block_on`, because there is no other. Says whether there were any.
+    /// Runs tasks although this is no worker, because there is none. Says whether there were any.
     fn stand_in(&self) -> bool {
         let stranded = self.is_stranded();
         if stranded {
@@ -2371,6 +2393,19 @@ impl Staff {
             }
         }
         stranded
+    }
+
+    /// The same where a ticket was queued by a thread that is not in `block_on`. Not inside of each other:
+    /// the outermost finds what the tasks wake.
+    fn stand_in_at_once(&self) {
+        thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
+        if !INSIDE
+            .try_with(|inside| inside.replace(true))
+            .unwrap_or(true)
+        {
+            while self.stand_in() {}
+            let _ = INSIDE.try_with(|inside| inside.set(false));
+        }
     }
 
     /// How many workers there should be now. Ordering: SeqCst. Pairs with the updates in `block`.
@@ -2399,17 +2434,19 @@ impl Staff {
     }
 
     /// The worker on this thread waits for something in a nested `block_on`: its queue is for others.
-    fn block(&'static self) -> impl Drop {
-        // Ordering: SeqCst. Pairs with the load in `short_handed`.
+    fn block(&self, blocked: bool) {
+        if !blocked {
+            // Ordering: SeqCst, as below.
+            self.blocked.fetch_sub(1, Ordering::SeqCst);
+            return;
+        }
+        // Ordering: SeqCst. Pairs with the load in `wanted`.
         self.blocked.fetch_add(1, Ordering::SeqCst);
         let _ = HERE.try_with(|here| {
-            if let Some(here) = here.borrow().as_ref().filter(|here| here.crew == crew_id()) {
-                for runnable in here
-                    .local
-                    .slot
-                    .try_iter()
-                    .chain(here.local.queue.try_iter())
-                {
+            let here = here.borrow();
+            if let Some(here) = here.as_ref().filter(|here| here.crew == crew_id()) {
+                let local = &here.local;
+                for runnable in local.slot.try_iter().chain(local.queue.try_iter()) {
                     let _ = crew().injector.push(runnable);
                 }
             }
@@ -2417,10 +2454,6 @@ impl Staff {
         if crew().has_work() {
             crew().notify();
         }
-        OnDrop(|| {
-            // Ordering: SeqCst, as above.
-            STAFF.blocked.fetch_sub(1, Ordering::SeqCst);
-        })
     }
 }
 
@@ -2442,14 +2475,22 @@ fn start_thread(name: String, main: impl FnOnce() + Send + 'static) -> bool {
 }
 
 /// Tells a thread that is never idle when to look at the kernel: after so many polls, or a millisecond.
+#[derive(Clone, Copy)]
 struct Pace {
     polls: u32,
     last: Option<Instant>,
 }
 
+/// Counts a poll; says whether it is time to look at the kernel.
+fn is_due(pace: &Cell<Pace>) -> bool {
+    let mut now = pace.get();
+    let due = now.count();
+    pace.set(now);
+    due
+}
+
 impl Pace {
-    /// To be called after each poll of a task.
-    fn is_due(&mut self) -> bool {
+    fn count(&mut self) -> bool {
         self.polls += 1;
         // The clock costs as much as a task; so not every time.
         let late = self.polls % 8 == 0 && {
@@ -2473,7 +2514,7 @@ struct LocalTasks(Option<Worker<Arc<Crew>>>);
 
 impl LocalTasks {
     /// Runs some of the tasks that are ready. `true`: there may be more.
-    fn run(&mut self, pace: &mut Pace) -> bool {
+    fn run(&mut self, pace: &Cell<Pace>) -> bool {
         if self.0.is_none() {
             // There are none before the first `spawn_local` on this thread.
             let crew = LOCAL
@@ -2491,7 +2532,7 @@ impl LocalTasks {
                 Some(runnable) => worker.run(runnable),
                 None => return false,
             }
-            if pace.is_due() {
+            if is_due(pace) {
                 return true;
             }
         }
@@ -2525,17 +2566,13 @@ fn enter_loop() -> impl Drop {
 /// The life of a worker thread.
 fn work() {
     let sleeper = &Sleeper::new();
-    IS_WORKER.set(true);
+    WHEN_BLOCKED.set(Some(|blocked| STAFF.block(blocked)));
     let _inside = enter_loop();
     let mut worker = Worker::new(Global, true);
     // `hire` has counted it as searching.
     worker.mood = Mood::Searching;
     let _here = worker.enter();
     let mut local_tasks = LocalTasks(None);
-    let mut pace = Pace {
-        polls: 0,
-        last: None,
-    };
     loop {
         let mut ran = 0;
         worker.in_task(true);
@@ -2545,7 +2582,7 @@ fn work() {
             ran += 1;
         }
         worker.in_task(false);
-        let more_local_tasks = local_tasks.run(&mut pace);
+        let more_local_tasks = local_tasks.run(&sleeper.pace);
         if ran == TASKS_PER_GLANCE || more_local_tasks {
             glance();
         } else if worker.sleep(&sleeper.thread) {
@@ -2556,7 +2593,7 @@ fn work() {
                     }
                     continue;
                 }
-                sleeper.sleep();
+                sleeper.sleep(true);
             }
             worker.wake_up();
         }
@@ -2582,10 +2619,10 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let cx = &mut Context::from_waker(&sleeper.main);
     let _inside = enter_loop();
     let mut local_tasks = LocalTasks(None);
-    let mut pace = Pace {
-        polls: 0,
-        last: None,
-    };
+    if is_due(&sleeper.pace) {
+        glance();
+        local_tasks.run(&sleeper.pace);
+    }
     loop {
         // Ordering: AcqRel. Pairs with the swap in `Sleeper::new`: we see what was written before the wake.
         if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
@@ -2594,15 +2631,15 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
                 return output;
             }
         }
-        let more = local_tasks.run(&mut pace) | STAFF.stand_in();
+        let more = local_tasks.run(&sleeper.pace) | STAFF.stand_in();
         // Ordering: Acquire, as above.
         if more || sleeper.signal.woken.load(Ordering::Acquire) {
             // A future that is always ready must not keep this thread from asking the kernel.
-            if more || pace.is_due() {
+            if more || is_due(&sleeper.pace) {
                 glance();
             }
         } else if local_tasks.sleep(&sleeper.thread) {
-            sleeper.sleep();
+            sleeper.sleep_in_block_on();
         }
     }
 }
@@ -2704,6 +2741,14 @@ impl Watcher {
         started
     }
 
+    /// A ticket was queued that nobody was called for: it must not stay unseen.
+    fn alert(&self) {
+        self.poke();
+        if REACTOR.seated() == Seat::WATCHED {
+            REACTOR.interrupt();
+        }
+    }
+
     /// Wakes it if it sleeps without a timeout.
     fn poke(&self) {
         // Ordering: SeqCst. Pairs with the store in `watch`: either it sees what we have just changed
@@ -2802,6 +2847,10 @@ impl Watcher {
             return;
         }
         while let Some(seat) = REACTOR.sit(Seat::WATCHED) {
+            // Looked at after the seat was taken; `alert` looks at the seat after the ticket was queued.
+            if CREW.get().is_some_and(Crew::has_tickets) {
+                return;
+            }
             let mut woken = Vec::new();
             REACTOR.turn(&seat, true, &mut woken);
             drop(seat);
@@ -2813,7 +2862,7 @@ impl Watcher {
                 }
                 return;
             }
-            if !REACTOR.has_interest() || CREW.get().is_some_and(Crew::has_tickets) {
+            if !REACTOR.has_interest() {
                 return;
             }
         }
@@ -3111,7 +3160,15 @@ impl<'env> Family<'env> {
             }
         }
         // The scope may have nothing left to wait for.
-        let scope = lock(&self.ready).scope.take();
+        let (scope, wakers) = {
+            let mut ready = lock(&self.ready);
+            let (body, children) = mem::take(&mut ready.wakers)
+                .into_iter()
+                .partition(|w| w.key == BODY);
+            ready.wakers = body;
+            (ready.scope.take(), children)
+        };
+        drop::<Vec<_>>(wakers);
         if let Some(scope) = scope {
             scope.wake();
         }
@@ -3472,6 +3529,8 @@ struct PoolState {
     /// Calls that no thread has answered yet.
     called: usize,
     threads: usize,
+    /// Of these, those whose job waits in `block_on`.
+    blocked: usize,
     /// Threads that have been started and have not looked at the queue yet.
     starting: usize,
 }
@@ -3482,6 +3541,7 @@ static POOL: Pool = Pool {
         idle: 0,
         called: 0,
         threads: 0,
+        blocked: 0,
         starting: 0,
     }),
     call: Condvar::new(),
@@ -3510,7 +3570,7 @@ impl Pool {
             drop(state);
             return self.call.notify_one();
         }
-        let may_start = state.threads < self.limit();
+        let may_start = state.threads < self.limit() + state.blocked;
         if !may_start && IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false) {
             drop(state);
             runnable.run();
@@ -3554,17 +3614,33 @@ impl Pool {
         }
     }
 
+    /// The job on this thread waits for something in `block_on`, perhaps for another job: the thread
+    /// does not count until that is over.
+    fn block(&'static self, blocked: bool) {
+        let mut state = lock(&self.state);
+        if !blocked {
+            state.blocked -= 1;
+            return;
+        }
+        state.blocked += 1;
+        if !state.queue.is_empty() && state.idle == 0 {
+            self.start(state);
+        }
+    }
+
     /// The life of a pool thread.
     fn work(&'static self) {
         IS_POOL_THREAD.set(true);
+        WHEN_BLOCKED.set(Some(|blocked| POOL.block(blocked)));
         let mut state = lock(&self.state);
         state.starting -= 1;
         let mut first = true;
         loop {
             if let Some(runnable) = state.queue.pop_front() {
                 // I9.1: the next one, if there is still something to do.
-                let more =
-                    !state.queue.is_empty() && state.idle == 0 && state.threads < self.limit();
+                let more = !state.queue.is_empty()
+                    && state.idle == 0
+                    && state.threads < self.limit() + state.blocked;
                 if mem::take(&mut first) && more && state.starting < POOL_STARTING {
                     self.start(state);
                 } else {
@@ -4548,6 +4624,10 @@ where
         if let Driver::Pooled(lane) = &self.shared.driver {
             return poll_read_file(lane, self.owner, cx, buf);
         }
+        // A read of nothing is done at once, and does not mean the end.
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         self.poll_io(Direction::Read, None, cx, |mut io| io.read(buf))
     }
 
@@ -4559,6 +4639,9 @@ where
         if let Driver::Pooled(_) = &self.shared.driver {
             let buf = bufs.iter_mut().find(|buf| !buf.is_empty());
             return self.poll_read(cx, buf.map_or(&mut [], |buf| &mut **buf));
+        }
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return Poll::Ready(Ok(0));
         }
         self.poll_io(Direction::Read, None, cx, |mut io| io.read_vectored(bufs))
     }
@@ -4581,6 +4664,9 @@ where
                 Some(|file, by| file.seek(SeekFrom::Current(by))),
             );
         }
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf))
     }
 
@@ -4592,6 +4678,9 @@ where
         if let Driver::Pooled(_) = &self.shared.driver {
             let buf = bufs.iter().find(|buf| !buf.is_empty());
             return self.poll_write(cx, buf.map_or(&[], |buf| &**buf));
+        }
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return Poll::Ready(Ok(0));
         }
         self.poll_io(Direction::Write, None, cx, |mut io| io.write_vectored(bufs))
     }
@@ -5086,6 +5175,21 @@ fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
     UnixAddr::from_pathname(path)
 }
 
+/// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells when
+/// that is so (connect(2); and a socket without a peer always counts as writable), so this tries again
+/// and again.
+#[cfg(unix)]
+async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match retry(&mut op) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Timer::after(pause).await,
+            result => return result,
+        };
+        pause = (pause * 2).min(Duration::from_millis(32));
+    }
+}
+
 #[cfg(unix)]
 impl Async<UnixListener> {
     /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is a name in
@@ -5133,19 +5237,11 @@ impl Async<UnixStream> {
         };
         let socket = new_socket(AddressFamily::UNIX, SocketType::STREAM)?;
         let stream = Async::polled(UnixStream::from(socket));
-        let mut pause = Duration::from_millis(1);
-        loop {
-            match rustix::net::connect(stream.get_ref(), &addr) {
-                Ok(()) | Err(Errno::ISCONN) => return Ok(stream),
-                // Linux: the listener's queue is full, and nothing will tell when it is not (connect(2)).
-                Err(Errno::AGAIN) => {
-                    Timer::after(pause).await;
-                    pause = (pause * 2).min(Duration::from_millis(50));
-                }
-                Err(Errno::INPROGRESS | Errno::INTR) => break,
-                Err(err) => return Err(err.into()),
-            }
-        }
+        let connect = || match rustix::net::connect(stream.get_ref(), &addr) {
+            Ok(()) | Err(Errno::ISCONN | Errno::INPROGRESS | Errno::INTR) => Ok(()),
+            Err(err) => Err(io::Error::from(err)),
+        };
+        try_until_taken(connect).await?;
         stream.writable().await?;
         match stream.get_ref().take_error()? {
             Some(err) => Err(err),
@@ -5186,8 +5282,7 @@ impl Async<UnixDatagram> {
     /// Sends one datagram to a path or an abstract name.
     pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
         let addr = unix_addr(path.as_ref())?;
-        self.write_with(|socket| socket.send_to_addr(buf, &addr))
-            .await
+        try_until_taken(|| self.get_ref().send_to_addr(buf, &addr)).await
     }
 
     /// Receives one datagram from the peer it is connected to.
@@ -5384,6 +5479,12 @@ impl Process {
                 "the process has ended and was waited for",
             ));
         }
+        // With a pidfd it cannot be a stranger, even if somebody else has waited for the process.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(pidfd) = &self.pidfd {
+            let kill = rustix::process::Signal::KILL;
+            return Ok(rustix::process::pidfd_send_signal(pidfd, kill)?);
+        }
         Ok(rustix::process::kill_process(
             self.pid,
             rustix::process::Signal::KILL,
@@ -5455,8 +5556,10 @@ impl Drop for Process {
         };
         match pidfd {
             Some(pidfd) => spawn(async move {
-                let _ = pidfd.readable().await;
-                reap();
+                match pidfd.readable().await {
+                    Ok(()) => reap(),
+                    Err(_) => unblock(reap).await,
+                }
             })
             .detach(),
             None => unblock(reap).detach(),

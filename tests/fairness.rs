@@ -473,11 +473,12 @@ fn tasks_that_yield_progress_alike() {
     fresh_process(30, &[("SMOL_THREADS", "1")], || {
         let progress: Arc<Vec<AtomicUsize>> =
             Arc::new((0..8).map(|_| AtomicUsize::new(0)).collect());
-        let done = Flag::new();
+        let (go, done) = (Flag::new(), Flag::new());
         let tasks: Vec<_> = (0..8)
             .map(|i| {
-                let (progress, done) = (progress.clone(), done.clone());
+                let (progress, go, done) = (progress.clone(), go.clone(), done.clone());
                 spawn(async move {
+                    go.wait().await;
                     while progress[i].fetch_add(1, Ordering::Relaxed) < 20_000 {
                         future::yield_now().await;
                     }
@@ -485,6 +486,7 @@ fn tasks_that_yield_progress_alike() {
                 })
             })
             .collect();
+        go.set();
         foreign_block_on(done.wait());
         let least = progress
             .iter()

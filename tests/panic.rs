@@ -304,43 +304,6 @@ fn a_future_that_panics_on_drop_after_its_end_does_not_abort() {
 }
 
 #[test]
-fn a_result_or_a_payload_that_panics_on_drop_does_not_kill_a_worker() {
-    fresh_process(20, &[("SMOL_THREADS", "1")], || {
-        for _ in 0..5 {
-            let dropped = Flag::new();
-            // Nobody takes the result: a worker drops it.
-            let result = Bomb(dropped.clone());
-            spawn(async move {
-                future::yield_now().await;
-                result
-            })
-            .detach();
-            dropped.wait_blocking();
-            // Nobody takes the payload.
-            let dropped = Flag::new();
-            let payload = Bomb(dropped.clone());
-            spawn(async move { resume_unwind(Box::new(payload)) }).detach();
-            dropped.wait_blocking();
-            // Nor that of a job on the pool, nor its result.
-            for panics in [false, true] {
-                let dropped = Flag::new();
-                let bomb = Bomb(dropped.clone());
-                unblock(move || {
-                    if panics {
-                        resume_unwind(Box::new(bomb))
-                    } else {
-                        bomb
-                    }
-                })
-                .detach();
-                dropped.wait_blocking();
-            }
-            assert_alive();
-        }
-    });
-}
-
-#[test]
 fn a_future_that_panics_in_poll_and_again_when_it_is_dropped_does_not_abort() {
     fresh_process(20, &[("SMOL_THREADS", "1")], || {
         struct Twice(#[allow(dead_code)] Bomb);
