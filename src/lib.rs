@@ -1501,6 +1501,11 @@ impl Reactor {
             Some(deadline) => poller.wait_deadline(events, deadline),
             None => poller.wait(events, None),
         });
+        // polling's poll(2) fallback says so when it was interrupted by a registration.
+        let answer = match answer {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            answer => answer,
+        };
         // Ordering: Relaxed. A flag that the waiters find sooner or later. Without a poller there may be
         // one the next time.
         let broken = answer.is_err() && self.poller.get().is_some();
