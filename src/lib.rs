@@ -192,7 +192,7 @@ const OPS_PER_POLL: u32 = 128;
 /// the user's own periods (Go and tokio use the same number). Bench: `spawns into a busy runtime`.
 const TASKS_PER_LOOK: u32 = 61;
 /// Tasks a thread runs between two looks at the kernel while it is never idle: such a look costs
-/// 850 ns (FINDINGS 2), so that it adds some 14 ns to each task.
+/// some 850 ns with `polling`, so that it adds 14 ns to each task.
 const TASKS_PER_GLANCE: u32 = 61;
 /// How often in a row the slot for the next task is preferred to the queue.
 const SLOT_RUNS: u32 = 3;
@@ -392,6 +392,7 @@ pin_project! {
     impl<F, D: FnMut()> PinnedDrop for Guarded<F, D> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
+            tour!(10, "a future is dropped");
             shielded(|| this.future.set(None));
             (this.after)();
         }
@@ -476,7 +477,7 @@ where
 //           may do something else first, so that there every push wakes one more sleeper.
 // NEVER     mentions the reactor or a thread: it knows wakers.
 // REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price of a
-//           spawn); one global queue (yields cost double as soon as two workers contend, FINDINGS 2).
+//           spawn); one global queue (yields cost double as soon as two workers contend).
 
 /// The queues of one worker. The owner pushes and pops, thieves pop.
 struct Local {
@@ -971,7 +972,7 @@ impl<C: AsRef<Crew>> Worker<C> {
         main: Pin<&mut impl Future<Output = T>>,
         cx: &mut Context<'_>,
     ) -> Poll<T> {
-        // Somebody relies on us, and the main future may block: pass it on first (museum E1).
+        // Somebody relies on us, and the main future may block: pass it on first.
         if self.wake_up() && self.crew.as_ref().has_work() {
             self.crew.as_ref().notify();
         }
@@ -1290,7 +1291,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 // §5  Reactor: turns kernel news and deadlines into wake-ups
 // ============================================================================================
 //
-// uses §1 · used by §6 §8 §10 · locks: waiters < sources; timers; asked (held by the seat)
+// uses §1 · used by §6 §8 §9 §10 · locks: waiters < sources; timers; asked (held by the seat)
 //
 // PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has news; and
 //           a task that waits for a deadline, when the clock has passed it.
@@ -1302,7 +1303,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 // I5.2      Readiness is taken back only by somebody who saw WouldBlock after the last event: the word of a
 //           source counts its events, and taking back is a compare-exchange on that count. So an event that
 //           comes between a failing read and its consequences is never lost. The count is the source's
-//           own; a count shared by all sources makes fresh news look stale (museum R1).
+//           own; a count shared by all sources makes fresh news look stale (async-io issue 78).
 // I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor notes
 //           the event first, then takes the waiters under the lock. One of them sees the other.
 // I5.4      `until` says when the thread in the poller means to wake up. It changes under the timers' lock
@@ -1311,13 +1312,13 @@ impl fmt::Debug for LocalExecutor<'_> {
 //           WouldBlock. Else (oneshot) an event disarms the handle, and it is armed again with the
 //           union of what is still waited for.
 // NEVER     mentions the executor · runs user code with a lock held · blocks except in `turn`.
-// REJECTED  One waker per handle (two readers fight for it, museum R4); level mode (spins on unread data).
+// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread data).
 
 /// All that is `unsafe` in this crate: a `Poller` must not keep a handle that was closed.
 ///
 /// It holds because an [`Async`] owns its handle next to the [`Source`], lends it out as `&T` only, and
 /// its `Drop` deletes the handle from the poller before the handle is closed (`tests/io.rs`,
-/// `dropping_a_handle_deregisters_it_before_it_is_closed`). A `T` that closes its descriptor through
+/// `the_same_number_can_be_registered_again_after_its_handle_was_closed`). A `T` that closes its descriptor through
 /// `&T` breaks the contract of [`AsFd`](std::os::fd::AsFd); even then the worst is a missing event.
 #[allow(unsafe_code)]
 mod registration {
@@ -1934,7 +1935,7 @@ impl Source {
 // §6  The loop: the only place that knows both halves
 // ============================================================================================
 //
-// uses §2-§5 · used by §7-§13 · locks: parked (leaf), staff (leaf)
+// uses §1-§5 · used by §8-§12 · locks: parked (leaf), staff (leaf)
 //
 // PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread does, the
 //           other two must not suffer. No thread may be needed that is not there.
@@ -1953,7 +1954,7 @@ impl Source {
 //           adds one when no worker gets on although tickets are queued. Who is too many and idle, ends.
 // NEVER     starts a thread for a program that only calls `block_on` from one thread.
 // REJECTED  A thread for the reactor (two context switches for each message); handing the seat over before
-//           each task (a futex call for each event); tasks on `block_on`'s thread (museum B1).
+//           each task (a futex call for each event); tasks on `block_on`'s thread (async-std issue 644).
 
 /// How a thread is woken, wherever it sleeps.
 struct Signal {
@@ -2018,7 +2019,7 @@ impl Sleeper {
             let signal = signal.clone();
             move || {
                 // Ordering: AcqRel. Pairs with the swap in `block_on`. A swap even if it was set
-                // already: then that swap reads from this one and sees what we wrote (museum E4).
+                // already: then that swap reads from this one and sees what we wrote (tokio issue 7622).
                 if !signal.woken.swap(true, Ordering::AcqRel) {
                     signal.notify();
                 }
@@ -2730,17 +2731,17 @@ impl Watcher {
 
     /// Starts it, once. `false` if it cannot be.
     fn start(&'static self) -> bool {
-        // Ordering: Relaxed, as above.
-        if self.state.load(Ordering::Relaxed) == Watcher::PRESENT {
-            return true;
+        // Ordering: Relaxed, all in here: nothing but the thread itself depends on it.
+        let present = || self.state.load(Ordering::Relaxed) == Watcher::PRESENT;
+        if present() || !STAFF.may_try() {
+            return present();
         }
-        if !STAFF.may_try()
-            || self.state.swap(Watcher::PRESENT, Ordering::Relaxed) == Watcher::PRESENT
-        {
-            return self.state.load(Ordering::Relaxed) == Watcher::PRESENT;
+        if self.state.swap(Watcher::PRESENT, Ordering::Relaxed) == Watcher::PRESENT {
+            return true;
         }
         let started = start_thread("smol-watch".into(), || self.watch());
         if !started {
+            // Ordering: Relaxed, as above.
             self.state.store(Watcher::IMPOSSIBLE, Ordering::Relaxed);
         }
         started
@@ -2839,6 +2840,7 @@ impl Watcher {
             self.deep.store(false, Ordering::SeqCst);
             quiet = 0;
             seen = Seen::look();
+            // Ordering: SeqCst, with the store in `hurry`.
             if !self.urgent.load(Ordering::SeqCst) {
                 parker.park_timeout(TICK);
             }
@@ -2893,6 +2895,7 @@ impl Seen {
             };
         };
         let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
+        // Ordering: Relaxed, as above.
         let look = |local: &Arc<Local>| {
             (
                 Arc::as_ptr(local),
@@ -3508,14 +3511,14 @@ impl From<TimedOut> for io::Error {
 // §9  Blocking pool: a place where waiting is allowed
 // ============================================================================================
 //
-// uses §1-§2 §6 · used by §10-§12 · locks: pool (leaf), lane (leaf)
+// uses §1 §2 §5 §6 · used by §10-§12 · locks: pool (leaf), lane (leaf)
 //
 // PROBLEM   Some work can only be done by blocking: files, name look-ups, other people's code.
 // IDEA      A queue of jobs and threads that come and go. A job is a task (§2) that is polled once.
 // I9.1      While a job is queued, no thread is idle that has not been called; and as long as the limit
 //           allows, a thread is starting, whose first act is to start the next if jobs are left.
 // I9.2      Work that a pool thread submits while nobody else could do it is done there and then: a pool full
-//           of threads that wait for the pool would wait for ever (museum K2).
+//           of threads that wait for the pool would wait for ever.
 // I9.3      A lane has one operation under way at most, answers with that operation's own result, and
 //           loses neither bytes that were read nor errors when the one who asked has gone away.
 // NEVER     polls a thread's clock while idle: an idle thread waits once, and ends.
@@ -3651,6 +3654,7 @@ impl Pool {
                 } else {
                     drop(state);
                 }
+                tour!(9, "a thread of the pool does a job");
                 runnable.run();
                 state = lock(&self.state);
                 continue;
@@ -4289,8 +4293,8 @@ enum Driver {
     Polled(Arc<Source>),
     /// Each operation goes to the pool.
     Pooled(Lane<Arc<File>>),
-    /// A process (§12).
-    Process(Arc<Process>),
+    /// Neither: a process, whose own matter it is how it is waited for.
+    Other(Arc<dyn Any + Send + Sync>),
 }
 
 impl Drop for Driver {
@@ -5632,18 +5636,19 @@ impl Async<Child> {
             },
             Holder::Elsewhere,
         );
-        let driver = Driver::Process(Arc::new(driver));
+        let driver = Driver::Other(Arc::new(driver));
         Ok(Async {
             shared: Arc::new(Driven { driver, io }),
             owner: 0,
         })
     }
 
-    fn process(&self) -> &Arc<Process> {
-        match &self.shared.driver {
-            Driver::Process(process) => process,
-            _ => unreachable!("an Async<Child> is made by `spawn` only"),
-        }
+    fn process(&self) -> Arc<Process> {
+        let process = match &self.shared.driver {
+            Driver::Other(process) => process.clone().downcast().ok(),
+            _ => None,
+        };
+        process.expect("an Async<Child> is made by `spawn` only")
     }
 
     /// The number of the process.

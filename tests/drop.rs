@@ -6,7 +6,7 @@ use common::{
     Flag, OnDrop, foreign_block_on, fresh_process, live_bytes, set_on_drop, sleep, socket_pair,
     within,
 };
-use smol::{Async, Executor, LocalExecutor, Timer, block_on, future, spawn, unblock};
+use smol::{Async, Executor, LocalExecutor, block_on, future, spawn, unblock};
 use std::{
     alloc::System,
     future::{pending, poll_fn},

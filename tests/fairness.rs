@@ -13,7 +13,7 @@ use std::{
     net::{TcpListener, TcpStream},
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Barrier,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -259,6 +259,36 @@ fn a_task_woken_by_one_that_then_blocks_runs_on_another_worker() {
                 });
                 foreign_block_on(future::zip(sleeper, blocker));
             }
+        },
+    );
+}
+
+/// Tasks on their way from one queue to another must not be overlooked by a worker that goes to sleep.
+#[test]
+fn two_tasks_that_block_until_they_meet_do_meet_beside_a_busy_worker() {
+    fresh_processes(
+        60,
+        &[&[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "3")]],
+        || {
+            let busy = spawn(yield_for_ever());
+            for round in 0..1000 {
+                let meet = Arc::new(Barrier::new(2));
+                let tasks = [(); 2].map(|()| {
+                    let meet = meet.clone();
+                    spawn(async move {
+                        meet.wait();
+                    })
+                });
+                foreign_block_on(async {
+                    for task in tasks {
+                        task.await;
+                    }
+                });
+                for _ in 0..round % 300 {
+                    std::hint::spin_loop();
+                }
+            }
+            drop(busy);
         },
     );
 }

@@ -7,8 +7,11 @@ mod common;
 mod common_io;
 
 use common::{cpu_time, foreign_block_on, fresh_process, within};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
-use smol::{Async, Timer, Unblock, block_on, future, prelude::*, resolve, spawn, spawn_local, timeout, unblock};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use smol::{
+    Async, Timer, Unblock, block_on, future, prelude::*, resolve, spawn, spawn_local, timeout,
+    unblock,
+};
 use std::{
     fs::File,
     io::{self, ErrorKind, Write},
@@ -45,12 +48,27 @@ struct NoDescriptors {
 impl NoDescriptors {
     fn new() -> NoDescriptors {
         let before = getrlimit(Resource::Nofile);
-        let open = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
-        let highest = open.filter_map(|name| name.to_str()?.parse::<u64>().ok()).max().unwrap();
-        setrlimit(Resource::Nofile, Rlimit { current: Some(highest + 1), maximum: before.maximum }).unwrap();
+        let open = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        let highest = open
+            .filter_map(|name| name.to_str()?.parse::<u64>().ok())
+            .max()
+            .unwrap();
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(highest + 1),
+                maximum: before.maximum,
+            },
+        )
+        .unwrap();
         // Fill the gaps.
         let taken = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        NoDescriptors { before, _taken: taken }
+        NoDescriptors {
+            before,
+            _taken: taken,
+        }
     }
 }
 
@@ -76,8 +94,12 @@ fn without_descriptors_every_operation_that_needs_one_says_so_and_works_later() 
         let none = NoDescriptors::new();
         // Before the runtime has anything of its own: it cannot even make a poller.
         assert!(is_exhausted(&Async::new(&a).unwrap_err()));
-        assert!(is_exhausted(&Async::<UdpSocket>::bind("127.0.0.1:0").unwrap_err()));
-        assert!(is_exhausted(&Async::<TcpListener>::bind("127.0.0.1:0").unwrap_err()));
+        assert!(is_exhausted(
+            &Async::<UdpSocket>::bind("127.0.0.1:0").unwrap_err()
+        ));
+        assert!(is_exhausted(
+            &Async::<TcpListener>::bind("127.0.0.1:0").unwrap_err()
+        ));
         assert!(is_exhausted(&Async::<UnixStream>::pair().unwrap_err()));
         // Whatever needs none works.
         let start = Instant::now();
@@ -90,14 +112,34 @@ fn without_descriptors_every_operation_that_needs_one_says_so_and_works_later() 
         block_on(async {
             let error = Async::<TcpStream>::connect(addr).await.unwrap_err();
             assert!(error.to_string().contains(&addr.to_string()), "{error}");
-            assert!(is_exhausted(&Async::<UnixStream>::connect(dir.path().join("x")).await.unwrap_err()));
-            assert!(is_exhausted(&Async::<File>::create(dir.path().join("x")).await.unwrap_err()));
-            assert!(is_exhausted(&Async::<File>::open("/dev/null").await.unwrap_err()));
+            assert!(is_exhausted(
+                &Async::<UnixStream>::connect(dir.path().join("x"))
+                    .await
+                    .unwrap_err()
+            ));
+            assert!(is_exhausted(
+                &Async::<File>::create(dir.path().join("x"))
+                    .await
+                    .unwrap_err()
+            ));
+            assert!(is_exhausted(
+                &Async::<File>::open("/dev/null").await.unwrap_err()
+            ));
         });
         let mut piped = Command::new("true");
-        assert!(is_exhausted(&Async::<Child>::spawn(piped.stdout(Stdio::piped())).unwrap_err()));
+        assert!(is_exhausted(
+            &Async::<Child>::spawn(piped.stdout(Stdio::piped())).unwrap_err()
+        ));
         // A process without pipes needs none, if a thread of the pool waits for it.
-        assert!(block_on(Async::<Child>::spawn(&mut Command::new("true")).unwrap().status()).unwrap().success());
+        assert!(
+            block_on(
+                Async::<Child>::spawn(&mut Command::new("true"))
+                    .unwrap()
+                    .status()
+            )
+            .unwrap()
+            .success()
+        );
         drop(none);
         assert!(cpu_time() - cpu < Duration::from_secs(1), "something spins");
         block_on(async {
@@ -107,7 +149,14 @@ fn without_descriptors_every_operation_that_needs_one_says_so_and_works_later() 
             drop(b);
             Async::<TcpStream>::connect(addr).await.unwrap();
             Async::<File>::create(dir.path().join("x")).await.unwrap();
-            assert!(Async::<Child>::spawn(&mut Command::new("true")).unwrap().status().await.unwrap().success());
+            assert!(
+                Async::<Child>::spawn(&mut Command::new("true"))
+                    .unwrap()
+                    .status()
+                    .await
+                    .unwrap()
+                    .success()
+            );
             Timer::after(MS).await;
         });
     });
@@ -161,7 +210,10 @@ fn starve(accept_loop: AcceptLoop) {
             for _ in 0..30 {
                 Timer::after(10 * MS).await;
             }
-            assert!(errors.load(Ordering::SeqCst) > 0, "the limit was not reached");
+            assert!(
+                errors.load(Ordering::SeqCst) > 0,
+                "the limit was not reached"
+            );
             let used = cpu_time() - cpu;
             assert!(used < 150 * MS, "{used:?} of processor time in 300 ms");
             drop(none);
@@ -172,9 +224,15 @@ fn starve(accept_loop: AcceptLoop) {
     drop(clients);
 }
 
-type AcceptLoop = for<'a> fn(&'a Async<TcpListener>, &'a AtomicUsize) -> std::pin::Pin<Box<dyn Future<Output = usize> + 'a>>;
+type AcceptLoop = for<'a> fn(
+    &'a Async<TcpListener>,
+    &'a AtomicUsize,
+) -> std::pin::Pin<Box<dyn Future<Output = usize> + 'a>>;
 
-fn accept_loop<'a>(listener: &'a Async<TcpListener>, errors: &'a AtomicUsize) -> std::pin::Pin<Box<dyn Future<Output = usize> + 'a>> {
+fn accept_loop<'a>(
+    listener: &'a Async<TcpListener>,
+    errors: &'a AtomicUsize,
+) -> std::pin::Pin<Box<dyn Future<Output = usize> + 'a>> {
     Box::pin(async {
         let mut accepted = Vec::new();
         while accepted.len() < 3 {
@@ -190,7 +248,10 @@ fn accept_loop<'a>(listener: &'a Async<TcpListener>, errors: &'a AtomicUsize) ->
     })
 }
 
-fn incoming_loop<'a>(listener: &'a Async<TcpListener>, errors: &'a AtomicUsize) -> std::pin::Pin<Box<dyn Future<Output = usize> + 'a>> {
+fn incoming_loop<'a>(
+    listener: &'a Async<TcpListener>,
+    errors: &'a AtomicUsize,
+) -> std::pin::Pin<Box<dyn Future<Output = usize> + 'a>> {
     Box::pin(async {
         let mut accepted = Vec::new();
         let mut incoming = listener.incoming();
@@ -210,14 +271,19 @@ fn incoming_loop<'a>(listener: &'a Async<TcpListener>, errors: &'a AtomicUsize) 
 #[test]
 fn without_threads_everything_is_done_on_the_one_that_there_is() {
     fresh_process(30, NO_THREADS, || {
-        assert!(thread::Builder::new().spawn(|| ()).is_err(), "the fault was not injected");
+        assert!(
+            thread::Builder::new().spawn(|| ()).is_err(),
+            "the fault was not injected"
+        );
         let cpu = cpu_time();
         block_on(async {
             assert_eq!(spawn(async { 1 }).await, 1);
             assert_eq!(spawn_local(async { 2 }).await, 2);
             assert_eq!(unblock(|| 3).await, 3);
             assert_eq!(spawn(async { unblock(|| 4).await }).await, 4);
-            let tasks: Vec<_> = (0..100).map(|i| spawn(async move { unblock(move || i).await })).collect();
+            let tasks: Vec<_> = (0..100)
+                .map(|i| spawn(async move { unblock(move || i).await }))
+                .collect();
             for (i, task) in (0..100).zip(tasks) {
                 assert_eq!(task.await, i);
             }
@@ -248,7 +314,11 @@ fn without_threads_everything_is_done_on_the_one_that_there_is() {
             };
             timeout(5 * MS, busy).await.unwrap_err();
         });
-        assert!(cpu_time() - cpu < Duration::from_secs(1), "something spins: {:?}", cpu_time() - cpu);
+        assert!(
+            cpu_time() - cpu < Duration::from_secs(1),
+            "something spins: {:?}",
+            cpu_time() - cpu
+        );
     });
 }
 
@@ -259,9 +329,19 @@ fn when_threads_can_be_started_again_they_are() {
         let start_thread = || thread::Builder::new().spawn(|| ());
         let before = getrlimit(Resource::As);
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+        let size = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmSize:"))
+            .unwrap();
         let size: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
-        setrlimit(Resource::As, Rlimit { current: Some(size * 1024 + 1024 * 1024), maximum: before.maximum }).unwrap();
+        setrlimit(
+            Resource::As,
+            Rlimit {
+                current: Some(size * 1024 + 1024 * 1024),
+                maximum: before.maximum,
+            },
+        )
+        .unwrap();
         let injected = start_thread().is_err();
         let tasks: Vec<_> = (0..10).map(|i| unblock(move || i)).collect();
         let spawned = spawn(async { 7 });
@@ -280,7 +360,11 @@ fn when_threads_can_be_started_again_they_are() {
         let (sender, receiver) = mpsc::channel();
         let here = thread::current().id();
         spawn(async move { sender.send(thread::current().id()).unwrap() }).detach();
-        assert_ne!(receiver.recv().unwrap(), here, "a worker runs it, as nobody here is in block_on");
+        assert_ne!(
+            receiver.recv().unwrap(),
+            here,
+            "a worker runs it, as nobody here is in block_on"
+        );
     });
 }
 
@@ -293,17 +377,41 @@ fn the_errors_of_the_environment_are_clear() {
             let taken = TcpListener::bind("127.0.0.1:0").unwrap();
             let addr = taken.local_addr().unwrap();
             let expect = |error: io::Error, kind| assert_eq!(error.kind(), kind, "{error}");
-            expect(Async::<TcpListener>::bind(addr).unwrap_err(), ErrorKind::AddrInUse);
+            expect(
+                Async::<TcpListener>::bind(addr).unwrap_err(),
+                ErrorKind::AddrInUse,
+            );
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-            expect(Async::<UdpSocket>::bind(udp.local_addr().unwrap()).unwrap_err(), ErrorKind::AddrInUse);
+            expect(
+                Async::<UdpSocket>::bind(udp.local_addr().unwrap()).unwrap_err(),
+                ErrorKind::AddrInUse,
+            );
             drop(taken);
-            expect(Async::<TcpStream>::connect(addr).await.unwrap_err(), ErrorKind::ConnectionRefused);
-            expect(Async::<File>::open("/no/such/file").await.unwrap_err(), ErrorKind::NotFound);
-            expect(Async::<File>::create("/").await.unwrap_err(), ErrorKind::IsADirectory);
+            expect(
+                Async::<TcpStream>::connect(addr).await.unwrap_err(),
+                ErrorKind::ConnectionRefused,
+            );
+            expect(
+                Async::<File>::open("/no/such/file").await.unwrap_err(),
+                ErrorKind::NotFound,
+            );
+            expect(
+                Async::<File>::create("/").await.unwrap_err(),
+                ErrorKind::IsADirectory,
+            );
             let mut directory = Async::<File>::open("/").await.unwrap();
-            expect(directory.read(&mut [0; 1]).await.unwrap_err(), ErrorKind::IsADirectory);
-            expect(Async::<Child>::spawn(&mut Command::new("/no/such/program")).unwrap_err(), ErrorKind::NotFound);
-            expect(Async::<Child>::spawn(&mut Command::new("no-such-program")).unwrap_err(), ErrorKind::NotFound);
+            expect(
+                directory.read(&mut [0; 1]).await.unwrap_err(),
+                ErrorKind::IsADirectory,
+            );
+            expect(
+                Async::<Child>::spawn(&mut Command::new("/no/such/program")).unwrap_err(),
+                ErrorKind::NotFound,
+            );
+            expect(
+                Async::<Child>::spawn(&mut Command::new("no-such-program")).unwrap_err(),
+                ErrorKind::NotFound,
+            );
             let error = Async::<TcpStream>::connect(("a..b", 80)).await.unwrap_err();
             assert!(error.to_string().contains("a..b"), "{error}");
         });
@@ -314,14 +422,18 @@ fn the_errors_of_the_environment_are_clear() {
 
 /// Closes a descriptor by its number, which no safe code of std does: signal-hook closes the pipes it was given.
 fn close(number: RawFd) {
-    let id = signal_hook::low_level::pipe::register_raw(signal_hook::consts::SIGUSR2, number).unwrap();
+    let id =
+        signal_hook::low_level::pipe::register_raw(signal_hook::consts::SIGUSR2, number).unwrap();
     assert!(signal_hook::low_level::unregister(id));
 }
 
 fn poller_descriptor() -> RawFd {
     let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
     links
-        .filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]"))
+        .filter(|entry| {
+            std::fs::read_link(entry.path())
+                .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
+        })
         .find_map(|entry| entry.file_name().to_str()?.parse().ok())
         .expect("there is no epoll descriptor")
 }
@@ -339,9 +451,12 @@ fn a_poller_closed_underneath_is_an_error_and_no_endless_loop() {
         });
         close(poller_descriptor());
         let cpu = cpu_time();
-        let error = block_on(timeout(Duration::from_secs(5), a.readable())).expect("nobody was told").unwrap_err();
+        let error = block_on(timeout(Duration::from_secs(5), a.readable()))
+            .expect("nobody was told")
+            .unwrap_err();
         assert!(!error.to_string().is_empty());
-        let error = foreign_block_on(timeout(Duration::from_secs(5), (&a).read(&mut [0; 1]))).expect("nobody was told");
+        let error = foreign_block_on(timeout(Duration::from_secs(5), (&a).read(&mut [0; 1])))
+            .expect("nobody was told");
         error.unwrap_err();
         // What needs no poller works: operations that are ready, timers, tasks.
         block_on(async {
@@ -363,7 +478,10 @@ fn a_poller_closed_underneath_is_an_error_and_no_endless_loop() {
         });
         receiver.recv().unwrap();
         let (idle, _) = common::idle_cost(500 * MS);
-        assert!(idle < 100 * MS, "{idle:?} of processor time in half a second");
+        assert!(
+            idle < 100 * MS,
+            "{idle:?} of processor time in half a second"
+        );
         assert!(cpu_time() - cpu < Duration::from_secs(5));
     });
 }
@@ -433,7 +551,15 @@ struct Storm {
 impl Storm {
     fn new() -> Storm {
         let seen = Arc::new(AtomicBool::new(false));
-        let signals = [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::WINCH, Signal::IO, Signal::CONT, Signal::URG];
+        let signals = [
+            Signal::USR1,
+            Signal::USR2,
+            Signal::ALARM,
+            Signal::WINCH,
+            Signal::IO,
+            Signal::CONT,
+            Signal::URG,
+        ];
         for signal in signals {
             signal_hook::flag::register(signal.as_raw(), seen.clone()).unwrap();
         }
@@ -441,7 +567,7 @@ impl Storm {
         let thread = thread::spawn({
             let stop = stop.clone();
             move || {
-                let own = Pid::from_raw(std::process::id().cast_signed()).unwrap();
+                let own = rustix::process::getpid();
                 while !stop.load(Ordering::SeqCst) {
                     for signal in signals {
                         kill_process(own, signal).unwrap();
@@ -451,7 +577,10 @@ impl Storm {
                 assert!(seen.load(Ordering::SeqCst), "there was no storm");
             }
         });
-        Storm { stop, thread: Some(thread) }
+        Storm {
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -483,7 +612,8 @@ fn in_a_storm_of_signals_timers_are_not_early_and_every_operation_comes_to_its_e
             let listener = Async::<TcpListener>::bind("127.0.0.1:0").unwrap();
             let addr = listener.get_ref().local_addr().unwrap();
             for _ in 0..50 {
-                let (connected, accepted) = future::zip(Async::<TcpStream>::connect(addr), listener.accept()).await;
+                let (connected, accepted) =
+                    future::zip(Async::<TcpStream>::connect(addr), listener.accept()).await;
                 connected.unwrap();
                 accepted.unwrap();
             }
@@ -492,9 +622,18 @@ fn in_a_storm_of_signals_timers_are_not_early_and_every_operation_comes_to_its_e
                 file.write_all(&[7; 10_000]).await.unwrap();
             }
             let mut command = Command::new("sh");
-            command.args(["-c", "sleep 0.05; echo out; exit 3"]).stdout(Stdio::piped());
-            let output = Async::<Child>::spawn(&mut command).unwrap().output().await.unwrap();
-            assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"out\n"[..]));
+            command
+                .args(["-c", "sleep 0.05; echo out; exit 3"])
+                .stdout(Stdio::piped());
+            let output = Async::<Child>::spawn(&mut command)
+                .unwrap()
+                .output()
+                .await
+                .unwrap();
+            assert_eq!(
+                (output.status.code(), &*output.stdout),
+                (Some(3), &b"out\n"[..])
+            );
             assert!(!resolve("localhost:80").await.unwrap().is_empty());
             // A pool thread that is interrupted in the middle of a read.
             let (reader, writer) = common_io::std_pipe();
@@ -528,6 +667,9 @@ fn a_storm_of_signals_costs_an_idle_program_nothing_but_the_signals() {
         });
         assert!(start.elapsed() >= 500 * MS);
         let used = cpu_time() - cpu;
-        assert!(used < 300 * MS, "{used:?} of processor time in half a second");
+        assert!(
+            used < 300 * MS,
+            "{used:?} of processor time in half a second"
+        );
     });
 }

@@ -164,10 +164,15 @@ fn a_program_that_ends_right_after_a_write_has_written() {
     // The file is named by the one process and written by the other.
     const PATH: &str = "SMOL_TEST_PATH";
     let dir = std::env::var_os(PATH).is_none().then(|| tempdir().unwrap());
-    let path = dir.as_ref().map(|dir| dir.path().join("file")).unwrap_or_default();
+    let path = dir
+        .as_ref()
+        .map(|dir| dir.path().join("file"))
+        .unwrap_or_default();
     let ended = fresh_process_output(10, &[(PATH, path.to_str().unwrap())], || {
         block_on(async {
-            let mut file = Async::<File>::create(std::env::var_os(PATH).unwrap()).await.unwrap();
+            let mut file = Async::<File>::create(std::env::var_os(PATH).unwrap())
+                .await
+                .unwrap();
             file.write_all(&vec![b'x'; 1_000_000]).await.unwrap();
         });
         std::process::exit(0);
@@ -494,9 +499,9 @@ fn a_position_asked_for_after_a_read_was_given_up_is_the_user_s() {
             let mut seen = 0;
             for _ in 0..50 {
                 let mut buffer = [0; 5];
-                match future::poll_once(file.read(&mut buffer)).await {
-                    Some(n) => seen += n.unwrap() as u64,
-                    None => {} // nobody saw what it read, if it did
+                // Else nobody saw what it read, if it did.
+                if let Some(n) = future::poll_once(file.read(&mut buffer)).await {
+                    seen += n.unwrap() as u64;
                 }
                 assert_eq!(file.seek(SeekFrom::Current(0)).await.unwrap(), seen);
             }

@@ -20,7 +20,11 @@ const MS: Duration = Duration::from_millis(1);
 /// A shell that runs `script`, with all its three streams piped.
 fn sh(script: &str) -> Async<Child> {
     let mut command = Command::new("sh");
-    command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     Async::<Child>::spawn(&mut command).unwrap()
 }
 
@@ -33,7 +37,8 @@ fn quiet(program: &str, args: &[&str]) -> Async<Child> {
 fn children() -> Vec<char> {
     let own = std::process::id().to_string();
     let processes = std::fs::read_dir("/proc").unwrap();
-    let stats = processes.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    let stats =
+        processes.filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
     stats
         .filter_map(|stat| {
             // pid (name) state parent …
@@ -51,11 +56,29 @@ fn the_status_of_a_process_is_how_it_ended() {
     within(20, || {
         block_on(async {
             assert!(quiet("true", &[]).status().await.unwrap().success());
-            assert_eq!(quiet("sh", &["-c", "exit 7"]).status().await.unwrap().code(), Some(7));
-            assert_eq!(quiet("sh", &["-c", "kill -TERM $$"]).status().await.unwrap().signal(), Some(15));
+            assert_eq!(
+                quiet("sh", &["-c", "exit 7"])
+                    .status()
+                    .await
+                    .unwrap()
+                    .code(),
+                Some(7)
+            );
+            assert_eq!(
+                quiet("sh", &["-c", "kill -TERM $$"])
+                    .status()
+                    .await
+                    .unwrap()
+                    .signal(),
+                Some(15)
+            );
             let child = quiet("sh", &["-c", "exit 3"]);
             for _ in 0..3 {
-                assert_eq!(child.status().await.unwrap().code(), Some(3), "it can be asked for again");
+                assert_eq!(
+                    child.status().await.unwrap().code(),
+                    Some(3),
+                    "it can be asked for again"
+                );
             }
             assert!(format!("{child:?}").contains("Child"));
         });
@@ -134,7 +157,11 @@ fn a_wait_that_was_given_up_can_be_taken_up_again() {
         block_on(async {
             let child = quiet("sh", &["-c", "sleep 0.05; exit 4"]);
             for _ in 0..10 {
-                assert!(future::poll_once(child.status()).await.is_none_or(|status| status.unwrap().code() == Some(4)));
+                assert!(
+                    future::poll_once(child.status())
+                        .await
+                        .is_none_or(|status| status.unwrap().code() == Some(4))
+                );
             }
             let _ = timeout(MS, child.status()).await;
             assert_eq!(child.status().await.unwrap().code(), Some(4));
@@ -174,8 +201,13 @@ fn a_process_is_waited_for_wherever_it_came_from() {
         let in_executor = executor.spawn(async move { child.status().await.unwrap().code() });
         assert_eq!(foreign_block_on(executor.run(in_executor)), Some(2));
         let child = quiet("sh", &["-c", "exit 3"]);
-        assert_eq!(foreign_block_on(spawn(async move { child.status().await.unwrap().code() })), Some(3));
-        let child = thread::spawn(|| block_on(async { quiet("sh", &["-c", "exit 4"]) })).join().unwrap();
+        assert_eq!(
+            foreign_block_on(spawn(async move { child.status().await.unwrap().code() })),
+            Some(3)
+        );
+        let child = thread::spawn(|| block_on(async { quiet("sh", &["-c", "exit 4"]) }))
+            .join()
+            .unwrap();
         assert_eq!(foreign_block_on(child.status()).unwrap().code(), Some(4));
     });
 }
@@ -189,13 +221,18 @@ fn a_dropped_child_is_not_killed_and_leaves_no_zombie() {
         let done = |i: i32| dir.path().join(format!("done-{i}"));
         // Dropped while they run, after they ended, and in the middle of a wait.
         for i in 0..20 {
-            let child = quiet("sh", &["-c", &format!("sleep 0.2; touch {}", done(i).display())]);
+            let child = quiet(
+                "sh",
+                &["-c", &format!("sleep 0.2; touch {}", done(i).display())],
+            );
             if i % 2 == 0 {
                 assert!(block_on(future::poll_once(child.status())).is_none());
             }
         }
         let ended: Vec<_> = (0..10).map(|_| quiet("true", &[])).collect();
-        eventually(|| children().iter().filter(|state| **state == 'Z').count() >= 1 || children().len() <= 20);
+        eventually(|| {
+            children().iter().filter(|state| **state == 'Z').count() >= 1 || children().len() <= 20
+        });
         drop(ended);
         // Nobody drives anything any more.
         eventually(|| children().is_empty());
@@ -214,11 +251,16 @@ fn a_wait_ends_even_if_somebody_else_reaped_the_process() {
             if round % 2 == 0 {
                 while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {}
             } else {
-                thread::spawn(|| while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {});
+                thread::spawn(|| {
+                    while rustix::process::wait(rustix::process::WaitOptions::empty()).is_ok() {}
+                });
             }
             match foreign_block_on(child.status()) {
                 Ok(status) => assert_eq!(status.code(), Some(3)),
-                Err(error) => assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::CHILD.raw_os_error())),
+                Err(error) => assert_eq!(
+                    error.raw_os_error(),
+                    Some(rustix::io::Errno::CHILD.raw_os_error())
+                ),
             }
             // And nobody else gets the signal.
             let _ = child.kill();
@@ -236,7 +278,10 @@ fn a_wait_ends_even_if_the_signal_is_ignored() {
                 let child = quiet("sh", &["-c", "exit 3"]);
                 match child.status().await {
                     Ok(status) => assert_eq!(status.code(), Some(3)),
-                    Err(error) => assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::CHILD.raw_os_error())),
+                    Err(error) => assert_eq!(
+                        error.raw_os_error(),
+                        Some(rustix::io::Errno::CHILD.raw_os_error())
+                    ),
                 }
                 let child = sh("echo out");
                 if let Ok(output) = child.output().await {
@@ -248,13 +293,20 @@ fn a_wait_ends_even_if_the_signal_is_ignored() {
     let output = Command::new("sh")
         .args(["-c", "trap '' CHLD; exec \"$@\"", "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args(["a_wait_ends_even_if_the_signal_is_ignored", "--exact", "--nocapture"])
+        .args([
+            "a_wait_ends_even_if_the_signal_is_ignored",
+            "--exact",
+            "--nocapture",
+        ])
         .env(IGNORED, "1")
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
 }
 
 // ---------- pipes ----------
@@ -265,14 +317,22 @@ fn output_collects_what_the_process_says() {
         block_on(async {
             let output = sh("echo out; echo err >&2; exit 9").output().await.unwrap();
             assert_eq!(output.status.code(), Some(9));
-            assert_eq!((&*output.stdout, &*output.stderr), (&b"out\n"[..], &b"err\n"[..]));
+            assert_eq!(
+                (&*output.stdout, &*output.stderr),
+                (&b"out\n"[..], &b"err\n"[..])
+            );
             // Nothing piped, nothing collected.
             let output = quiet("true", &[]).output().await.unwrap();
-            assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty());
+            assert!(
+                output.status.success() && output.stdout.is_empty() && output.stderr.is_empty()
+            );
             // More than the pipes hold, on both at once.
             let script = "i=0; while [ $i -lt 200 ]; do printf '%01000d' 0; printf '%01000d' 1 >&2; i=$((i+1)); done";
             let output = sh(script).output().await.unwrap();
-            assert_eq!((output.stdout.len(), output.stderr.len()), (200_000, 200_000));
+            assert_eq!(
+                (output.stdout.len(), output.stderr.len()),
+                (200_000, 200_000)
+            );
         });
     });
 }
@@ -304,7 +364,10 @@ fn output_leaves_out_the_pipes_that_were_taken() {
             let child = sh("echo out; echo err >&2");
             let mut stdout = child.take_stdout().unwrap();
             let output = child.output().await.unwrap();
-            assert_eq!((&*output.stdout, &*output.stderr), (&b""[..], &b"err\n"[..]));
+            assert_eq!(
+                (&*output.stdout, &*output.stderr),
+                (&b""[..], &b"err\n"[..])
+            );
             let mut text = String::new();
             stdout.read_to_string(&mut text).await.unwrap();
             assert_eq!(text, "out\n");
@@ -317,11 +380,23 @@ fn each_pipe_can_be_taken_once_and_only_if_there_is_one() {
     within(20, || {
         block_on(async {
             let child = sh("exit 0");
-            assert!(child.take_stdin().is_some() && child.take_stdout().is_some() && child.take_stderr().is_some());
-            assert!(child.take_stdin().is_none() && child.take_stdout().is_none() && child.take_stderr().is_none());
+            assert!(
+                child.take_stdin().is_some()
+                    && child.take_stdout().is_some()
+                    && child.take_stderr().is_some()
+            );
+            assert!(
+                child.take_stdin().is_none()
+                    && child.take_stdout().is_none()
+                    && child.take_stderr().is_none()
+            );
             child.status().await.unwrap();
             let child = quiet("true", &[]);
-            assert!(child.take_stdin().is_none() && child.take_stdout().is_none() && child.take_stderr().is_none());
+            assert!(
+                child.take_stdin().is_none()
+                    && child.take_stdout().is_none()
+                    && child.take_stderr().is_none()
+            );
             child.status().await.unwrap();
         });
     });
@@ -333,7 +408,8 @@ fn a_megabyte_goes_through_a_process_and_back() {
     within(30, || {
         block_on(async {
             let child = sh("cat");
-            let (mut stdin, mut stdout) = (child.take_stdin().unwrap(), child.take_stdout().unwrap());
+            let (mut stdin, mut stdout) =
+                (child.take_stdin().unwrap(), child.take_stdout().unwrap());
             let data: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
             let writing = spawn({
                 let data = data.clone();
@@ -421,23 +497,41 @@ fn an_output_that_was_given_up_leaves_a_process_that_can_be_waited_for() {
 fn a_process_inherits_nothing_of_the_runtime() {
     fresh_process(20, &[], || {
         // What this process was given itself is not ours.
-        let listing = || Command::new("ls").arg("/proc/self/fd").stdin(Stdio::null()).output().unwrap().stdout;
+        let listing = || {
+            Command::new("ls")
+                .arg("/proc/self/fd")
+                .stdin(Stdio::null())
+                .output()
+                .unwrap()
+                .stdout
+        };
         let given = listing();
         block_on(async {
             // Everything the runtime may hold: poller, sockets, pidfds, pipes, files.
             let (a, _b) = Async::<std::os::unix::net::UnixStream>::pair().unwrap();
             assert!(future::poll_once(a.readable()).await.is_none());
             let _listener = Async::<std::net::TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
-            let _stream = Async::<std::net::TcpStream>::connect(_listener.get_ref().local_addr().unwrap()).await.unwrap();
+            let _stream =
+                Async::<std::net::TcpStream>::connect(_listener.get_ref().local_addr().unwrap())
+                    .await
+                    .unwrap();
             let (_accepted, _) = _listener.accept().await.unwrap();
             let _udp = Async::<std::net::UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
-            let _file = Async::<std::fs::File>::open("/proc/self/status").await.unwrap();
+            let _file = Async::<std::fs::File>::open("/proc/self/status")
+                .await
+                .unwrap();
             let other = sh("read line");
             assert!(future::poll_once(other.status()).await.is_none());
             let stdin = other.take_stdin();
             let of_ours = quiet_listing().output().await.unwrap().stdout;
-            assert_eq!(String::from_utf8_lossy(&of_ours), String::from_utf8_lossy(&given));
-            assert_eq!(String::from_utf8_lossy(&listing()), String::from_utf8_lossy(&given));
+            assert_eq!(
+                String::from_utf8_lossy(&of_ours),
+                String::from_utf8_lossy(&given)
+            );
+            assert_eq!(
+                String::from_utf8_lossy(&listing()),
+                String::from_utf8_lossy(&given)
+            );
             drop(stdin);
             other.kill().ok();
             other.status().await.unwrap();
@@ -448,7 +542,14 @@ fn a_process_inherits_nothing_of_the_runtime() {
 #[cfg(target_os = "linux")]
 fn quiet_listing() -> Async<Child> {
     let mut command = Command::new("ls");
-    Async::<Child>::spawn(command.arg("/proc/self/fd").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped())).unwrap()
+    Async::<Child>::spawn(
+        command
+            .arg("/proc/self/fd")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    )
+    .unwrap()
 }
 
 #[cfg(target_os = "linux")]

@@ -34,7 +34,7 @@ fn children_borrow_from_outside_and_give_results_to_the_body() {
         let result = block_on(scope(async |s| {
             let length = s.spawn(async move { text.len() });
             for i in 0..10 {
-                s.spawn(async move { counter.set(counter.get() + i) });
+                drop(s.spawn(async move { counter.set(counter.get() + i) }));
             }
             length.await
         }));
@@ -49,10 +49,10 @@ fn children_may_change_disjoint_parts_of_what_is_outside() {
         block_on(async {
             scope(async |s| {
                 for number in &mut numbers {
-                    s.spawn(async move {
+                    drop(s.spawn(async move {
                         future::yield_now().await;
                         *number *= 10;
-                    });
+                    }));
                 }
             })
             .await;
@@ -85,16 +85,16 @@ fn children_spawn_siblings_and_a_scope_waits_for_those_too() {
         let count = &count;
         block_on(scope(async |s| {
             let inner = s.clone();
-            s.spawn(async move {
+            drop(s.spawn(async move {
                 future::yield_now().await;
                 let innermost = inner.clone();
-                inner.spawn(async move {
+                drop(inner.spawn(async move {
                     future::yield_now().await;
                     count.set(count.get() + 1);
                     drop(innermost.spawn(async move { count.set(count.get() + 1) }));
-                });
+                }));
                 count.set(count.get() + 1);
-            });
+            }));
         }));
         assert_eq!(count.get(), 3);
     });
@@ -118,10 +118,10 @@ fn children_wait_for_timers_sockets_tasks_and_each_other() {
                     spawn(async { Timer::after(Duration::from_millis(1)).await }).await;
                     unblock(|| 2).await
                 });
-                s.spawn(async move {
+                drop(s.spawn(async move {
                     Timer::after(Duration::from_millis(1)).await;
                     go.set();
-                });
+                }));
                 a.await + b.await
             })
             .await
@@ -183,7 +183,7 @@ fn wakes_from_other_threads_reach_the_children() {
             let run = scope(async |s| {
                 for i in 0..20 {
                     let wakers = wakers.clone();
-                    s.spawn(async move {
+                    drop(s.spawn(async move {
                         for _ in 0..200 + i {
                             let mut sent = false;
                             poll_fn(|cx| {
@@ -195,7 +195,7 @@ fn wakes_from_other_threads_reach_the_children() {
                             })
                             .await;
                         }
-                    });
+                    }));
                 }
             });
             if foreign {
@@ -217,11 +217,11 @@ fn children_need_not_be_send_and_stay_on_the_thread_of_the_scope() {
         block_on(scope(async |s| {
             for i in 0..10 {
                 let shared = shared.clone();
-                s.spawn(async move {
+                drop(s.spawn(async move {
                     Timer::after(Duration::from_millis(1)).await;
                     assert_eq!(thread::current().id(), home);
                     shared.borrow_mut().push(i);
-                });
+                }));
             }
         }));
         assert_eq!(shared.borrow().iter().sum::<i32>(), 45);
@@ -289,12 +289,12 @@ fn a_timeout_around_a_scope_ends_the_children() {
                 for _ in 0..5 {
                     alive.set(alive.get() + 1);
                     let on_drop = OnDrop(move || alive.set(alive.get() - 1));
-                    s.spawn(async move {
+                    drop(s.spawn(async move {
                         let _on_drop = on_drop;
                         loop {
                             Timer::after(Duration::from_millis(1)).await;
                         }
-                    });
+                    }));
                 }
             });
             smol::timeout(Duration::from_millis(20), forever)
@@ -436,12 +436,12 @@ fn a_child_may_cancel_the_scope_it_is_in() {
                 }));
             }
             let inner = s.clone();
-            s.spawn(async move {
+            drop(s.spawn(async move {
                 future::yield_now().await;
                 inner.cancel();
                 pending::<()>().await;
                 gone_on.set(true);
-            });
+            }));
         }));
         assert!(!after.get());
         assert_eq!(dropped.get(), 3);
@@ -531,10 +531,10 @@ fn scopes_nest() {
                     outer.spawn(async move {
                         let mut local = *number;
                         scope(async |inner| {
-                            inner.spawn(async {
+                            drop(inner.spawn(async {
                                 Timer::after(Duration::from_millis(1)).await;
                                 local *= 10;
-                            });
+                            }));
                         })
                         .await;
                         local
@@ -569,18 +569,18 @@ fn a_child_that_is_always_ready_starves_neither_siblings_nor_body_nor_others() {
         block_on(async {
             let other = spawn_local(sleep(Duration::from_millis(5)));
             scope(async |s| {
-                s.spawn(async move {
+                drop(s.spawn(async move {
                     loop {
                         turns.set(turns.get() + 1);
                         future::yield_now().await;
                     }
-                });
+                }));
                 let inner = s.clone();
-                s.spawn(async move {
+                drop(s.spawn(async move {
                     Timer::after(Duration::from_millis(5)).await;
                     other.await;
                     inner.cancel();
-                });
+                }));
                 for _ in 0..10 {
                     future::yield_now().await;
                 }
@@ -603,10 +603,10 @@ fn a_scope_in_an_executor_of_ones_own_works_across_threads_that_wake() {
                 for _ in 0..200 {
                     let task = ex.spawn(future::yield_now());
                     let count = &count;
-                    s.spawn(async move {
+                    drop(s.spawn(async move {
                         task.await;
                         count.fetch_add(1, Ordering::Relaxed);
-                    });
+                    }));
                 }
             }));
             stop.set();
@@ -622,12 +622,12 @@ fn ten_thousand_children_take_their_time_only_once() {
         let count = &count;
         block_on(scope(async |s| {
             for i in 0..10_000 {
-                s.spawn(async move {
+                drop(s.spawn(async move {
                     if i % 3 == 0 {
                         future::yield_now().await;
                     }
                     count.set(count.get() + 1);
-                });
+                }));
             }
         }));
         assert_eq!(count.get(), 10_000);

@@ -242,9 +242,21 @@ fn a_new_earliest_timer_interrupts_a_thread_that_sleeps_until_a_later_one() {
             polled.wait_blocking();
             // From threads outside of the runtime, inside of it, and from tasks.
             thread::scope(|s| {
-                s.spawn(|| for _ in 0..200 { foreign_block_on(Timer::after(MS)); });
-                s.spawn(|| for _ in 0..200 { block_on(Timer::after(MS)); });
-                s.spawn(|| for _ in 0..200 { foreign_block_on(spawn(Timer::after(MS))); });
+                s.spawn(|| {
+                    for _ in 0..200 {
+                        foreign_block_on(Timer::after(MS));
+                    }
+                });
+                s.spawn(|| {
+                    for _ in 0..200 {
+                        block_on(Timer::after(MS));
+                    }
+                });
+                s.spawn(|| {
+                    for _ in 0..200 {
+                        foreign_block_on(spawn(Timer::after(MS)));
+                    }
+                });
                 s.spawn(|| {
                     // Ever earlier ones.
                     for _ in 0..20 {
@@ -595,7 +607,9 @@ fn an_interval_that_was_held_up_ticks_once_and_keeps_its_phase() {
 fn an_interval_of_a_nanosecond_survives_a_long_hold_up() {
     within(10, || {
         block_on(async {
-            let Some(long_ago) = Instant::now().checked_sub(Duration::from_secs(30)) else { return };
+            let Some(long_ago) = Instant::now().checked_sub(Duration::from_secs(30)) else {
+                return;
+            };
             let mut interval = Timer::interval_at(long_ago, Duration::from_nanos(1));
             for _ in 0..5 {
                 interval.next().await.unwrap();

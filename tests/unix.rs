@@ -581,7 +581,10 @@ fn a_sender_that_waits_for_a_queue_that_others_filled_does_not_spin() {
             let sending = timeout(Duration::from_millis(500), sender.send_to(b"x", &path));
             assert!(sending.await.is_err());
             let used = common::cpu_time() - before;
-            assert!(used < 100 * MS, "{used:?} of processor time in half a second");
+            assert!(
+                used < 100 * MS,
+                "{used:?} of processor time in half a second"
+            );
             drop(receiver);
         });
     });

@@ -41,10 +41,12 @@ use std::{
 pub(crate) fn within<T>(seconds: u64, body: impl FnOnce() -> T) -> T {
     let caller = std::panic::Location::caller();
     let (done, alarm) = mpsc::channel::<()>();
+    let (awake, is_awake) = mpsc::channel::<()>();
     let watchdog = thread::Builder::new()
         .name("watchdog".into())
         .stack_size(128 * 1024) // explicit: starts even where RUST_MIN_STACK forbids others
         .spawn(move || {
+            drop(awake);
             let outcome = alarm.recv_timeout(Duration::from_secs(seconds));
             if outcome == Err(mpsc::RecvTimeoutError::Timeout) {
                 // Not `eprintln!`: the test harness would swallow it.
@@ -56,6 +58,7 @@ pub(crate) fn within<T>(seconds: u64, body: impl FnOnce() -> T) -> T {
             }
         })
         .expect("cannot start the watchdog");
+    let _ = is_awake.recv(); // it has its name and its memory now; what `body` takes away cannot hurt it
     let result = body(); // a panic drops `done`, which ends the watchdog
     drop(done);
     watchdog.join().expect("the watchdog failed");
