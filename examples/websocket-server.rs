@@ -19,7 +19,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use async_native_tls::TlsAcceptor;
 use async_tungstenite::accept_async;
-use async_tungstenite::tungstenite::{Error as WsError, Message};
+use async_tungstenite::tungstenite::Error as WsError;
 use smol::prelude::*;
 use smol::{Async, future, io};
 
@@ -29,9 +29,9 @@ async fn echo<T: AsyncRead + AsyncWrite + Unpin>(stream: T) -> Result<(), WsErro
 
     // Pings and the closing handshake are answered inside while we wait for the next message.
     while let Some(message) = socket.next().await {
-        match message? {
-            message @ (Message::Text(_) | Message::Binary(_)) => socket.send(message).await?,
-            _ => {}
+        let message = message?;
+        if message.is_text() || message.is_binary() {
+            socket.send(message).await?;
         }
     }
     Ok(())

@@ -9,33 +9,30 @@
 #[cfg(windows)]
 fn main() -> smol::io::Result<()> {
     use smol::prelude::*;
-    use smol::{Async, Unblock, future, io};
+    use smol::{Async, future, io};
     use uds_windows::{UnixListener, UnixStream};
 
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("socket");
 
     smol::block_on(async {
-        // std has no such sockets on Windows, the `uds_windows` crate has. `Async` takes whatever
-        // is a socket.
-        let listener = Async::new(UnixListener::bind(&path)?)?;
-        println!("Listening on {:?}", listener.get_ref().local_addr()?);
+        // std has no such sockets on Windows; the `uds_windows` crate has.
+        let listener = UnixListener::bind(&path)?;
+        println!("Listening on {:?}", listener.local_addr()?);
 
         let server = async {
-            let (stream, _) = listener.read_with(|listener| listener.accept()).await?;
+            // This listener does not show its socket (`AsSocket`), so it waits on the blocking pool.
+            let (stream, _) = smol::unblock(move || listener.accept()).await?;
+            // The stream does, and `Async` takes whatever is a socket.
+            let mut stream = Async::new(stream)?;
             let mut message = String::new();
-            // These streams cannot be read through a shared reference, so `Async` is not a reader
-            // here; `Unblock` is one for anything that is `Read`.
-            Unblock::new(stream).read_to_string(&mut message).await?;
+            stream.read_to_string(&mut message).await?;
             io::Result::Ok(message)
         };
         let client = async {
-            // Connecting to a socket of this machine does not wait for long, but it is a blocking
-            // call.
             let stream = smol::unblock(move || UnixStream::connect(path)).await?;
-            let mut stream = Unblock::new(stream);
-            stream.write_all(b"Hello through a Unix socket!").await?;
-            stream.flush().await
+            let mut stream = Async::new(stream)?;
+            stream.write_all(b"Hello through a Unix socket!").await
             // Dropping the stream closes it, and the server reads an end of file.
         };
 

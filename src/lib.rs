@@ -344,6 +344,26 @@ thread_local! {
     static BUDGET: Cell<u32> = const { Cell::new(OPS_PER_POLL) };
 }
 
+thread_local! {
+    /// Which waker leads back to the loop of ours that runs on this thread (its data pointer): that of the
+    /// future the loop is polling. Null if a foreign executor is between the loop and that future.
+    static OURS: Cell<*const ()> = const { Cell::new(std::ptr::null()) };
+    /// Whether the tasks that this thread polls right now are run by such a loop.
+    static OUR_TASKS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Notes that one of our loops polls the future with this waker; returns what was noted before.
+fn set_ours(waker: *const ()) -> *const () {
+    OURS.try_with(|ours| ours.replace(waker))
+        .unwrap_or(std::ptr::null())
+}
+
+/// Whether one of our loops polls the future with this waker.
+fn is_ours(waker: &Waker) -> bool {
+    OURS.try_with(|ours| ours.get() == waker.data())
+        .unwrap_or(false)
+}
+
 /// Gives the task that is about to be polled a full budget.
 fn refill_budget() {
     let _ = BUDGET.try_with(|left| left.set(OPS_PER_POLL));
@@ -403,6 +423,12 @@ impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let ours = OUR_TASKS.try_with(Cell::get).unwrap_or(false);
+        set_ours(if ours {
+            cx.waker().data()
+        } else {
+            std::ptr::null()
+        });
         match self.project().future.as_pin_mut() {
             Some(future) => future.poll(cx),
             None => Poll::Pending,
@@ -838,6 +864,15 @@ impl<C: AsRef<Crew>> Worker<C> {
         runnable.map(|runnable| self.found(runnable))
     }
 
+    /// Tickets that went from one queue to another could not be seen by others in between. Where no watcher
+    /// helps, they must be told now that they can.
+    fn moved(&self) {
+        let crew = self.crew.as_ref();
+        if !crew.own_threads && crew.has_work() {
+            crew.notify();
+        }
+    }
+
     /// Takes a fair share of the injector into the worker's own queue, not more than half of it.
     fn take_share(&self, local: &Local) {
         let crew = self.crew.as_ref();
@@ -852,6 +887,7 @@ impl<C: AsRef<Crew>> Worker<C> {
                     let _ = crew.injector.push(full.into_inner());
                 }
             }
+            self.moved();
         }
     }
 
@@ -880,6 +916,8 @@ impl<C: AsRef<Crew>> Worker<C> {
                 }
             }
             tour!(3, "a worker stole from another");
+            drop(locals);
+            self.moved();
             return Some(first);
         }
         // Ordering: Relaxed. The tickets in the slots are what matters, and they carry their own order.
@@ -889,8 +927,14 @@ impl<C: AsRef<Crew>> Worker<C> {
         None
     }
 
-    /// Work was found: stops searching, and if this was the last one to search, calls the next.
+    /// Work was found.
     fn found(&mut self, runnable: Runnable) -> Runnable {
+        self.stop_searching();
+        runnable
+    }
+
+    /// Nobody may rely on this worker any longer. If it was the last one to search, calls the next.
+    fn stop_searching(&mut self) {
         if self.mood == Mood::Searching {
             self.mood = Mood::Awake;
             let crew = self.crew.as_ref();
@@ -900,7 +944,6 @@ impl<C: AsRef<Crew>> Worker<C> {
                 crew.notify();
             }
         }
-        runnable
     }
 
     /// Runs one task.
@@ -980,6 +1023,7 @@ impl<C: AsRef<Crew>> Worker<C> {
         if let Poll::Ready(output) = main.poll(cx) {
             return Poll::Ready(output);
         }
+        let _tasks = run_as(cx.waker());
         for _ in 0..3 * TASKS_PER_LOOK {
             match self.find() {
                 Some(runnable) => {
@@ -999,6 +1043,7 @@ impl<C: AsRef<Crew>> Worker<C> {
     /// One poll of `tick`: one task, if there is one.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.wake_up();
+        let _tasks = run_as(cx.waker());
         loop {
             match self.find() {
                 Some(runnable) => {
@@ -1019,6 +1064,19 @@ impl<C: AsRef<Crew>> Worker<C> {
             }
         });
     }
+}
+
+/// What is run until the guard is dropped is run by one of our loops if the future with this waker is.
+fn run_as(waker: &Waker) -> impl Drop + use<> {
+    let ours = is_ours(waker);
+    let outer = OUR_TASKS
+        .try_with(|tasks| tasks.replace(ours))
+        .unwrap_or(false);
+    let waker = if ours { waker.data() } else { std::ptr::null() };
+    OnDrop(move || {
+        let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
+        set_ours(waker);
+    })
 }
 
 impl<C: AsRef<Crew>> Drop for Worker<C> {
@@ -2099,7 +2157,10 @@ impl Sleeper {
         let when_blocked = WHEN_BLOCKED.try_with(Cell::get).ok().flatten();
         if let Some(when_blocked) = when_blocked {
             when_blocked(true);
+            // What is woken meanwhile does not go to the queue of a worker that is blocked.
+            let here = HERE.try_with(|here| here.replace(None)).ok();
             self.sleep(false);
+            let _ = HERE.try_with(|cell| here.map(|here| cell.replace(here)));
             when_blocked(false);
         } else {
             self.sleep(false);
@@ -2218,11 +2279,13 @@ fn glance() {
 
 /// Somebody has begun to wait for the reactor: sees to it that there is one who asks the kernel.
 fn attend(waker: &Waker) {
-    if DEPTH.try_with(Cell::get).unwrap_or(0) > 0 {
-        // This thread will sit down itself, or knows who does.
+    let in_loop = DEPTH.try_with(Cell::get).unwrap_or(0) > 0;
+    if in_loop && (is_ours(waker) || WATCHER.is_present()) {
+        // This thread will sit down itself, or knows who does; and if somebody else's `block_on` inside
+        // of ours keeps it from that, the watcher sees it.
         return WATCHER.poke();
     }
-    // A foreign executor: its threads know nothing of our poller.
+    // A foreign executor knows nothing of our poller.
     check_for_fork();
     if WATCHER.start() {
         return WATCHER.hurry();
@@ -2521,18 +2584,16 @@ struct LocalTasks(Option<Worker<Arc<Crew>>>);
 impl LocalTasks {
     /// Runs some of the tasks that are ready. `true`: there may be more.
     fn run(&mut self, pace: &Cell<Pace>) -> bool {
-        if self.0.is_none() {
-            // There are none before the first `spawn_local` on this thread.
-            let crew = LOCAL
-                .try_with(|local| local.crew.get().cloned())
-                .ok()
-                .flatten();
-            self.0 = crew.map(|crew| Worker::new(crew, false));
-        }
-        let Some(worker) = &mut self.0 else {
+        let Some(worker) = self.worker() else {
             return false;
         };
         worker.wake_up();
+        let outer = OUR_TASKS
+            .try_with(|tasks| tasks.replace(true))
+            .unwrap_or(true);
+        let _restore = OnDrop(|| {
+            let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
+        });
         loop {
             match worker.find() {
                 Some(runnable) => worker.run(runnable),
@@ -2542,6 +2603,24 @@ impl LocalTasks {
                 return true;
             }
         }
+    }
+
+    /// Whether there is a task to run.
+    fn has_work(&mut self) -> bool {
+        self.worker()
+            .is_some_and(|worker| !worker.crew.injector.is_empty())
+    }
+
+    fn worker(&mut self) -> Option<&mut Worker<Arc<Crew>>> {
+        if self.0.is_none() {
+            // There are none before the first `spawn_local` on this thread.
+            let crew = LOCAL
+                .try_with(|local| local.crew.get().cloned())
+                .ok()
+                .flatten();
+            self.0 = crew.map(|crew| Worker::new(crew, false));
+        }
+        self.0.as_mut()
     }
 
     /// Announces that this thread sleeps. `false`: there is something to do after all.
@@ -2558,9 +2637,11 @@ impl LocalTasks {
 }
 
 /// Counts a thread as one that looks after the reactor, until the guard is dropped.
-fn enter_loop() -> impl Drop {
+fn enter_loop(main: &Waker) -> impl Drop + use<> {
     let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
-    OnDrop(|| {
+    let outer = set_ours(main.data());
+    OnDrop(move || {
+        set_ours(outer);
         let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
         // We may have been the one who asked the kernel for others.
         if WATCHER.exists() && REACTOR.has_interest() && REACTOR.seated() == Seat::FREE {
@@ -2573,7 +2654,8 @@ fn enter_loop() -> impl Drop {
 fn work() {
     let sleeper = &Sleeper::new();
     WHEN_BLOCKED.set(Some(|blocked| STAFF.block(blocked)));
-    let _inside = enter_loop();
+    let _inside = enter_loop(&sleeper.main);
+    OUR_TASKS.set(true);
     let mut worker = Worker::new(Global, true);
     // `hire` has counted it as searching.
     worker.mood = Mood::Searching;
@@ -2588,6 +2670,10 @@ fn work() {
             ran += 1;
         }
         worker.in_task(false);
+        if local_tasks.has_work() {
+            // They may block: nobody may rely on our search meanwhile.
+            worker.stop_searching();
+        }
         let more_local_tasks = local_tasks.run(&sleeper.pace);
         if ran == TASKS_PER_GLANCE || more_local_tasks {
             glance();
@@ -2623,7 +2709,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         unreachable!("it is taken out when it is dropped")
     };
     let cx = &mut Context::from_waker(&sleeper.main);
-    let _inside = enter_loop();
+    let _inside = enter_loop(&sleeper.main);
     let mut local_tasks = LocalTasks(None);
     if is_due(&sleeper.pace) {
         glance();
@@ -2633,6 +2719,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         // Ordering: AcqRel. Pairs with the swap in `Sleeper::new`: we see what was written before the wake.
         if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
             refill_budget();
+            set_ours(sleeper.main.data());
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return output;
             }
@@ -2729,13 +2816,17 @@ impl Watcher {
         self.state.load(Ordering::Relaxed) != Watcher::ABSENT
     }
 
+    fn is_present(&self) -> bool {
+        // Ordering: Relaxed, as above.
+        self.state.load(Ordering::Relaxed) == Watcher::PRESENT
+    }
+
     /// Starts it, once. `false` if it cannot be.
     fn start(&'static self) -> bool {
-        // Ordering: Relaxed, all in here: nothing but the thread itself depends on it.
-        let present = || self.state.load(Ordering::Relaxed) == Watcher::PRESENT;
-        if present() || !STAFF.may_try() {
-            return present();
+        if self.is_present() || !STAFF.may_try() {
+            return self.is_present();
         }
+        // Ordering: Relaxed, as above.
         if self.state.swap(Watcher::PRESENT, Ordering::Relaxed) == Watcher::PRESENT {
             return true;
         }
@@ -2855,11 +2946,9 @@ impl Watcher {
         }
         while let Some(seat) = REACTOR.sit(Seat::WATCHED) {
             // Looked at after the seat was taken; `alert` looks at the seat after the ticket was queued.
-            if CREW.get().is_some_and(Crew::has_tickets) {
-                return;
-            }
+            let tickets = CREW.get().is_some_and(Crew::has_tickets);
             let mut woken = Vec::new();
-            REACTOR.turn(&seat, true, &mut woken);
+            REACTOR.turn(&seat, !tickets, &mut woken);
             drop(seat);
             wake_all(woken);
             // Ordering: SeqCst. Pairs with the store in `make_room`.
@@ -2869,7 +2958,8 @@ impl Watcher {
                 }
                 return;
             }
-            if !REACTOR.has_interest() {
+            // Tickets need the watcher elsewhere.
+            if tickets || !REACTOR.has_interest() {
                 return;
             }
         }
@@ -3017,7 +3107,11 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     // Dropped before `body`, and before whatever the children borrow from.
     let _children = OnDrop(|| family.close());
     poll_fn(|cx| {
+        let ours = is_ours(cx.waker());
+        let _restore = run_as(cx.waker());
         for waker in begin_round(&family.ready, cx) {
+            let pointer = Arc::as_ptr(&waker).cast();
+            set_ours(if ours { pointer } else { std::ptr::null() });
             if waker.key != BODY {
                 if let Err(payload) = family.poll_child(waker) {
                     family.close();

@@ -614,7 +614,7 @@ fn timer_sleep_sleeps_as_long_as_it_says_and_ticks() {
 
 #[test]
 fn timer_timeout_waits_for_a_line_but_not_for_ever() {
-    let mut quick = Program::example("timer-timeout", &["60000"]);
+    let mut quick = Program::example("timer-timeout", &["3600000"]);
     quick.wait_for("Type a line");
     quick.type_line("here it is");
     assert_has(&quick.succeed(), "You typed 11 bytes: here it is");
@@ -625,6 +625,13 @@ fn timer_timeout_waits_for_a_line_but_not_for_ever() {
     let typist = slow.stdin.take();
     slow.succeed();
     drop(typist);
+}
+
+#[test]
+fn tour_runs_and_is_quiet_in_this_build() {
+    let printed = run("tour", &[]);
+    assert_has(&printed, "This is the quiet build");
+    assert_has(&printed, "a byte arrives");
 }
 
 #[test]
@@ -731,8 +738,16 @@ fn every_example_is_run_here_and_says_what_it_is_and_how_to_run_it() {
                 "no test runs {name}"
             );
             assert!(text.starts_with("//! "), "{name} does not say what it is");
+            let says_how = [
+                format!("cargo run --example {name}"),
+                format!("cargo {name}"),
+            ];
+            let release = format!("cargo run --release --example {name}");
             assert!(
-                text.contains(&format!("--example {name}")),
+                says_how
+                    .iter()
+                    .chain([&release])
+                    .any(|how| text.contains(how)),
                 "{name} does not say how to run it"
             );
             assert!(

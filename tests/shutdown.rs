@@ -14,8 +14,9 @@ use std::{
     any::Any,
     cell::RefCell,
     future::{Future, pending, poll_fn},
+    io::{Read, Seek, Write},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::mpsc,
     task::{Context, Poll, Waker},
     thread,
@@ -606,6 +607,148 @@ fn tasks_that_use_the_runtime_in_their_drop_at_the_end_of_their_thread_do_not_ab
             .unwrap();
             assert!(dropped.is_set(), "a local task outlives its thread");
         }
+    });
+}
+
+// ---------- fork ----------
+
+/// Forks; runs `child` there; says how that ended: `Ok` if it came to its end, else the message of its panic.
+#[cfg(unix)]
+#[track_caller]
+fn in_a_forked_child(child: impl FnOnce()) -> Result<(), String> {
+    use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+    let mut report = tempfile::tempfile().unwrap();
+    match fork::fork().unwrap() {
+        fork::Fork::Child => {
+            let result = catch_unwind(AssertUnwindSafe(child));
+            if let Err(panic) = &result {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or(panic.downcast_ref::<&str>().copied());
+                let _ = report.write_all(text.unwrap_or("?").as_bytes());
+            }
+            std::process::exit(if result.is_ok() { 0 } else { 3 })
+        }
+        fork::Fork::Parent(pid) => {
+            let (pid, deadline) = (Pid::from_raw(pid), Instant::now() + Duration::from_secs(5));
+            let status = loop {
+                if let Some((_, status)) = waitpid(pid, WaitOptions::NOHANG).unwrap() {
+                    break status;
+                }
+                if Instant::now() > deadline {
+                    kill_process(pid.unwrap(), Signal::KILL).unwrap();
+                    panic!("the child of fork() hangs");
+                }
+                thread::sleep(Duration::from_millis(1));
+            };
+            match status.exit_status() {
+                Some(0) => Ok(()),
+                Some(3) => {
+                    let mut text = String::new();
+                    report.rewind().unwrap();
+                    report.read_to_string(&mut text).unwrap();
+                    Err(text)
+                }
+                _ => panic!("the child of fork() ended with {status:?}"),
+            }
+        }
+    }
+}
+
+/// What a child may try after its parent has used the runtime.
+#[cfg(unix)]
+fn attempts() -> [(&'static str, fn()); 8] {
+    [
+        ("block_on", || assert_eq!(block_on(async { 1 }), 1)),
+        ("a timer", || block_on(sleep(Duration::from_millis(5)))),
+        ("a foreign timer", || {
+            foreign_block_on(sleep(Duration::from_millis(5)))
+        }),
+        ("a task", || assert_eq!(block_on(spawn(async { 2 })), 2)),
+        ("a foreign task", || {
+            assert_eq!(foreign_block_on(spawn(async { 3 })), 3)
+        }),
+        ("a job", || assert_eq!(block_on(unblock(|| 4)), 4)),
+        ("a foreign job", || {
+            assert_eq!(foreign_block_on(unblock(|| 5)), 5)
+        }),
+        ("a socket", || {
+            let (one, two) = socket_pair();
+            let writing = async {
+                sleep(Duration::from_millis(5)).await;
+                std::io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
+            };
+            block_on(future::zip(writing, async {
+                one.readable().await.unwrap()
+            }));
+        }),
+    ]
+}
+
+/// async-io: in the child, `block_on(Timer)` hangs for ever.
+#[test]
+#[cfg(unix)]
+fn in_the_child_of_a_fork_the_runtime_works_or_says_why_not() {
+    fresh_process(60, &[], || {
+        // Sleeping threads of every kind.
+        touch();
+        let _far = spawn(sleep(Duration::from_secs(3600)));
+        thread::spawn(|| block_on(sleep(Duration::from_secs(3600))));
+        thread::spawn(|| foreign_block_on(sleep(Duration::from_secs(3600))));
+        let (one, two) = socket_pair();
+        let byte = spawn({
+            let one = one.clone();
+            async move { one.readable().await }
+        });
+        for (what, attempt) in attempts() {
+            println!("{what}");
+            if let Err(message) = in_a_forked_child(attempt) {
+                assert!(
+                    message.contains("fork"),
+                    "{what}: not a clear message: {message}"
+                );
+            }
+        }
+        // The parent has lost nothing.
+        std::io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
+        foreign_block_on(byte).unwrap();
+        touch();
+    });
+}
+
+/// polling #37: the child shares the kernel's poller, and takes the parent's sockets out of it.
+#[test]
+#[cfg(unix)]
+fn what_the_child_of_a_fork_drops_the_parent_keeps() {
+    fresh_process(60, &[], || {
+        let (one, two) = socket_pair();
+        // Registered by a wait that does not end.
+        assert!(
+            pin!(one.readable())
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+        let kept = RefCell::new(Some((one, Timer::after(Duration::from_secs(3600)))));
+        // The child has a copy of all this, its last handle among it.
+        assert_eq!(in_a_forked_child(|| drop(kept.take())), Ok(()));
+        let (one, _timer) = kept.take().unwrap();
+        block_on(async {
+            let byte = spawn_local(async move { one.readable().await }); // polled again only when it is woken
+            sleep(Duration::from_millis(5)).await;
+            std::io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
+            byte.await.unwrap();
+        });
+    });
+}
+
+#[test]
+#[cfg(unix)]
+fn a_fork_before_the_first_use_is_no_trouble() {
+    fresh_process(60, &[], || {
+        for (what, attempt) in attempts() {
+            assert_eq!(in_a_forked_child(attempt), Ok(()), "{what}");
+        }
+        assert_eq!(in_a_forked_child(touch), Ok(()));
+        touch();
     });
 }
 
