@@ -364,6 +364,35 @@ fn is_ours(waker: &Waker) -> bool {
         .unwrap_or(false)
 }
 
+/// What is run until the guard is dropped is run by one of our loops if the future with this waker is.
+fn run_as(waker: &Waker) -> impl Drop + use<> {
+    let ours = is_ours(waker);
+    let outer = OUR_TASKS
+        .try_with(|tasks| tasks.replace(ours))
+        .unwrap_or(false);
+    let waker = if ours { waker.data() } else { std::ptr::null() };
+    OnDrop(move || {
+        let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
+        set_ours(waker);
+    })
+}
+
+/// Whether this process is the child of one that used the runtime. The child has none of the threads,
+/// and shares the kernel's poller with its parent.
+fn is_forked() -> bool {
+    static HOME: OnceLock<u32> = OnceLock::new();
+    let here = std::process::id();
+    *HOME.get_or_init(|| here) != here
+}
+
+/// To be called before waiting for something that another thread does.
+fn check_for_fork() {
+    assert!(
+        !is_forked(),
+        "smol was used before fork() and cannot be used in the child: its threads did not come along"
+    );
+}
+
 /// Gives the task that is about to be polled a full budget.
 fn refill_budget() {
     let _ = BUDGET.try_with(|left| left.set(OPS_PER_POLL));
@@ -542,8 +571,6 @@ struct Crew {
     names: AtomicUsize,
     /// The workers are threads of our own, which search as soon as they are woken (I3.3).
     own_threads: bool,
-    /// Set by the watcher: the next search may take from the slots of others.
-    rescue: AtomicBool,
     /// Told when a ticket was queued and nobody was called. `true`: because nobody searches or
     /// sleeps, so that one more worker would help; `false`: because the pusher sees to it itself.
     short_handed: fn(bool),
@@ -617,7 +644,6 @@ impl Crew {
             sleepers: Mutex::new(Vec::new()),
             names: AtomicUsize::new(0),
             own_threads,
-            rescue: AtomicBool::new(false),
             short_handed,
             active: Mutex::new(Slab::new()),
         }
@@ -668,6 +694,9 @@ impl Crew {
 
     /// W3: takes a sleeper off the list and wakes it. `false` if there was none.
     fn wake_one(&self) -> bool {
+        if self.own_threads {
+            check_for_fork();
+        }
         let sleeper = {
             let mut sleepers = lock(&self.sleepers);
             let sleeper = sleepers.pop();
@@ -753,9 +782,20 @@ impl Crew {
                     .collect()
             };
             wake_all(wakers);
-            for runnable in self.injector.try_iter() {
-                drop(runnable);
+            // A call of `run` that was leaked has left its queues behind.
+            let locals = self
+                .locals
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            for local in locals {
+                local
+                    .slot
+                    .try_iter()
+                    .chain(local.queue.try_iter())
+                    .for_each(drop);
             }
+            self.injector.try_iter().for_each(drop);
             if lock(&self.active).len == 0 {
                 return;
             }
@@ -892,7 +932,7 @@ impl<C: AsRef<Crew>> Worker<C> {
     }
 
     /// Takes half of somebody's queue, beginning with a random somebody (xorshift, Marsaglia 2003);
-    /// the slots last, and those of our own threads only when the watcher asked for it.
+    /// the slots last, and not at all from our own threads, which the watcher looks after.
     fn steal(&mut self, own: Option<&Local>) -> Option<Runnable> {
         let crew = self.crew.as_ref();
         let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
@@ -920,8 +960,7 @@ impl<C: AsRef<Crew>> Worker<C> {
             self.moved();
             return Some(first);
         }
-        // Ordering: Relaxed. The tickets in the slots are what matters, and they carry their own order.
-        if !crew.own_threads || crew.rescue.swap(false, Ordering::Relaxed) {
+        if !crew.own_threads {
             return others().find_map(|victim| victim.slot.pop().ok());
         }
         None
@@ -1064,19 +1103,6 @@ impl<C: AsRef<Crew>> Worker<C> {
             }
         });
     }
-}
-
-/// What is run until the guard is dropped is run by one of our loops if the future with this waker is.
-fn run_as(waker: &Waker) -> impl Drop + use<> {
-    let ours = is_ours(waker);
-    let outer = OUR_TASKS
-        .try_with(|tasks| tasks.replace(ours))
-        .unwrap_or(false);
-    let waker = if ours { waker.data() } else { std::ptr::null() };
-    OnDrop(move || {
-        let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
-        set_ours(waker);
-    })
 }
 
 impl<C: AsRef<Crew>> Drop for Worker<C> {
@@ -1507,7 +1533,11 @@ impl Drop for Seat {
 
 impl Reactor {
     fn poller(&self) -> io::Result<&Poller> {
-        self.poller.get_or_try_init(Poller::new)
+        self.poller.get_or_try_init(|| {
+            // Notes which process the poller belongs to.
+            check_for_fork();
+            Poller::new()
+        })
     }
 
     /// Takes the seat, if it is free.
@@ -1978,7 +2008,7 @@ impl Source {
     fn deregister(&self) {
         let key = lock(&self.waiters).key.take();
         if let Some(key) = key {
-            if let Ok(poller) = REACTOR.poller() {
+            if let (Ok(poller), false) = (REACTOR.poller(), is_forked()) {
                 // It can fail only if somebody closed the descriptor, and then the kernel forgot it too.
                 let _ = registration::delete(poller, self.raw);
             }
@@ -2298,6 +2328,8 @@ fn attend(waker: &Waker) {
         REACTOR.turn(&seat, true, &mut woken);
         REACTOR.clear_timer(deadline, nap);
         leave(seat, woken);
+    } else {
+        thread::sleep(NAP / 10);
     }
     waker.wake_by_ref();
 }
@@ -2328,17 +2360,6 @@ fn poll_source(
             }
         }
     }
-}
-
-/// After `fork` the child has none of our threads, and shares our poller with its parent.
-fn check_for_fork() {
-    static HOME: OnceLock<u32> = OnceLock::new();
-    let here = std::process::id();
-    let home = *HOME.get_or_init(|| here);
-    assert!(
-        home == here,
-        "smol was used before fork() and cannot be used in the child: its threads did not come along"
-    );
 }
 
 static CREW: OnceLock<Crew> = OnceLock::new();
@@ -2436,11 +2457,9 @@ impl Staff {
         // Ordering: SeqCst, as above.
         crew().counts.fetch_sub(1, Ordering::SeqCst);
         if self.present.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // There is no worker. A thread in `block_on` stands in: this one, if it is one, when it gets
-            // there, or one that sleeps. Else there is nobody but us.
-            if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
-                self.stand_in_at_once();
-            } else if !call_parked_thread() {
+            // There is no worker. A thread in `block_on` stands in: one that sleeps, perhaps relying on the
+            // worker that never came, or this one when it gets there. Else `spawn` does it.
+            if !call_parked_thread() {
                 REACTOR.interrupt();
             }
         }
@@ -2464,8 +2483,9 @@ impl Staff {
         stranded
     }
 
-    /// The same where a ticket was queued by a thread that is not in `block_on`. Not inside of each other:
-    /// the outermost finds what the tasks wake.
+    /// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is. Not in wakers,
+    /// which may be called with somebody's lock held. And not inside of each other: the outermost finds what
+    /// the tasks wake.
     fn stand_in_at_once(&self) {
         thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
         if !INSIDE
@@ -2750,12 +2770,12 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// assert_eq!(smol::block_on(task), 3);
 /// ```
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
-    let (runnable, task) = new_task(
-        future,
-        || {},
-        |runnable, info| crew().schedule(runnable, info),
-    );
+    let schedule = |runnable, info| crew().schedule(runnable, info);
+    let (runnable, task) = new_task(future, || {}, schedule);
     runnable.schedule();
+    if STAFF.present() == 0 && DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+        STAFF.stand_in_at_once();
+    }
     task
 }
 
@@ -2812,28 +2832,38 @@ impl Watcher {
     const IMPOSSIBLE: u8 = 2;
 
     fn exists(&self) -> bool {
-        // Ordering: Relaxed. What follows from it depends on other variables.
-        self.state.load(Ordering::Relaxed) != Watcher::ABSENT
+        // Ordering: SeqCst. Pairs with the exchanges in `start`: who cannot start it goes to the list of parked
+        // threads afterwards, and who looks here has given the seat back before.
+        self.state.load(Ordering::SeqCst) != Watcher::ABSENT
     }
 
     fn is_present(&self) -> bool {
-        // Ordering: Relaxed, as above.
-        self.state.load(Ordering::Relaxed) == Watcher::PRESENT
+        // Ordering: SeqCst, as above.
+        self.state.load(Ordering::SeqCst) == Watcher::PRESENT
     }
 
     /// Starts it, once. `false` if it cannot be.
     fn start(&'static self) -> bool {
-        if self.is_present() || !STAFF.may_try() {
-            return self.is_present();
+        if self.is_present() {
+            return true;
         }
-        // Ordering: Relaxed, as above.
-        if self.state.swap(Watcher::PRESENT, Ordering::Relaxed) == Watcher::PRESENT {
+        if !STAFF.may_try() {
+            // Not now. Until then, whoever leaves the seat hands it over.
+            let (from, to) = (Watcher::ABSENT, Watcher::IMPOSSIBLE);
+            // Ordering: SeqCst, as below.
+            let _ = self
+                .state
+                .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+            return false;
+        }
+        // Ordering: SeqCst. Pairs with the loads of `state`.
+        if self.state.swap(Watcher::PRESENT, Ordering::SeqCst) == Watcher::PRESENT {
             return true;
         }
         let started = start_thread("smol-watch".into(), || self.watch());
         if !started {
-            // Ordering: Relaxed, as above.
-            self.state.store(Watcher::IMPOSSIBLE, Ordering::Relaxed);
+            // Ordering: SeqCst, as above.
+            self.state.store(Watcher::IMPOSSIBLE, Ordering::SeqCst);
         }
         started
     }
@@ -2854,8 +2884,8 @@ impl Watcher {
             self.deep.store(false, Ordering::SeqCst);
             self.unpark();
         }
-        // Ordering: Relaxed. Nothing depends on it but how soon somebody sits down.
-        if self.state.load(Ordering::Relaxed) == Watcher::IMPOSSIBLE
+        // Ordering: SeqCst, as in `exists`.
+        if self.state.load(Ordering::SeqCst) == Watcher::IMPOSSIBLE
             && REACTOR.seated() == Seat::FREE
         {
             call_parked_thread();
@@ -2999,32 +3029,45 @@ impl Seen {
         }
     }
 
+    /// The workers that have tickets and took none for a whole tick.
+    fn stuck_since(&self, before: &Seen) -> Vec<Arc<Local>> {
+        let Some(crew) = CREW.get() else {
+            return Vec::new();
+        };
+        let stuck = |(worker, polls, empty): &&(*const Local, u32, bool)| {
+            let same = |(w, p, _): &(*const Local, u32, bool)| w == worker && p == polls;
+            !empty && before.workers.iter().any(same)
+        };
+        let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
+        let find = |(worker, ..): &(*const Local, u32, bool)| {
+            locals
+                .iter()
+                .find(|local| Arc::as_ptr(local) == *worker)
+                .cloned()
+        };
+        self.workers.iter().filter(stuck).filter_map(find).collect()
+    }
+
     /// Whether tickets lie where nobody has taken any for a whole tick.
     fn is_stuck_since(&self, before: &Seen) -> bool {
-        let Some(crew) = CREW.get() else { return false };
-        let idle = |(worker, polls, empty): &(*const Local, u32, bool)| {
-            !empty
-                && before
-                    .workers
-                    .iter()
-                    .any(|(w, p, _)| w == worker && p == polls)
-        };
-        self.workers.iter().any(idle)
-            || (!crew.injector.is_empty() && self.workers == before.workers)
+        let injected = CREW.get().is_some_and(|crew| !crew.injector.is_empty());
+        !self.stuck_since(before).is_empty() || (injected && self.workers == before.workers)
     }
 }
 
-/// Tickets are stuck: calls a worker that sleeps, or starts one more if none gets on.
+/// Tickets are stuck: puts them where others look, calls a worker that sleeps, or starts one more if none
+/// gets on.
 fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
     let crew = crew();
-    // Ordering: SeqCst, as in `notify`.
-    let counts = crew.counts.load(Ordering::SeqCst);
-    if counts % SLEEPING > 0 {
-        return;
+    // A worker that is merely busy for long loses nothing but its first place.
+    for local in now.stuck_since(before) {
+        for runnable in local.slot.try_iter().chain(local.queue.try_iter()) {
+            let _ = crew.injector.push(runnable);
+        }
     }
-    // Ordering: Relaxed, see `steal`.
-    crew.rescue.store(true, Ordering::Relaxed);
-    if crew.wake_one() {
+    // Ordering: SeqCst, as in `notify`.
+    let searching = crew.counts.load(Ordering::SeqCst) % SLEEPING;
+    if searching > 0 || crew.wake_one() {
         return;
     }
     let polls = |seen: &Seen| {
@@ -3034,7 +3077,7 @@ fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
             .collect::<Vec<_>>()
     };
     if polls(now) != polls(before) {
-        // Others get on, and will come to it when their own queues are empty.
+        // Others get on, and look at the injector now and then.
         return;
     }
     // Workers that compute for long look the same as workers that are blocked. The first few spare ones
