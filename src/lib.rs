@@ -50,7 +50,7 @@
 //!
 //! This file is the whole runtime. Read it from top to bottom: each section uses only the sections above it.
 //! §2-§4 run tasks, §5 listens to the kernel; they never mention each other. They meet in
-//! [`Waker`](std::task::Waker) and in §6, the loop. Who stops reading after §6 has understood an async runtime;
+//! [`Waker`] and in §6, the loop. Who stops reading after §6 has understood an async runtime;
 //! what follows is its face. `grep -n '^// §' src/lib.rs` prints the table of contents:
 //!
 //! - §1  Ground: what everything stands on
@@ -62,7 +62,7 @@
 //! - §7  Scopes: tasks that may borrow
 //! - §8  Timer: a deadline you can await
 //! - §9  Blocking pool: a place where waiting is allowed
-//! - §10  Async<T>: whatever the operating system gives, without blocking
+//! - §10  `Async<T>`: whatever the operating system gives, without blocking
 //! - §11  Sockets: TCP, UDP and Unix on `Async<T>`
 //! - §12  Files and processes: what the kernel cannot poll, and what it can
 //! - §13  Promises the compiler keeps
@@ -360,7 +360,7 @@ fn set_ours(waker: *const ()) -> *const () {
 
 /// Whether one of our loops polls the future with this waker.
 fn is_ours(waker: &Waker) -> bool {
-    OURS.try_with(|ours| ours.get() == waker.data())
+    OURS.try_with(|ours| !ours.get().is_null() && ours.get() == waker.data())
         .unwrap_or(false)
 }
 
@@ -701,12 +701,10 @@ impl Crew {
             let mut sleepers = lock(&self.sleepers);
             let sleeper = sleepers.pop();
             if sleeper.is_some() {
-                // Ordering: SeqCst. Pairs with the load in `notify`: no longer asleep, and as good as
-                // searching from this moment, so that the next push need not wake another.
-                self.counts.fetch_sub(SLEEPING, Ordering::SeqCst);
-                if self.own_threads {
-                    self.counts.fetch_add(1, Ordering::SeqCst);
-                }
+                // Ordering: SeqCst. Pairs with the load in `notify`: no longer asleep, and in a crew of our own
+                // threads as good as searching from this moment, so that the next push wakes no other.
+                self.counts
+                    .fetch_sub(SLEEPING - self.own_threads as usize, Ordering::SeqCst);
             }
             sleeper
         };
@@ -1039,6 +1037,7 @@ impl<C: AsRef<Crew>> Worker<C> {
             })
         };
         let notified = own_entry.is_none();
+        shielded(|| drop(own_entry));
         // In a crew of our own threads `wake_one` has counted us as searching.
         self.mood = if notified && crew.own_threads {
             Mood::Searching
@@ -1095,7 +1094,7 @@ impl<C: AsRef<Crew>> Worker<C> {
         }
     }
 
-    /// Notes whether a task runs, for [`Crew::push_local`].
+    /// Notes whether a task runs, for [`Here::push`].
     fn in_task(&self, yes: bool) {
         let _ = HERE.try_with(|here| {
             if let Some(here) = &*here.borrow() {
@@ -1592,7 +1591,11 @@ impl Reactor {
         });
         // polling's poll(2) fallback says so when it was interrupted by a registration.
         let answer = match answer {
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                // Once more, or it goes on taking itself for notified.
+                self.poller()
+                    .and_then(|poller| poller.wait(events, Some(Duration::ZERO)))
+            }
             answer => answer,
         };
         // Ordering: Relaxed. A flag that the waiters find sooner or later. Without a poller there may be
@@ -2006,7 +2009,13 @@ impl Source {
 
     /// Takes the handle out of the kernel's poller. To be called before the handle is closed.
     fn deregister(&self) {
-        let key = lock(&self.waiters).key.take();
+        // The wakers go with it: where the last reference is dropped is no place for somebody else's code.
+        let (key, sides) = {
+            let mut waiters = lock(&self.waiters);
+            let none = [const { Side::new() }; 2];
+            (waiters.key.take(), mem::replace(&mut waiters.sides, none))
+        };
+        shielded(|| drop(sides));
         if let Some(key) = key {
             if let (Ok(poller), false) = (REACTOR.poller(), is_forked()) {
                 // It can fail only if somebody closed the descriptor, and then the kernel forgot it too.
@@ -2581,8 +2590,8 @@ fn is_due(pace: &Cell<Pace>) -> bool {
 impl Pace {
     fn count(&mut self) -> bool {
         self.polls += 1;
-        // The clock costs as much as a task; so not every time.
-        let late = self.polls % 8 == 0 && {
+        // The clock costs as much as a task; so only at the first, second, fourth, eighth … poll.
+        let late = self.polls.is_power_of_two() && {
             let now = Instant::now();
             let last = *self.last.get_or_insert(now);
             now.saturating_duration_since(last) > Duration::from_millis(1)
@@ -2828,6 +2837,7 @@ static WATCHER: Watcher = Watcher {
 impl Watcher {
     const ABSENT: u8 = 0;
     const PRESENT: u8 = 1;
+    const STARTING: u8 = 3;
     /// It could not be started; whoever leaves the seat hands it over.
     const IMPOSSIBLE: u8 = 2;
 
@@ -2857,14 +2867,25 @@ impl Watcher {
             return false;
         }
         // Ordering: SeqCst. Pairs with the loads of `state`.
-        if self.state.swap(Watcher::PRESENT, Ordering::SeqCst) == Watcher::PRESENT {
-            return true;
+        let begin = |state| {
+            (state != Watcher::STARTING && state != Watcher::PRESENT).then_some(Watcher::STARTING)
+        };
+        if self
+            .state
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin)
+            .is_err()
+        {
+            // Somebody else was faster, and may not be certain yet.
+            return self.is_present();
         }
         let started = start_thread("smol-watch".into(), || self.watch());
-        if !started {
-            // Ordering: SeqCst, as above.
-            self.state.store(Watcher::IMPOSSIBLE, Ordering::SeqCst);
-        }
+        let state = if started {
+            Watcher::PRESENT
+        } else {
+            Watcher::IMPOSSIBLE
+        };
+        // Ordering: SeqCst, as above.
+        self.state.store(state, Ordering::SeqCst);
         started
     }
 
@@ -3530,10 +3551,14 @@ impl Timer {
         self.deadline = deadline;
         self.period = period;
         if let Some((old, id)) = self.entry.take() {
+            // Meanwhile there is interest all the time, for whoever is about to sleep outside of the poller.
+            // Ordering: SeqCst, as in `set_timer`.
+            REACTOR.interest.fetch_add(1, Ordering::SeqCst);
             let waker = REACTOR.clear_timer(old, id);
             if let (Some(waker), Some(deadline)) = (waker, deadline) {
                 self.entry = Some((deadline, REACTOR.set_timer(deadline, waker)));
             }
+            REACTOR.interest.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -3768,8 +3793,8 @@ impl Pool {
             return;
         }
         state.blocked += 1;
-        if !state.queue.is_empty() && state.idle == 0 {
-            self.start(state);
+        if !state.queue.is_empty() && state.idle == 0 && !self.start(state) {
+            self.stand_in();
         }
     }
 
@@ -3900,36 +3925,35 @@ impl<S: Send + 'static> Lane<S> {
 
     /// Waits until no operation is under way. A panic of the last one continues here.
     fn settle(&self, cx: &Context<'_>) -> Poll<MutexGuard<'_, LaneState<S>>> {
-        for attempt in 0.. {
-            {
-                let mut state = lock(&self.state);
-                if state.io.is_some() {
-                    if let Some((_, Answer::Panicked(_))) = state.answers.last() {
-                        if let Some((_, Answer::Panicked(payload))) = state.answers.pop() {
-                            drop(state);
-                            resume_unwind(payload);
-                        }
+        let mut own: Option<Waker> = None;
+        loop {
+            let mut state = lock(&self.state);
+            if state.io.is_some() {
+                if let Some((_, Answer::Panicked(_))) = state.answers.last() {
+                    if let Some((_, Answer::Panicked(payload))) = state.answers.pop() {
+                        drop(state);
+                        resume_unwind(payload);
                     }
+                }
+                // Dropping a waker is somebody else's code, as cloning it is: not under the lock.
+                if own.is_none() {
                     return Poll::Ready(state);
                 }
-                if attempt > 0
-                    && state
-                        .waiters
-                        .iter()
-                        .any(|waker| waker.will_wake(cx.waker()))
-                {
-                    return Poll::Pending;
-                }
+                drop(state);
+                own = None;
+                continue;
             }
-            // A waker's clone is somebody else's code: not under the lock.
-            let waker = cx.waker().clone();
-            let mut state = lock(&self.state);
-            if state.io.is_none() {
-                state.waiters.push(waker);
+            let known = |waker: &Waker| waker.will_wake(cx.waker());
+            if state.waiters.iter().any(known) {
                 return Poll::Pending;
             }
+            if let Some(own) = own.take() {
+                state.waiters.push(own);
+                return Poll::Pending;
+            }
+            drop(state);
+            own = Some(cx.waker().clone());
         }
-        Poll::Pending
     }
 
     /// Starts an operation for a handle; the lane must be settled.
@@ -3947,22 +3971,21 @@ impl<S: Send + 'static> Lane<S> {
         let shared = self.state.clone();
         let job = unblock(move || {
             let answer = catch_unwind(AssertUnwindSafe(|| op(&mut io, &mut buffer)));
-            let waiters = {
+            let (waiters, stale) = {
                 let mut state = lock(&shared);
                 if let Ok(Answer::Read(Ok(len))) = answer {
                     state.ahead = 0..len;
                 }
                 state.buffer = buffer;
                 // Handles that went away in the middle of an operation do not come back for the answer.
-                if state.answers.len() >= 64 {
-                    state.answers.remove(0);
-                }
+                let stale = (state.answers.len() >= 64).then(|| state.answers.remove(0));
                 state
                     .answers
                     .push((owner, answer.unwrap_or_else(Answer::Panicked)));
                 state.io = Some(io);
-                mem::take(&mut state.waiters)
+                (mem::take(&mut state.waiters), stale)
             };
+            shielded(|| drop(stale));
             drop(shared);
             wake_all(waiters);
         });
@@ -3970,11 +3993,11 @@ impl<S: Send + 'static> Lane<S> {
     }
 
     /// Runs a closure on it and waits for the result.
-    async fn run<R: Send + 'static>(
-        &self,
-        owner: usize,
-        f: impl FnOnce(&mut S) -> R + Send + 'static,
-    ) -> R {
+    async fn run<R: Send + 'static>(&self, f: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
+        // Its own answer, whatever a read that was dropped has left behind, or will.
+        static NEXT: AtomicUsize = AtomicUsize::new(usize::MAX);
+        // Ordering: Relaxed. Only has to be unique.
+        let owner = NEXT.fetch_sub(1, Ordering::Relaxed);
         let mut f = Some(f);
         poll_fn(|cx| {
             loop {
@@ -4024,7 +4047,19 @@ impl<S: Send + 'static> Lane<S> {
         ready!(spend(cx));
         loop {
             let mut state = ready!(self.settle(cx));
-            let answer = state.take_answer(owner);
+            match state.take_answer(owner) {
+                Some(Answer::Read(Ok(0))) if state.ahead.is_empty() => return Poll::Ready(Ok(0)),
+                // Bytes are looked for below. What else was asked by a future that is gone counts only if it
+                // failed.
+                Some(Answer::Read(Ok(_))) | None => {}
+                Some(other) => {
+                    drop(state);
+                    match other.into_error() {
+                        Some(err) => return Poll::Ready(Err(err)),
+                        None => continue,
+                    }
+                }
+            }
             if !state.ahead.is_empty() {
                 let len = buf.len().min(state.ahead.len());
                 let start = state.ahead.start;
@@ -4032,24 +4067,11 @@ impl<S: Send + 'static> Lane<S> {
                 state.ahead.start += len;
                 return Poll::Ready(Ok(len));
             }
-            let len = buf.len().min(POOL_CHUNK);
-            match answer {
-                Some(Answer::Read(Ok(0))) => return Poll::Ready(Ok(0)),
-                Some(Answer::Read(Err(err))) => return Poll::Ready(Err(err)),
-                None => {
-                    let read = read.clone();
-                    self.start(owner, state, move |io, buffer| {
-                        buffer.resize(len, 0);
-                        Answer::Read(retry(|| read(io, buffer)))
-                    });
-                }
-                Some(other) => {
-                    drop(state);
-                    if let Some(err) = other.into_error() {
-                        return Poll::Ready(Err(err));
-                    }
-                }
-            }
+            let (len, read) = (buf.len().min(POOL_CHUNK), read.clone());
+            self.start(owner, state, move |io, buffer| {
+                buffer.resize(len, 0);
+                Answer::Read(retry(|| read(io, buffer)))
+            });
         }
     }
 
@@ -4137,6 +4159,10 @@ impl<S: Send + 'static> Lane<S> {
                         let result = target
                             .ok_or_else(overflow)
                             .and_then(|target| io.seek(target));
+                        if result.is_err() && unseen > 0 {
+                            // Then the user stays where the user was.
+                            let _ = io.seek(SeekFrom::Current(-unseen));
+                        }
                         Answer::Sought(to, result)
                     });
                 }
@@ -4263,7 +4289,7 @@ impl<T: Send + 'static> Unblock<T> {
         &mut self,
         f: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> R {
-        self.lane().run(0, f).await
+        self.lane().run(f).await
     }
 
     /// Waits until no operation is under way, and gives the thing back. What a cancelled read has taken out of
@@ -4294,6 +4320,7 @@ impl<T: Read + Send + 'static> AsyncRead for Unblock<T> {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        self.lane();
         #[cfg(unix)]
         if let Some(Input { file, source }) = &self.input {
             if self.lane.is_quiet() {
@@ -4362,7 +4389,7 @@ where
     }
 }
 // ============================================================================================
-// §10  Async<T>: whatever the operating system gives, without blocking
+// §10  `Async<T>`: whatever the operating system gives, without blocking
 // ============================================================================================
 //
 // uses §1 §5 §6 §8 §9 · used by §11-§12 · locks: none of its own
@@ -4387,7 +4414,8 @@ where
 ///
 /// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks may wait for
 /// the same handle. All methods can be called from any thread and under any executor. They are
-/// cancel-safe unless they say otherwise: a future that is dropped has either done nothing, or finished.
+/// cancel-safe: a future that is dropped has either done nothing, or finished. Not so on files, see
+/// `Async::<File>::from`: there, a write goes on, and each task that uses a file must have a clone of its own.
 ///
 /// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is closed when the
 /// last handle is dropped.
@@ -5514,7 +5542,8 @@ impl From<File> for Async<File> {
     /// Makes a regular file asynchronous, which never fails: nothing is registered. Each operation is done
     /// whole, on the pool unless it need not wait. For a FIFO or a device use [`Async::new`].
     ///
-    /// A future of `read` that is dropped half way loses no bytes. One of `write` leaves open whether its
+    /// One handle is for one task: tasks that use the file at the same time need clones, or they take each
+    /// other's results. A future of `read` that is dropped half way loses no bytes. One of `write` leaves open whether its
     /// bytes were written; if that fails, the next operation on the same handle says so.
     fn from(file: File) -> Async<File> {
         let file = Arc::new(file);
@@ -5656,10 +5685,19 @@ impl Process {
             if mem::replace(&mut waited, true) {
                 return Poll::Ready(());
             }
-            let waker = cx.waker().clone();
+            let mut waker = cx.waker().clone();
             let watched = {
                 let mut reaped = lock(&self.reaped);
-                reaped.waiters.push(waker);
+                match reaped
+                    .waiters
+                    .iter_mut()
+                    .find(|other| other.will_wake(&waker))
+                {
+                    Some(same) => mem::swap(same, &mut waker),
+                    None => reaped
+                        .waiters
+                        .push(mem::replace(&mut waker, Waker::noop().clone())),
+                }
                 mem::replace(&mut reaped.watched, true)
             };
             if !watched {
@@ -5696,19 +5734,22 @@ impl Drop for Process {
             return;
         }
         // It is still running. Somebody must take its status when it ends.
+        use rustix::process::{WaitOptions, waitpid};
         let (pid, pidfd) = (self.pid, self.pidfd.take());
-        let reap = move || {
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        let wait = move || {
+            let _ = waitpid(Some(pid), WaitOptions::empty());
         };
         match pidfd {
             Some(pidfd) => spawn(async move {
-                match pidfd.readable().await {
-                    Ok(()) => reap(),
-                    Err(_) => unblock(reap).await,
+                while pidfd.readable().await.is_ok() {
+                    if !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None)) {
+                        return;
+                    }
                 }
+                unblock(wait).await
             })
             .detach(),
-            None => unblock(reap).detach(),
+            None => unblock(wait).detach(),
         }
     }
 }
@@ -5756,13 +5797,20 @@ impl Async<Child> {
     /// ```
     pub fn spawn(command: &mut Command) -> io::Result<Async<Child>> {
         let mut child = command.spawn()?;
-        let pipes = [
-            child.stdin.take().map(pipe_from).transpose(),
-            child.stdout.take().map(pipe_from).transpose(),
-            child.stderr.take().map(pipe_from).transpose(),
-        ];
-        let [stdin, stdout, stderr] = pipes;
-        let pipes = [stdin?, stdout?, stderr?];
+        let mut take_pipes = || -> io::Result<_> {
+            let stdin = child.stdin.take().map(pipe_from).transpose()?;
+            let stdout = child.stdout.take().map(pipe_from).transpose()?;
+            let stderr = child.stderr.take().map(pipe_from).transpose()?;
+            Ok([stdin, stdout, stderr])
+        };
+        let pipes = match take_pipes() {
+            Ok(pipes) => pipes,
+            Err(err) => {
+                // Then it is as if it had never been.
+                let _ = child.kill().and_then(|()| child.wait());
+                return Err(err);
+            }
+        };
         #[cfg(unix)]
         let (driver, io) = (Process::new(&child, pipes)?, Holder::Own(child));
         #[cfg(windows)]

@@ -271,7 +271,7 @@ fn two_tasks_that_block_until_they_meet_do_meet_beside_a_busy_worker() {
         &[&[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "3")]],
         || {
             let busy = spawn(yield_for_ever());
-            for round in 0..1000 {
+            for round in 0..200 {
                 let meet = Arc::new(Barrier::new(2));
                 let tasks = [(); 2].map(|()| {
                     let meet = meet.clone();

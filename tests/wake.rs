@@ -72,20 +72,20 @@ fn each_wake_leads_to_a_poll_that_sees_what_was_written_before() {
         drive: impl FnOnce(Task<()>) + Send,
     ) {
         const ROUNDS: usize = 5_000;
-        let (written, seen, waker) = (
-            Arc::new(AtomicUsize::new(0)),
+        let (written, waker) = (
             Arc::new(AtomicUsize::new(0)),
             Arc::new(Mutex::new(None::<Waker>)),
         );
+        let (sees, seen) = mpsc::channel();
         let task = spawn(Box::pin(poll_fn({
-            let (written, seen, waker) = (written.clone(), seen.clone(), waker.clone());
+            let (written, waker) = (written.clone(), waker.clone());
             move |cx| {
                 waker
                     .lock()
                     .unwrap()
                     .get_or_insert_with(|| cx.waker().clone());
                 let value = written.load(Ordering::Relaxed);
-                seen.store(value, Ordering::Release);
+                sees.send(value).unwrap();
                 if value == ROUNDS {
                     Poll::Ready(())
                 } else {
@@ -94,7 +94,7 @@ fn each_wake_leads_to_a_poll_that_sees_what_was_written_before() {
             }
         })));
         thread::scope(|scope| {
-            scope.spawn(|| {
+            scope.spawn(move || {
                 let waker = loop {
                     if let Some(waker) = waker.lock().unwrap().clone() {
                         break waker;
@@ -107,15 +107,11 @@ fn each_wake_leads_to_a_poll_that_sees_what_was_written_before() {
                     if round % 5 == 0 {
                         waker.wake_by_ref(); // once more, perhaps during the poll
                     }
-                    let mut spins = 0;
-                    while seen.load(Ordering::Acquire) < round {
-                        spins += 1;
-                        if spins > 100 {
-                            thread::yield_now()
-                        } else {
-                            std::hint::spin_loop()
-                        }
+                    // At times the answer is awaited in a spin, at times asleep.
+                    for _ in 0..round % 199 {
+                        std::hint::spin_loop();
                     }
+                    while seen.recv().unwrap() < round {}
                 }
             });
             drive(task);

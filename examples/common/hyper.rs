@@ -1,12 +1,19 @@
 //! The few lines between hyper 1, which brings I/O traits of its own, and every stream that speaks
 //! those of futures-io.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use smol::prelude::*;
 use smol::{io, ready};
+
+thread_local! {
+    /// hyper's own buffer is not initialized, and without `unsafe` it can only be copied into. From
+    /// here: one for each thread costs idle connections no memory, and no read the time to zero it.
+    static BYTES: RefCell<[u8; 16 * 1024]> = const { RefCell::new([0; 16 * 1024]) };
+}
 
 /// A stream as hyper wants it.
 #[derive(Debug)]
@@ -18,12 +25,12 @@ impl<T: AsyncRead + Unpin> Read for HyperIo<T> {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        // hyper's buffer need not be initialized, and without `unsafe` it can only be copied into.
-        let mut bytes = [0; 8 * 1024];
-        let limit = bytes.len().min(buf.remaining());
-        let n = ready!(Pin::new(&mut self.0).poll_read(cx, &mut bytes[..limit]))?;
-        buf.put_slice(&bytes[..n]);
-        Poll::Ready(Ok(()))
+        BYTES.with_borrow_mut(|bytes| {
+            let limit = bytes.len().min(buf.remaining());
+            let n = ready!(Pin::new(&mut self.0).poll_read(cx, &mut bytes[..limit]))?;
+            buf.put_slice(&bytes[..n]);
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
