@@ -2275,6 +2275,13 @@ fn call_parked_thread() -> bool {
     signal.map(|signal| signal.notify()).is_some()
 }
 
+/// The seat is empty: wakes one of those who may sit down there.
+fn call_somebody() {
+    if !call_parked_thread() {
+        let _ = CREW.get().is_some_and(Crew::wake_one);
+    }
+}
+
 /// Gives the seat back and wakes whom the kernel's news concern.
 fn leave(seat: Seat, woken: Vec<Waker>) {
     drop(seat);
@@ -2674,7 +2681,7 @@ fn enter_loop(main: &Waker) -> impl Drop + use<> {
         let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
         // We may have been the one who asked the kernel for others.
         if WATCHER.exists() && REACTOR.has_interest() && REACTOR.seated() == Seat::FREE {
-            call_parked_thread();
+            call_somebody();
         }
     })
 }
@@ -2773,6 +2780,9 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 ///
 /// Dropping the [`Task`] cancels it; [`detach`](Task::detach) lets it run on its own. A panic of the
 /// task comes out where the `Task` is awaited.
+///
+/// If no thread can be started at all, tasks run on threads that are in [`block_on`], and here, in `spawn`; one
+/// that is woken while nobody is in either waits for the next who is.
 ///
 /// ```
 /// let task = smol::spawn(async { 1 + 2 });
@@ -2909,7 +2919,7 @@ impl Watcher {
         if self.state.load(Ordering::SeqCst) == Watcher::IMPOSSIBLE
             && REACTOR.seated() == Seat::FREE
         {
-            call_parked_thread();
+            call_somebody();
         }
     }
 

@@ -692,6 +692,59 @@ fn read_with_and_write_with_repeat_what_would_block_and_pass_on_the_rest() {
     });
 }
 
+/// The news comes after the operation said `WouldBlock` and before the waiter is noted; the reactor tells each piece of news once.
+#[test]
+fn news_that_comes_while_an_operation_is_about_to_wait_is_not_lost() {
+    within(20, || {
+        for _ in 0..10 {
+            let (a, b) = pair();
+            let first = Cell::new(true);
+            // Another thread sees the event, so that there is no second one.
+            let reported = |happen: &dyn Fn(), write: bool| {
+                thread::scope(|s| {
+                    let waiting = Flag::new();
+                    let seen = s.spawn({
+                        let (waiting, a) = (waiting.clone(), &a);
+                        move || {
+                            block_on(async {
+                                let mut ready: Pin<Box<dyn Future<Output = io::Result<()>>>> =
+                                    match write {
+                                        false => Box::pin(a.readable()),
+                                        true => Box::pin(a.writable()),
+                                    };
+                                assert!(future::poll_once(ready.as_mut()).await.is_none());
+                                waiting.set();
+                                ready.await.unwrap();
+                            });
+                        }
+                    });
+                    waiting.wait_blocking();
+                    happen();
+                    seen.join().unwrap();
+                });
+            };
+            let read = foreign_block_on(a.read_with(|mut stream| match stream.read(&mut [0; 8]) {
+                Err(e) if first.replace(false) => {
+                    reported(&|| b.get_ref().write_all(b"x").unwrap(), false);
+                    Err(e)
+                }
+                result => result,
+            }));
+            assert_eq!(read.unwrap(), 1);
+            first.set(true);
+            fill(a.get_ref());
+            let written = foreign_block_on(a.write_with(|mut stream| match stream.write(b"x") {
+                Err(e) if first.replace(false) => {
+                    reported(&|| _ = drain(b.get_ref()), true);
+                    Err(e)
+                }
+                result => result,
+            }));
+            assert_eq!(written.unwrap(), 1);
+        }
+    });
+}
+
 /// The way many programs use `readable`: a loop around an operation of std.
 #[test]
 fn readable_waits_even_if_the_handle_was_drained_behind_its_back() {
