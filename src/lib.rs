@@ -1541,6 +1541,9 @@ impl Reactor {
 
     /// Takes the seat, if it is free.
     fn sit(&self, how: u8) -> Option<Seat> {
+        // Made before anybody can be thought to be inside of it, or `interrupt` would find nothing to
+        // interrupt. Without one (no descriptors), `turn` only naps.
+        let _ = self.poller();
         // Ordering: SeqCst. Pairs with the store in `Seat::drop`.
         let took = self
             .seat
