@@ -4038,7 +4038,8 @@ impl<S: Send + 'static> Lane<S> {
     /// Whether no operation is under way and none has left anything behind.
     fn is_quiet(&self) -> bool {
         let state = lock(&self.state);
-        state.io.is_some() && state.answers.is_empty() && state.ahead.is_empty()
+        let told = state.answers.iter().all(|(asked, _)| *asked != 0);
+        state.io.is_some() && told && state.ahead.is_empty()
     }
 
     /// Takes the thing out, if no operation is under way.

@@ -134,7 +134,7 @@ fn everything_is_quiet_again_after_a_storm() {
                         future::yield_now().await;
                         match i % 100 {
                             0 => sleep(Duration::from_millis(i % 7)).await,
-                            1 => drop(unblock(|| thread::yield_now()).await),
+                            1 => unblock(thread::yield_now).await,
                             2 => thread::sleep(Duration::from_millis(2)), // blocks its worker: spares may come
                             _ => {}
                         }
@@ -208,7 +208,9 @@ fn idle_threads_of_the_pool_retire() {
         let jobs: Vec<_> = (0..50)
             .map(|_| {
                 let together = together.clone();
-                unblock(move || drop(together.wait()))
+                unblock(move || {
+                    together.wait();
+                })
             })
             .collect();
         foreign_block_on(async {

@@ -237,7 +237,8 @@ fn a_local_task_cancelled_by_another_thread_dies_at_home() {
                 if wait {
                     foreign_block_on(task.cancel())
                 } else {
-                    Some(drop(task))
+                    let _: () = drop(task);
+                    Some(())
                 }
             });
             block_on(async {

@@ -56,9 +56,11 @@ fn random_task(
                 }
                 5 => {
                     let micros = random.u64(0..50);
-                    count += unblock(move || thread::sleep(Duration::from_micros(micros)))
-                        .await
-                        .eq(&()) as u64;
+                    count += {
+                        let _: () =
+                            unblock(move || thread::sleep(Duration::from_micros(micros))).await;
+                        ().eq(&())
+                    } as u64;
                     count -= 1;
                 }
                 6 if depth > 0 => {

@@ -118,10 +118,10 @@ fn each_wake_leads_to_a_poll_that_sees_what_was_written_before() {
         });
     }
     within(120, || {
-        lockstep(spawn, |task| foreign_block_on(task));
+        lockstep(spawn, foreign_block_on);
         let ex = Executor::new();
         lockstep(|future| ex.spawn(future), |task| block_on(ex.run(task)));
-        lockstep(spawn_local, |task| block_on(task));
+        lockstep(spawn_local, block_on);
         lockstep(
             |future| ex.spawn(future),
             |task| {
@@ -185,7 +185,7 @@ fn a_wake_after_the_end_of_its_task_or_executor_does_nothing() {
         for _ in 0..3 {
             let waker = waker.recv().unwrap();
             waker.wake_by_ref();
-            waker.clone().wake();
+            waker.wake_by_ref();
             waker.wake();
         }
     });
