@@ -2399,6 +2399,8 @@ struct Staff {
     blocked: AtomicUsize,
     hired: AtomicUsize,
     limit: OnceLock<usize>,
+    /// Atomic: more workers get on than there should be; the first to see it ends.
+    crowded: AtomicBool,
     /// No thread could be started; not tried again before this time.
     failed: Mutex<Option<Instant>>,
 }
@@ -2408,6 +2410,7 @@ static STAFF: Staff = Staff {
     blocked: AtomicUsize::new(0),
     hired: AtomicUsize::new(0),
     limit: OnceLock::new(),
+    crowded: AtomicBool::new(false),
     failed: Mutex::new(None),
 };
 
@@ -2715,6 +2718,14 @@ fn work() {
         }
         let more_local_tasks = local_tasks.run(&sleeper.pace);
         if ran == TASKS_PER_GLANCE || more_local_tasks {
+            // A spare worker that is never idle would keep its few tasks to itself for ever.
+            // Ordering: Relaxed. A hint of the watcher's.
+            if STAFF.crowded.load(Ordering::Relaxed) && local_tasks.is_empty() {
+                STAFF.crowded.store(false, Ordering::Relaxed);
+                if STAFF.retire() {
+                    return;
+                }
+            }
             glance();
         } else if worker.sleep(&sleeper.thread) {
             if local_tasks.sleep(&sleeper.thread) {
@@ -2980,6 +2991,10 @@ impl Watcher {
             } else {
                 stuck = 0;
             }
+            if now.getting_on_since(&seen) > STAFF.limit() {
+                // Ordering: Relaxed, see `work`.
+                STAFF.crowded.store(true, Ordering::Relaxed);
+            }
             let same = now == seen && !self.is_needed();
             quiet = if same { quiet + 1 } else { 0 };
             seen = now;
@@ -3061,6 +3076,17 @@ impl Seen {
             turns,
             workers: locals.iter().map(look).collect(),
         }
+    }
+
+    /// How many workers have run tasks since.
+    fn getting_on_since(&self, before: &Seen) -> usize {
+        let moved = |(worker, polls, _): &&(*const Local, u32, bool)| {
+            before
+                .workers
+                .iter()
+                .any(|(w, p, _)| w == worker && p != polls)
+        };
+        self.workers.iter().filter(moved).count()
     }
 
     /// The workers that have tickets and took none for a whole tick.
