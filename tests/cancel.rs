@@ -105,8 +105,8 @@ fn cancelling_a_task_that_was_never_polled_returns_as_soon_as_its_executor_is_dr
             ex.try_tick();
         }
         assert!(dropped.is_set());
-        // Either the cancel came first, and it never ran, or it ran and gave its result.
-        assert_eq!(canceller.join().unwrap().is_some(), ran.is_set());
+        // A result there is only if it ran; if the cancel came while it did, there is none.
+        assert!(canceller.join().unwrap().is_none() || ran.is_set());
     });
 }
 

@@ -237,7 +237,7 @@ fn a_local_task_cancelled_by_another_thread_dies_at_home() {
                 if wait {
                     foreign_block_on(task.cancel())
                 } else {
-                    let _: () = drop(task);
+                    drop(task);
                     Some(())
                 }
             });

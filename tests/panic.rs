@@ -339,11 +339,8 @@ fn a_waker_that_panics_does_not_keep_others_from_being_woken() {
             let mut readable = Box::pin(one.readable());
             let waker = panics();
             for timer in &mut bombs {
-                assert!(
-                    Pin::new(timer)
-                        .poll(&mut Context::from_waker(&waker))
-                        .is_pending()
-                );
+                // On a machine that stalls it may be due already.
+                let _ = Pin::new(timer).poll(&mut Context::from_waker(&waker));
             }
             assert!(
                 readable

@@ -56,12 +56,7 @@ fn random_task(
                 }
                 5 => {
                     let micros = random.u64(0..50);
-                    count += {
-                        let _: () =
-                            unblock(move || thread::sleep(Duration::from_micros(micros))).await;
-                        ().eq(&())
-                    } as u64;
-                    count -= 1;
+                    unblock(move || thread::sleep(Duration::from_micros(micros))).await;
                 }
                 6 if depth > 0 => {
                     count += block_on(spawn(random_task(

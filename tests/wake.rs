@@ -185,7 +185,8 @@ fn a_wake_after_the_end_of_its_task_or_executor_does_nothing() {
         for _ in 0..3 {
             let waker = waker.recv().unwrap();
             waker.wake_by_ref();
-            waker.wake_by_ref();
+            let copy = waker.clone();
+            copy.wake();
             waker.wake();
         }
     });
@@ -486,11 +487,8 @@ fn a_timer_whose_waker_drops_another_due_timer_is_no_trouble() {
                     drop(taken); // outside of our own lock
                 }
             });
-            assert!(
-                Pin::new(&mut timer)
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_pending()
-            );
+            // On a machine that stalls it may be due already.
+            let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(&waker));
             others.lock().unwrap().push(timer);
         }
         block_on(Timer::at(due + Duration::from_millis(10)));
