@@ -174,7 +174,6 @@ use futures_lite::stream::Stream;
 use futures_lite::{AsyncRead, AsyncSeek, AsyncWrite};
 use once_cell::sync::OnceCell;
 use pin_project_lite::pin_project;
-use polling::{Event, Events, PollMode, Poller};
 use waker_fn::waker_fn;
 
 pub use async_task::{FallibleTask, Task};
@@ -1397,7 +1396,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 // NEVER     mentions the executor · runs user code with a lock held · blocks except in `turn`.
 // REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread data).
 
-/// All that is `unsafe` in this crate: a `Poller` must not keep a handle that was closed.
+/// All that is `unsafe` in this crate: the kernel's poller must not keep a handle that was closed.
 ///
 /// It holds because an [`Async`] owns its handle next to the [`Source`], lends it out as `&T` only, and
 /// its `Drop` deletes the handle from the poller before the handle is closed (`tests/io.rs`,
@@ -1405,7 +1404,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 /// `&T` breaks the contract of [`AsFd`](std::os::fd::AsFd); even then the worst is a missing event.
 #[allow(unsafe_code)]
 mod registration {
-    use super::{Event, PollMode, Poller, io};
+    use super::io;
     #[cfg(unix)]
     use std::os::fd::{AsFd as AsHandle, BorrowedFd as Borrowed};
     #[cfg(windows)]
@@ -1424,28 +1423,25 @@ mod registration {
         return std::os::windows::io::AsRawSocket::as_raw_socket(&io.as_socket());
     }
 
-    fn borrow<'a>(raw: Raw) -> Borrowed<'a> {
+    pub(super) fn borrow<'a>(raw: Raw) -> Borrowed<'a> {
         // SAFETY: `raw` is the number of a handle that the `Async` around the source keeps open until
-        // after `delete`, and the borrow does not leave this module.
+        // after `delete`, and nobody keeps the borrow for longer than a system call.
         unsafe { Borrowed::borrow_raw(raw) }
     }
 
+    /// Adds a handle to the poller of the `polling` crate.
+    #[cfg(not(all(
+        any(target_os = "linux", target_os = "android"),
+        not(polling_test_poll_backend)
+    )))]
     pub(super) fn add(
-        poller: &Poller,
+        poller: &polling::Poller,
         raw: Raw,
-        interest: Event,
-        mode: PollMode,
+        interest: polling::Event,
+        mode: polling::PollMode,
     ) -> io::Result<()> {
         // SAFETY: the handle is deleted from the poller before it is closed, see above.
         unsafe { poller.add_with_mode(raw, interest, mode) }
-    }
-
-    pub(super) fn modify(poller: &Poller, raw: Raw, interest: Event) -> io::Result<()> {
-        poller.modify(borrow(raw), interest)
-    }
-
-    pub(super) fn delete(poller: &Poller, raw: Raw) -> io::Result<()> {
-        poller.delete(borrow(raw))
     }
 
     /// Asks the system whether an operation would not block right now: poll(2) with a timeout of zero.
@@ -1468,7 +1464,21 @@ mod registration {
     /// Where the system cannot be asked: whether there was an event that nobody has used up yet.
     #[cfg(windows)]
     pub(super) fn is_ready(_raw: Raw, write: bool, word: usize) -> io::Result<bool> {
-        Ok(word >= super::EVENT && word >> write as usize & 1 == 1)
+        Ok(word >= super::News::EVENT && word >> write as usize & 1 == 1)
+    }
+
+    /// Whether it is a TCP socket, as far as the system can tell.
+    pub(super) fn is_tcp(raw: Raw) -> bool {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            use rustix::net::{ipproto, sockopt::socket_protocol};
+            socket_protocol(borrow(raw)) == Ok(Some(ipproto::TCP))
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        {
+            let _ = raw;
+            false
+        }
     }
 
     /// Shuts down the writing half of a socket.
@@ -1482,14 +1492,279 @@ mod registration {
     }
 }
 
+/// Linux's own poller, epoll(7), in edge mode. `polling` would do, and does for the tests of the other version
+/// below, but makes five system calls for each wait with a deadline and three for one without. Here it is
+/// one, and another one when a deadline comes that is earlier than all before; and `polling` does not ask for the
+/// end of a stream (`RDHUP`), without which each message costs a read that fails. Bench: `tcp_echo_64`, `http_64`.
+#[cfg(all(
+    any(target_os = "linux", target_os = "android"),
+    not(polling_test_poll_backend)
+))]
+mod kernel {
+    use super::registration::{Raw, borrow};
+    use super::{Duration, Instant, News, OwnedFd, io};
+    use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create,
+        timerfd_settime,
+    };
+    use std::mem::MaybeUninit;
+
+    pub(super) struct Kernel {
+        epoll: OwnedFd,
+        /// Each write to it is an edge, so that nobody has to read it (eventfd(2)).
+        bell: OwnedFd,
+        /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
+        clock: OwnedFd,
+    }
+
+    /// The kernel's answer, and what is known of its clock.
+    pub(super) struct Asked {
+        news: Vec<News>,
+        /// The moment the clock was last set to.
+        alarm: Option<Instant>,
+    }
+
+    impl Asked {
+        pub(super) fn new() -> Asked {
+            Asked {
+                news: Vec::new(),
+                alarm: None,
+            }
+        }
+
+        pub(super) fn news(&self) -> impl Iterator<Item = News> + '_ {
+            self.news.iter().copied()
+        }
+    }
+
+    fn translate(event: &epoll::Event) -> News {
+        use epoll::EventFlags as Flags;
+        let end = Flags::HUP | Flags::ERR;
+        // Urgent data cuts reads short, too (tcp(7)).
+        let wary = end | Flags::RDHUP | Flags::PRI;
+        let flags = event.flags;
+        News::new(
+            event.data.u64() as usize,
+            flags.intersects(wary | Flags::IN),
+            flags.intersects(end | Flags::OUT),
+            flags.intersects(wary),
+        )
+    }
+
+    impl Kernel {
+        pub(super) fn new() -> io::Result<Kernel> {
+            let kernel = Kernel {
+                epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+                bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+                clock: timerfd_create(
+                    TimerfdClockId::Monotonic,
+                    TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+                )?,
+            };
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            for fd in [&kernel.bell, &kernel.clock] {
+                epoll::add(
+                    &kernel.epoll,
+                    fd,
+                    epoll::EventData::new_u64(u64::MAX),
+                    flags,
+                )?;
+            }
+            Ok(kernel)
+        }
+
+        /// Whether the kernel tells each change once, to whoever is registered.
+        pub(super) fn is_edge(&self) -> bool {
+            true
+        }
+
+        /// Registers a handle, for both directions whatever is asked.
+        pub(super) fn add(&self, raw: Raw, key: usize, _sides: [bool; 2]) -> io::Result<()> {
+            use epoll::EventFlags as Flags;
+            let flags = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::PRI | Flags::ET;
+            Ok(epoll::add(
+                &self.epoll,
+                borrow(raw),
+                epoll::EventData::new_u64(key as u64),
+                flags,
+            )?)
+        }
+
+        /// In edge mode nothing is ever armed again.
+        pub(super) fn modify(&self, _raw: Raw, _key: usize, _sides: [bool; 2]) -> io::Result<()> {
+            Ok(())
+        }
+
+        pub(super) fn delete(&self, raw: Raw) -> io::Result<()> {
+            Ok(epoll::delete(&self.epoll, borrow(raw))?)
+        }
+
+        /// Asks for news, and if it may block, waits for them until the deadline, an interrupt or a signal.
+        pub(super) fn wait(
+            &self,
+            asked: &mut Asked,
+            block: bool,
+            deadline: Option<Instant>,
+        ) -> io::Result<()> {
+            asked.news.clear();
+            let mut block = block;
+            if let (true, Some(deadline)) = (block, deadline) {
+                let now = Instant::now();
+                block = deadline > now;
+                // An alarm that comes too early is cheaper, since it comes once, than setting the clock each time.
+                let is_set = asked.alarm.is_some_and(|at| now < at && at <= deadline);
+                if block && !is_set {
+                    // Not longer than a year, for the sake of kernels' arithmetic.
+                    let time = (deadline - now).min(Duration::from_secs(365 * 24 * 60 * 60));
+                    let value = Itimerspec {
+                        it_interval: Timespec::default(),
+                        it_value: Timespec {
+                            tv_sec: time.as_secs() as _,
+                            tv_nsec: time.subsec_nanos() as _,
+                        },
+                    };
+                    timerfd_settime(&self.clock, TimerfdTimerFlags::empty(), &value)?;
+                    asked.alarm = Some(now + time);
+                }
+            }
+            let timeout = (!block).then(Timespec::default);
+            let mut events = [const { MaybeUninit::uninit() }; 512];
+            match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
+                Ok((events, _)) => asked.news.extend(events.iter().map(translate)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(err) => return Err(err.into()),
+            }
+            Ok(())
+        }
+
+        /// Ends the wait under way, or the next one.
+        pub(super) fn interrupt(&self) {
+            // It can fail only if the bell was rung 2^64 times, or somebody closed it.
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// The poller of any other system, by way of `polling`.
+#[cfg(not(all(
+    any(target_os = "linux", target_os = "android"),
+    not(polling_test_poll_backend)
+)))]
+mod kernel {
+    use super::registration::{self, Raw};
+    use super::{Duration, Instant, News, io};
+    use polling::{Event, Events, PollMode, Poller};
+
+    pub(super) struct Kernel(Poller);
+
+    /// The kernel's answer.
+    pub(super) struct Asked(Events);
+
+    impl Asked {
+        pub(super) fn new() -> Asked {
+            Asked(Events::new())
+        }
+
+        pub(super) fn news(&self) -> impl Iterator<Item = News> + '_ {
+            // `polling` does not tell whether a stream has ended.
+            let news = |event: Event| News::new(event.key, event.readable, event.writable, true);
+            self.0.iter().map(news)
+        }
+    }
+
+    impl Kernel {
+        pub(super) fn new() -> io::Result<Kernel> {
+            Poller::new().map(Kernel)
+        }
+
+        pub(super) fn is_edge(&self) -> bool {
+            self.0.supports_edge()
+        }
+
+        pub(super) fn add(&self, raw: Raw, key: usize, sides: [bool; 2]) -> io::Result<()> {
+            let mode = if self.is_edge() {
+                PollMode::Edge
+            } else {
+                PollMode::Oneshot
+            };
+            registration::add(&self.0, raw, Event::new(key, sides[0], sides[1]), mode)
+        }
+
+        pub(super) fn modify(&self, raw: Raw, key: usize, sides: [bool; 2]) -> io::Result<()> {
+            let event = Event::new(key, sides[0], sides[1]);
+            self.0.modify(registration::borrow(raw), event)
+        }
+
+        pub(super) fn delete(&self, raw: Raw) -> io::Result<()> {
+            self.0.delete(registration::borrow(raw))
+        }
+
+        pub(super) fn wait(
+            &self,
+            asked: &mut Asked,
+            block: bool,
+            deadline: Option<Instant>,
+        ) -> io::Result<()> {
+            let Asked(events) = asked;
+            events.clear();
+            let answer = match deadline {
+                _ if !block => self.0.wait(events, Some(Duration::ZERO)),
+                Some(deadline) => self.0.wait_deadline(events, deadline),
+                None => self.0.wait(events, None),
+            };
+            match answer {
+                // The poll(2) version says so when it was interrupted by a registration. Once more, or it
+                // goes on taking itself for notified.
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    self.0.wait(events, Some(Duration::ZERO)).map(drop)
+                }
+                answer => answer.map(drop),
+            }
+        }
+
+        pub(super) fn interrupt(&self) {
+            // An error means that the poller is broken, and then its thread only naps.
+            let _ = self.0.notify();
+        }
+    }
+}
+
+use kernel::{Asked, Kernel};
+
+/// What the kernel has to say of a source.
+#[derive(Clone, Copy)]
+struct News {
+    key: usize,
+    /// Which bits of [`Source::word`] it sets.
+    bits: usize,
+}
+
+impl News {
+    /// The handle is readable or writable, as [`Direction::bit`] says.
+    const READ: usize = 1;
+    const WRITE: usize = 2;
+    /// A short read does not mean that there is no more to read: the end may have come with the last bytes, or
+    /// something else that makes no edge of its own.
+    const WARY: usize = 4;
+    /// One event in [`Source::word`].
+    const EVENT: usize = 8;
+
+    fn new(key: usize, readable: bool, writable: bool, wary: bool) -> News {
+        let bit = |yes, bit| if yes { bit } else { 0 };
+        let bits = bit(readable, News::READ) | bit(writable, News::WRITE) | bit(wary, News::WARY);
+        News { key, bits }
+    }
+}
+
 /// The listener to the kernel, one for the process.
 struct Reactor {
     /// Made when the first handle is registered or the first thread waits.
-    poller: OnceCell<Poller>,
+    poller: OnceCell<Kernel>,
     /// Who may be inside the poller: see the constants of [`Seat`].
     seat: AtomicU8,
     /// Guarded by the seat, which is why it is never contended: the kernel's answer.
-    asked: Mutex<Option<Events>>,
+    asked: Mutex<Option<Asked>>,
     /// What is registered, by the key that the kernel sends back.
     sources: Mutex<Slab<Arc<Source>>>,
     timers: Mutex<Timers>,
@@ -1531,11 +1806,11 @@ impl Drop for Seat {
 }
 
 impl Reactor {
-    fn poller(&self) -> io::Result<&Poller> {
+    fn poller(&self) -> io::Result<&Kernel> {
         self.poller.get_or_try_init(|| {
             // Notes which process the poller belongs to.
             check_for_fork();
-            Poller::new()
+            Kernel::new()
         })
     }
 
@@ -1569,8 +1844,7 @@ impl Reactor {
     /// Interrupts the thread in the poller.
     fn interrupt(&self) {
         if let Some(poller) = self.poller.get() {
-            // An error means that the poller is broken, and then its thread only naps.
-            let _ = poller.notify();
+            poller.interrupt();
         }
     }
 
@@ -1585,22 +1859,10 @@ impl Reactor {
             None
         };
         let mut asked = lock(&self.asked);
-        let events = asked.get_or_insert_with(Events::new);
-        events.clear();
-        let answer = self.poller().and_then(|poller| match deadline {
-            _ if !block => poller.wait(events, Some(Duration::ZERO)),
-            Some(deadline) => poller.wait_deadline(events, deadline),
-            None => poller.wait(events, None),
-        });
-        // polling's poll(2) fallback says so when it was interrupted by a registration.
-        let answer = match answer {
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                // Once more, or it goes on taking itself for notified.
-                self.poller()
-                    .and_then(|poller| poller.wait(events, Some(Duration::ZERO)))
-            }
-            answer => answer,
-        };
+        let asked = asked.get_or_insert_with(Asked::new);
+        let answer = self
+            .poller()
+            .and_then(|poller| poller.wait(asked, block, deadline));
         // Ordering: Relaxed. A flag that the waiters find sooner or later. Without a poller there may be
         // one the next time.
         let broken = answer.is_err() && self.poller.get().is_some();
@@ -1616,27 +1878,25 @@ impl Reactor {
             }
             let sources: Vec<_> = lock(&self.sources).values().cloned().collect();
             for source in sources {
-                source.happen(true, true, woken);
+                source.happen(News::READ | News::WRITE, woken);
             }
         }
         lock(&self.timers).end_sleep(woken);
-        if !events.is_empty() {
-            tour!(7, "the kernel has news of {} handles", events.len());
-        }
         // A few at a time, so that neither lock is held for long.
         let mut batch = Vec::with_capacity(64);
-        let mut events = events.iter().peekable();
-        while events.peek().is_some() {
+        let mut all_news = asked.news().peekable();
+        while all_news.peek().is_some() {
             {
                 let sources = lock(&self.sources);
-                // An event of a source that is gone finds nothing, or a successor, which then tries in vain.
-                let known = events.by_ref().take(64);
+                // News of a source that is gone find nothing, or a successor, which then tries in vain.
+                let known = all_news.by_ref().take(64);
                 batch.extend(
-                    known.filter_map(|event| Some((sources.get(event.key)?.clone(), event))),
+                    known.filter_map(|news| Some((sources.get(news.key)?.clone(), news.bits))),
                 );
             }
-            for (source, event) in batch.drain(..) {
-                source.happen(event.readable, event.writable, woken);
+            for (source, bits) in batch.drain(..) {
+                tour!(7, "the kernel has news of handle {}", source.raw);
+                source.happen(bits, woken);
             }
         }
     }
@@ -1757,13 +2017,13 @@ impl Direction {
 /// A handle the kernel tells us about.
 struct Source {
     raw: registration::Raw,
-    /// Atomic: bit 0 readable, bit 1 writable, above them the number of events (I5.2).
+    /// A short read or write means that the kernel has no more bytes, or room, for now (epoll(7)). Not so for
+    /// Unix sockets, where a read also ends at a message that carries descriptors.
+    is_tcp: bool,
+    /// Atomic: the bits of [`News`], above them the number of events (I5.2).
     word: AtomicUsize,
     waiters: Mutex<Waiters>,
 }
-
-/// One event in [`Source::word`].
-const EVENT: usize = 4;
 
 /// Who waits for a source.
 struct Waiters {
@@ -1863,10 +2123,11 @@ impl Side {
 }
 
 impl Source {
-    fn new(raw: registration::Raw) -> Arc<Source> {
+    fn new(raw: registration::Raw, is_tcp: bool) -> Arc<Source> {
         Arc::new(Source {
             raw,
-            word: AtomicUsize::new(Direction::Read.bit() | Direction::Write.bit()),
+            is_tcp,
+            word: AtomicUsize::new(News::READ | News::WRITE),
             waiters: Mutex::new(Waiters {
                 key: None,
                 sides: [const { Side::new() }; 2],
@@ -1888,8 +2149,17 @@ impl Source {
         let _ = self
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word / EVENT == seen / EVENT).then_some(word & !direction.bit())
+                (word / News::EVENT == seen / News::EVENT).then_some(word & !direction.bit())
             });
+    }
+
+    /// An operation moved some bytes, but fewer than it could have: on TCP that is as good as WouldBlock,
+    /// which then need not be asked for; unless the end may be near, see [`News::WARY`] (`tests/tcp.rs`,
+    /// `the_last_bytes_and_the_end_that_arrive_together_are_both_read`).
+    fn fell_short(&self, direction: Direction, seen: usize) {
+        if self.is_tcp && seen & News::WARY == 0 {
+            self.blocked(direction, seen);
+        }
     }
 
     /// Waits until an event makes the direction ready: `Ready` if it is, an error if the kernel cannot
@@ -1927,7 +2197,7 @@ impl Source {
         tour!(6, "a task left its waker with a source");
         drop(old);
         if result.is_err() {
-            self.happen(true, true, &mut woken);
+            self.happen(News::READ | News::WRITE, &mut woken);
         }
         wake_all(woken);
         match result {
@@ -1951,21 +2221,13 @@ impl Source {
                 "the kernel's poller was closed or cannot be used",
             ));
         }
-        let edge = poller.supports_edge();
-        let [read, write] = [0, 1].map(|side| edge || !waiters.sides[side].is_empty());
+        let sides = [0, 1].map(|side| poller.is_edge() || !waiters.sides[side].is_empty());
         match waiters.key {
-            Some(_) if edge => Ok(()),
-            Some(key) => registration::modify(poller, self.raw, Event::new(key, read, write)),
+            Some(_) if poller.is_edge() => Ok(()),
+            Some(key) => poller.modify(self.raw, key, sides),
             None => {
                 let key = lock(&REACTOR.sources).insert(self.clone());
-                let mode = if edge {
-                    PollMode::Edge
-                } else {
-                    PollMode::Oneshot
-                };
-                if let Err(err) =
-                    registration::add(poller, self.raw, Event::new(key, read, write), mode)
-                {
+                if let Err(err) = poller.add(self.raw, key, sides) {
                     let source = lock(&REACTOR.sources).remove(key);
                     drop(source);
                     return Err(err);
@@ -1979,26 +2241,24 @@ impl Source {
     }
 
     /// The kernel has news. Collects who is to be woken.
-    fn happen(&self, readable: bool, writable: bool, woken: &mut Vec<Waker>) {
-        let bits = readable as usize | (writable as usize) << 1;
+    fn happen(&self, bits: usize, woken: &mut Vec<Waker>) {
         // Ordering: AcqRel. Pairs with `look` and `blocked`; before the lock, see I5.3.
         let _ = self
             .word
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                Some(word.wrapping_add(EVENT) | bits)
+                Some(word.wrapping_add(News::EVENT) | bits)
             });
         let mut waiters = lock(&self.waiters);
-        for (side, happened) in waiters.sides.iter_mut().zip([readable, writable]) {
-            if happened {
+        for (side, bit) in waiters.sides.iter_mut().zip([News::READ, News::WRITE]) {
+            if bits & bit != 0 {
                 side.take(woken);
             }
         }
         // In oneshot mode the event has disarmed the handle for the other direction as well.
         if let (Some(key), Ok(poller)) = (waiters.key, REACTOR.poller()) {
-            let [read, write] = [0, 1].map(|side| !waiters.sides[side].is_empty());
-            let disarmed = (read || write) && !poller.supports_edge();
-            let event = Event::new(key, read, write);
-            if disarmed && registration::modify(poller, self.raw, event).is_err() {
+            let sides = [0, 1].map(|side| !waiters.sides[side].is_empty());
+            let disarmed = sides != [false, false] && !poller.is_edge();
+            if disarmed && poller.modify(self.raw, key, sides).is_err() {
                 // They find the error when they try to wait again.
                 waiters.sides.iter_mut().for_each(|side| side.take(woken));
             }
@@ -2022,7 +2282,7 @@ impl Source {
         if let Some(key) = key {
             if let (Ok(poller), false) = (REACTOR.poller(), is_forked()) {
                 // It can fail only if somebody closed the descriptor, and then the kernel forgot it too.
-                let _ = registration::delete(poller, self.raw);
+                let _ = poller.delete(self.raw);
             }
             let source = lock(&REACTOR.sources).remove(key);
             drop(source);
@@ -4276,7 +4536,7 @@ impl Input {
     fn detect(io: &dyn Any) -> Option<Input> {
         let stdin = io.downcast_ref::<std::io::Stdin>()?;
         let file = File::from(AsHandle::as_fd(stdin).try_clone_to_owned().ok()?);
-        let source = Source::new(registration::raw(&file));
+        let source = Source::new(registration::raw(&file), false);
         Some(Input {
             file: Arc::new(file),
             source,
@@ -4535,7 +4795,8 @@ impl<T: AsHandle> Async<T> {
 
     /// The same for a handle that is in non-blocking mode already, or never blocks.
     pub fn new_nonblocking(io: T) -> io::Result<Async<T>> {
-        let this = Async::polled(io);
+        let is_tcp = registration::is_tcp(registration::raw(&io));
+        let this = Async::polled(io, is_tcp);
         if let Driver::Polled(source) = &this.shared.driver {
             source.register().map_err(|err| match err.kind() {
                 io::ErrorKind::PermissionDenied => io::Error::new(
@@ -4549,8 +4810,8 @@ impl<T: AsHandle> Async<T> {
     }
 
     /// A handle that is registered when it blocks for the first time.
-    fn polled(io: T) -> Async<T> {
-        let source = Source::new(registration::raw(&io));
+    fn polled(io: T, is_tcp: bool) -> Async<T> {
+        let source = Source::new(registration::raw(&io), is_tcp);
         Async {
             shared: Arc::new(Driven {
                 driver: Driver::Polled(source),
@@ -4572,6 +4833,9 @@ fn set_nonblocking(io: &impl AsHandle) -> io::Result<()> {
 fn set_nonblocking(io: &impl AsHandle) -> io::Result<()> {
     TcpStream::from(io.as_socket().try_clone_to_owned()?).set_nonblocking(true)
 }
+
+/// What systems read or write at once, whatever is asked for; Linux a little less than 2 GiB (read(2)).
+const IO_LIMIT: usize = 1 << 30;
 
 /// A waiter of ours, which takes itself off when it is dropped (I10.2).
 struct Waiting<'a> {
@@ -4687,16 +4951,19 @@ impl<T> Async<T> {
             direction,
             token: 0,
         };
-        poll_fn(|cx| self.poll_io(direction, Some(&mut waiting.token), cx, &mut op)).await
+        poll_fn(|cx| self.poll_io(direction, Some(&mut waiting.token), cx, &mut op, |_| false))
+            .await
     }
 
-    /// Tries an operation; when it says WouldBlock, leaves the waker with the source.
+    /// Tries an operation; when it says WouldBlock, leaves the waker with the source. `fell_short` says whether
+    /// it would say so the next time.
     fn poll_io<R>(
         &self,
         direction: Direction,
         mut token: Option<&mut Token>,
         cx: &mut Context<'_>,
         mut op: impl FnMut(&T) -> io::Result<R>,
+        fell_short: impl Fn(&R) -> bool,
     ) -> Poll<io::Result<R>> {
         ready!(spend(cx));
         let Driver::Polled(source) = &self.shared.driver else {
@@ -4710,7 +4977,13 @@ impl<T> Async<T> {
                         source.blocked(direction, seen)
                     }
                     Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-                    result => return Poll::Ready(result),
+                    Ok(output) => {
+                        if fell_short(&output) {
+                            source.fell_short(direction, seen);
+                        }
+                        return Poll::Ready(Ok(output));
+                    }
+                    Err(err) => return Poll::Ready(Err(err)),
                 }
             }
             match source.wait(direction, token.as_deref_mut(), cx) {
@@ -4842,7 +5115,9 @@ where
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.poll_io(Direction::Read, None, cx, |mut io| io.read(buf))
+        let limit = buf.len().min(IO_LIMIT);
+        let fell_short = |n: &usize| (1..limit).contains(n);
+        self.poll_io(Direction::Read, None, cx, |mut io| io.read(buf), fell_short)
     }
 
     fn poll_read_vectored(
@@ -4857,7 +5132,14 @@ where
         if bufs.iter().all(|buf| buf.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        self.poll_io(Direction::Read, None, cx, |mut io| io.read_vectored(bufs))
+        // No word on what falls short: the system takes so many pieces and no more (IOV_MAX).
+        self.poll_io(
+            Direction::Read,
+            None,
+            cx,
+            |mut io| io.read_vectored(bufs),
+            |_| false,
+        )
     }
 }
 
@@ -4881,7 +5163,15 @@ where
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf))
+        let limit = buf.len().min(IO_LIMIT);
+        let fell_short = |n: &usize| (1..limit).contains(n);
+        self.poll_io(
+            Direction::Write,
+            None,
+            cx,
+            |mut io| io.write(buf),
+            fell_short,
+        )
     }
 
     fn poll_write_vectored(
@@ -4896,14 +5186,21 @@ where
         if bufs.iter().all(|buf| buf.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        self.poll_io(Direction::Write, None, cx, |mut io| io.write_vectored(bufs))
+        // No word on what falls short: the system takes so many pieces and no more (IOV_MAX).
+        self.poll_io(
+            Direction::Write,
+            None,
+            cx,
+            |mut io| io.write_vectored(bufs),
+            |_| false,
+        )
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Driver::Pooled(lane) = &self.shared.driver {
             return lane.poll_flush(self.owner, cx);
         }
-        self.poll_io(Direction::Write, None, cx, |mut io| io.flush())
+        self.poll_io(Direction::Write, None, cx, |mut io| io.flush(), |()| false)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -5172,7 +5469,7 @@ impl Async<TcpListener> {
             Ok((stream, addr))
         })
         .await?;
-        Ok((Async::polled(stream), addr))
+        Ok((Async::polled(stream, true), addr))
     }
 
     /// The connections, one after the other. The stream never ends; see [`accept`](Async::accept) for errors.
@@ -5287,7 +5584,7 @@ async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
         Err(err) => return Err(err.into()),
     }
-    let stream = Async::polled(TcpStream::from(socket));
+    let stream = Async::polled(TcpStream::from(socket), true);
     stream.writable().await?;
     if let Some(err) = stream.get_ref().take_error()? {
         return Err(err);
@@ -5303,7 +5600,7 @@ async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
 async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
     let stream = unblock(move || TcpStream::connect(addr)).await?;
     stream.set_nonblocking(true)?;
-    Ok(Async::polled(stream))
+    Ok(Async::polled(stream, true))
 }
 
 /// A socket that does not block, is not inherited by children, and raises no signals.
@@ -5420,7 +5717,7 @@ impl Async<UnixListener> {
             Ok((stream, addr))
         })
         .await?;
-        Ok((Async::polled(stream), addr))
+        Ok((Async::polled(stream, false), addr))
     }
 
     /// The connections, one after the other. The stream never ends.
@@ -5450,7 +5747,7 @@ impl Async<UnixStream> {
             }
         };
         let socket = new_socket(AddressFamily::UNIX, SocketType::STREAM)?;
-        let stream = Async::polled(UnixStream::from(socket));
+        let stream = Async::polled(UnixStream::from(socket), false);
         let connect = || match rustix::net::connect(stream.get_ref(), &addr) {
             Ok(()) | Err(Errno::ISCONN | Errno::INPROGRESS | Errno::INTR) => Ok(()),
             Err(err) => Err(io::Error::from(err)),
@@ -5653,7 +5950,9 @@ impl Process {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let pidfd = {
             use rustix::process::{PidfdFlags, pidfd_open};
-            pidfd_open(pid, PidfdFlags::empty()).ok().map(Async::polled)
+            pidfd_open(pid, PidfdFlags::empty())
+                .ok()
+                .map(|fd| Async::polled(fd, false))
         };
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let pidfd = None;
@@ -5950,7 +6249,7 @@ async fn drain(pipe: Option<Async<File>>) -> io::Result<Vec<u8>> {
 fn pipe_from(pipe: impl Into<OwnedFd>) -> io::Result<Async<File>> {
     let pipe = File::from(pipe.into());
     set_nonblocking(&pipe)?;
-    Ok(Async::polled(pipe))
+    Ok(Async::polled(pipe, false))
 }
 
 /// Our end of a child's pipe, which Windows cannot poll.

@@ -703,3 +703,60 @@ fn a_port_can_be_bound_again_right_after_its_listener_is_gone() {
         });
     });
 }
+
+// ---------- short reads, which the runtime takes for "no more for now" ----------
+
+#[test]
+fn the_last_bytes_and_the_end_that_arrive_together_are_both_read() {
+    within(10, || {
+        block_on(async {
+            let (mut reader, peer) = pair().await;
+            let mut buf = [0; 64];
+            // Registered with the kernel, and waiting.
+            assert!(future::poll_once(reader.read(&mut buf)).await.is_none());
+            peer.get_ref().write_all(b"last").unwrap();
+            peer.get_ref().shutdown(Shutdown::Write).unwrap();
+            // Both are there before anybody asks the kernel.
+            reader.readable().await.unwrap();
+            assert_eq!(reader.read(&mut buf).await.unwrap(), 4);
+            assert_eq!(reader.read(&mut buf).await.unwrap(), 0);
+        })
+    })
+}
+
+#[test]
+fn an_end_that_comes_after_a_short_read_is_seen() {
+    within(10, || {
+        block_on(async {
+            let (mut reader, mut peer) = pair().await;
+            let mut buf = [0; 64];
+            for _ in 0..100 {
+                peer.write_all(b"some").await.unwrap();
+                assert_eq!(reader.read(&mut buf).await.unwrap(), 4);
+            }
+            peer.close().await.unwrap();
+            assert_eq!(reader.read(&mut buf).await.unwrap(), 0);
+        })
+    })
+}
+
+#[test]
+fn urgent_data_cuts_a_read_short_and_hides_nothing() {
+    within(10, || {
+        block_on(async {
+            let (mut reader, peer) = pair().await;
+            let mut buf = [0; 64];
+            assert!(future::poll_once(reader.read(&mut buf)).await.is_none());
+            let peer = socket2::SockRef::from(peer.get_ref());
+            peer.send(b"one").unwrap();
+            assert_eq!(peer.send_out_of_band(b"!").unwrap(), 1);
+            peer.send(b"two").unwrap();
+            let mut text = Vec::new();
+            while text.len() < 6 {
+                let len = reader.read(&mut buf).await.unwrap();
+                text.extend_from_slice(&buf[..len]);
+            }
+            assert_eq!(text, b"onetwo");
+        })
+    })
+}

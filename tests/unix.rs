@@ -621,3 +621,28 @@ fn a_sender_without_a_peer_gets_through_to_a_full_queue_once_it_is_drained() {
         });
     });
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_message_that_carries_a_descriptor_does_not_hide_what_comes_after_it() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::{io::IoSlice, mem::MaybeUninit, os::fd::AsFd};
+    within(10, || {
+        block_on(async {
+            let (mut reader, peer) = stream_pair();
+            let mut buf = [0; 64];
+            assert!(future::poll_once(reader.read(&mut buf)).await.is_none());
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let descriptors = [peer.as_fd()];
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+            let parts = [IoSlice::new(b"one")];
+            sendmsg(&peer, &parts, &mut ancillary, SendFlags::empty()).unwrap();
+            peer.get_ref().write_all(b"two").unwrap();
+            // A read ends at such a message, however large the buffer.
+            assert_eq!(reader.read(&mut buf).await.unwrap(), 3);
+            assert_eq!(reader.read(&mut buf).await.unwrap(), 3);
+            assert_eq!(&buf[..3], b"two");
+        })
+    })
+}

@@ -1,0 +1,250 @@
+//! The parent starts one process for each measurement, and keeps every number in a file.
+
+use crate::row::{ALL, Row, Unit};
+use crate::{memory, rows, table};
+use serde_json::{Value, json};
+use std::error::Error;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub const HELP: &str = "\
+smol-bench quick|full [<row>...] [--runtimes a,b] [--passes n] [--write]
+    measures all rows, or those whose names contain one of the words, and prints the table. The quick mode takes a minute.
+    With --write, the table goes to benches/RESULTS.md and a short one into README.md.
+smol-bench table quick|full [--write]
+    prints the table of the last such run again.
+smol-bench list
+    says what the rows are.";
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Longer than any row should take: a process that hangs ends itself.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// One number that one process reported.
+pub struct Sample {
+    pub row: &'static Row,
+    /// Empty for the row's own value.
+    pub value: String,
+    pub runtime: &'static str,
+    pub number: f64,
+}
+
+pub fn parent(args: &[&str]) {
+    if let Err(err) = run(args) {
+        eprintln!("smol-bench: {err}");
+        std::process::exit(1);
+    }
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    let mut words = Vec::new();
+    let mut runtimes = ALL.to_vec();
+    let mut passes = None;
+    let mut write = false;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match *arg {
+            "--runtimes" => {
+                let list: Vec<&str> = args.next().ok_or(HELP)?.split(',').collect();
+                runtimes.retain(|name| list.contains(name));
+            }
+            "--passes" => passes = Some(args.next().ok_or(HELP)?.parse()?),
+            "--write" => write = true,
+            option if option.starts_with('-') => return Err(HELP.into()),
+            word => words.push(word),
+        }
+    }
+    let Some((mode, words)) = words.split_first() else {
+        return Err(HELP.into());
+    };
+    match (*mode, words) {
+        ("quick" | "full", words) => {
+            let samples = measure(*mode == "full", words, &runtimes, passes)?;
+            table::print(&header(mode)?, &samples, write)
+        }
+        ("table", ["quick"] | ["full"]) => {
+            let (header, samples) = load(words[0])?;
+            table::print(&header, &samples, write)
+        }
+        ("list", []) => {
+            rows().for_each(|row| println!("{:22}{}", row.name, row.what));
+            Ok(())
+        }
+        _ => Err(HELP.into()),
+    }
+}
+
+/// What is measured in this process.
+pub fn child(name: &str, runtime: &str, n: u64) {
+    watchdog();
+    let row = find(name).expect("a row of this name");
+    if row.one_cpu {
+        let mut first = rustix::thread::CpuSet::new();
+        first.set(0);
+        rustix::thread::sched_setaffinity(None, &first).unwrap();
+    }
+    for (value, number) in (row.run)(runtime, n).0 {
+        println!("{number} {value}");
+    }
+}
+
+pub fn watchdog() {
+    std::thread::spawn(|| {
+        std::thread::sleep(LIMIT);
+        eprintln!("smol-bench: stopped after {LIMIT:?}");
+        std::process::exit(2);
+    });
+}
+
+fn find(name: &str) -> Option<&'static Row> {
+    rows().find(|row| row.name == name)
+}
+
+/// Starts a process for this row, and returns what it reported.
+pub fn measure_one(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Vec<(String, f64)>> {
+    let output = command(row, runtime, n, workers)?
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("{} {runtime} {n}: {}", row.name, output.status).into());
+    }
+    String::from_utf8(output.stdout)?
+        .lines()
+        .map(|line| {
+            let (number, value) = line.split_once(' ').ok_or("not a report")?;
+            Ok((value.to_string(), number.parse()?))
+        })
+        .collect()
+}
+
+/// The command line of such a process. Rows that do not measure time have an allocator that counts.
+pub fn command(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Command> {
+    let program = match row.unit {
+        Unit::Nanos => std::env::current_exe()?,
+        Unit::Bytes | Unit::Count => memory::program()?,
+    };
+    let workers = workers.max(1).to_string();
+    let mut command = Command::new(program);
+    command
+        .args(["child", row.name, runtime, &n.to_string()])
+        .env("SMOL_THREADS", &workers)
+        .env("ASYNC_STD_THREAD_COUNT", &workers)
+        .env("BENCH_WORKERS", &workers);
+    Ok(command)
+}
+
+/// Where the numbers are kept: beside the programs.
+pub fn directory() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let directory = program
+        .ancestors()
+        .nth(2)
+        .ok_or("no target directory")?
+        .join("smol-bench");
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+/// Passes over all rows; in each, the runtimes take turns. Stops when the time is up.
+fn measure(
+    full: bool,
+    words: &[&str],
+    runtimes: &[&'static str],
+    passes: Option<u32>,
+) -> Result<Vec<Sample>> {
+    let size = |row: &Row| if full { row.full } else { row.quick };
+    let chosen = |row: &&Row| words.is_empty() || words.iter().any(|word| row.name.contains(word));
+    let rows: Vec<_> = rows().filter(chosen).filter(|row| size(row) > 0).collect();
+    let (least, most, budget) = match (passes, full) {
+        (Some(passes), _) => (passes, passes, 0),
+        (None, false) => (1, 5, 50),
+        (None, true) => (5, 9, 1_100),
+    };
+    let budget = Duration::from_secs(budget);
+    let mode = if full { "full" } else { "quick" };
+    let mut file = fs::File::create(directory()?.join(mode).with_extension("jsonl"))?;
+    writeln!(file, "{}", json!(header(mode)?))?;
+    let mut samples = Vec::new();
+    let start = Instant::now();
+    for pass in 1..=most {
+        for row in &rows {
+            for runtime in runtimes
+                .iter()
+                .filter(|runtime| row.runtimes.contains(runtime))
+            {
+                if pass > 1 && row.once() {
+                    continue;
+                }
+                let values = match measure_one(row, runtime, size(row), row.workers) {
+                    Ok(values) => values,
+                    Err(err) => {
+                        eprintln!("smol-bench: {err}");
+                        continue;
+                    }
+                };
+                for (value, number) in values {
+                    let line = json!({"row": row.name, "value": value, "runtime": runtime, "pass": pass, "number": number});
+                    writeln!(file, "{line}")?;
+                    samples.push(Sample {
+                        row,
+                        value,
+                        runtime,
+                        number,
+                    });
+                }
+            }
+        }
+        let spent = start.elapsed();
+        eprintln!("pass {pass} of at most {most}: {spent:.0?}");
+        if pass >= least && spent * (pass + 1) / pass > budget {
+            break;
+        }
+    }
+    Ok(samples)
+}
+
+fn load(mode: &str) -> Result<(String, Vec<Sample>)> {
+    let text = fs::read_to_string(directory()?.join(mode).with_extension("jsonl"))?;
+    let mut lines = text.lines();
+    let header = serde_json::from_str(lines.next().ok_or("no samples")?)?;
+    let mut samples = Vec::new();
+    for line in lines {
+        let line: Value = serde_json::from_str(line)?;
+        let text = |key: &str| line[key].as_str().ok_or("a sample without its names");
+        let (name, runtime) = (text("row")?, text("runtime")?);
+        // A row may have gone since then.
+        if let (Some(row), Some(runtime)) = (find(name), ALL.iter().find(|one| **one == runtime)) {
+            let number = line["number"]
+                .as_f64()
+                .ok_or("a sample without its number")?;
+            samples.push(Sample {
+                row,
+                value: text("value")?.into(),
+                runtime,
+                number,
+            });
+        }
+    }
+    Ok((header, samples))
+}
+
+/// When, where and how.
+pub fn header(mode: &str) -> Result<String> {
+    let date = String::from_utf8(Command::new("date").arg("+%F").output()?.stdout)?;
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("an unknown processor", |(_, model)| model);
+    let cores = std::thread::available_parallelism()?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    Ok(format!(
+        "{}, {model} with {cores} cores, Linux {}: `cargo run --release -p smol-bench -- {mode}`",
+        date.trim(),
+        kernel.trim(),
+    ))
+}
