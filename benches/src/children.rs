@@ -21,7 +21,9 @@ trait Children: Runtime {
 
 impl Children for Ours {
     async fn run_program() -> io::Result<ExitStatus> {
-        smol::Async::<Child>::spawn(&mut Command::new(PROGRAM))?.status().await
+        smol::Async::<Child>::spawn(&mut Command::new(PROGRAM))?
+            .status()
+            .await
     }
 }
 
@@ -55,7 +57,9 @@ async fn run<R: Children>(n: u64, at_once: u64) -> Duration {
 fn run_raw(n: u64, at_once: u64) -> Duration {
     let start = Instant::now();
     for _ in 0..n / at_once {
-        let children: Vec<_> = (0..at_once).map(|_| Command::new(PROGRAM).spawn().unwrap()).collect();
+        let children: Vec<_> = (0..at_once)
+            .map(|_| Command::new(PROGRAM).spawn().unwrap())
+            .collect();
         for mut child in children {
             assert!(child.wait().unwrap().success());
         }
@@ -71,8 +75,18 @@ fn report(runtime: &str, n: u64, at_once: u64) -> Report {
 }
 
 pub const ROWS: &[Row] = &[
-    Row::new("proc_true", "run `true` and wait for its end, one by one", (64, 320), ALL, |runtime, n| {
-        report(runtime, n, 1)
-    }),
-    Row::new("proc_true_x32", "the same, 32 at once", (64, 640), ALL, |runtime, n| report(runtime, n, MANY)),
+    Row::new(
+        "proc_true",
+        "run `true` and wait for its end, one by one",
+        (64, 320),
+        ALL,
+        |runtime, n| report(runtime, n, 1),
+    ),
+    Row::new(
+        "proc_true_x32",
+        "the same, 32 at once",
+        (64, 640),
+        ALL,
+        |runtime, n| report(runtime, n, MANY),
+    ),
 ];

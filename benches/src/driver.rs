@@ -1,13 +1,14 @@
 //! The parent starts one process for each measurement, and keeps every number in a file.
 
 use crate::row::{ALL, Row, Unit};
-use crate::{memory, rows, table};
+use crate::{evidence, growth, memory, rows, table};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub const HELP: &str = "\
@@ -16,10 +17,14 @@ smol-bench quick|full [<row>...] [--runtimes a,b] [--passes n] [--write]
     With --write, the table goes to benches/RESULTS.md and a short one into README.md.
 smol-bench table quick|full [--write]
     prints the table of the last such run again.
+smol-bench evidence [<row>...] [--runtimes a,b] [--write]
+    counts instructions and system calls per operation; with --write, benches/EVIDENCE.md has them.
+smol-bench growth [<line>...] [--runtimes a,b] [--passes n] [--write]
+    the cost per operation as the number of tasks, timers, connections and workers grows; benches/GROWTH.md has it.
 smol-bench list
     says what the rows are.";
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Longer than any row should take: a process that hangs ends itself.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -34,11 +39,22 @@ pub struct Sample {
 }
 
 pub fn parent(args: &[&str]) {
-    if let Err(err) = run(args) {
+    if let Err(err) = copies().and_then(|_guard| run(args)) {
         eprintln!("smol-bench: {err}");
         std::process::exit(1);
     }
 }
+
+/// The processes run copies of the programs, so that the next build does not disturb this run.
+fn copies() -> Result<tempfile::TempDir> {
+    let copies = tempfile::tempdir_in(directory()?)?;
+    let name = PROGRAM.get_or_init(|| copies.path().join("smol-bench"));
+    fs::copy(std::env::current_exe()?, name)?;
+    Ok(copies)
+}
+
+/// The copy of this program.
+pub static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 fn run(args: &[&str]) -> Result<()> {
     let mut words = Vec::new();
@@ -70,12 +86,34 @@ fn run(args: &[&str]) -> Result<()> {
             let (header, samples) = load(words[0])?;
             table::print(&header, &samples, write)
         }
+        ("evidence", words) => keep(
+            &evidence::report(&header(mode)?, words, &runtimes)?,
+            "EVIDENCE.md",
+            write,
+        ),
+        ("growth", words) => {
+            let passes = passes.unwrap_or(3);
+            keep(
+                &growth::report(&header(mode)?, words, &runtimes, passes)?,
+                "GROWTH.md",
+                write,
+            )
+        }
         ("list", []) => {
             rows().for_each(|row| println!("{:22}{}", row.name, row.what));
             Ok(())
         }
         _ => Err(HELP.into()),
     }
+}
+
+/// Prints a report, and writes it beside the other ones.
+fn keep(report: &str, file: &str, write: bool) -> Result<()> {
+    println!("{report}");
+    if write {
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), report)?;
+    }
+    Ok(())
 }
 
 /// What is measured in this process.
@@ -100,8 +138,8 @@ pub fn watchdog() {
     });
 }
 
-fn find(name: &str) -> Option<&'static Row> {
-    rows().find(|row| row.name == name)
+pub fn find(name: &str) -> Option<&'static Row> {
+    rows().chain(growth::ROWS).find(|row| row.name == name)
 }
 
 /// Starts a process for this row, and returns what it reported.
@@ -124,7 +162,7 @@ pub fn measure_one(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<V
 /// The command line of such a process. Rows that do not measure time have an allocator that counts.
 pub fn command(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Command> {
     let program = match row.unit {
-        Unit::Nanos => std::env::current_exe()?,
+        Unit::Nanos => PROGRAM.get().ok_or("no copy of the program")?,
         Unit::Bytes | Unit::Count => memory::program()?,
     };
     let workers = workers.max(1).to_string();
@@ -157,7 +195,10 @@ fn measure(
     passes: Option<u32>,
 ) -> Result<Vec<Sample>> {
     let size = |row: &Row| if full { row.full } else { row.quick };
-    let chosen = |row: &&Row| words.is_empty() || words.iter().any(|word| row.name.contains(word));
+    let chosen = |row: &&Row| match words {
+        [] => !row.name.starts_with("grow_"),
+        words => words.iter().any(|word| row.name.contains(word)),
+    };
     let rows: Vec<_> = rows().filter(chosen).filter(|row| size(row) > 0).collect();
     let (least, most, budget) = match (passes, full) {
         (Some(passes), _) => (passes, passes, 0),
@@ -165,6 +206,9 @@ fn measure(
         (None, true) => (5, 9, 1_100),
     };
     let budget = Duration::from_secs(budget);
+    if rows.iter().any(|row| row.unit != Unit::Nanos) {
+        memory::program()?; // not while the clock runs
+    }
     let mode = if full { "full" } else { "quick" };
     let mut file = fs::File::create(directory()?.join(mode).with_extension("jsonl"))?;
     writeln!(file, "{}", json!(header(mode)?))?;

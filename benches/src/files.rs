@@ -60,12 +60,14 @@ files!(Ours, futures_lite, smol::Async<File>, contents);
 files!(Tokio, tokio_io, tokio::fs::File, tokio::fs::read);
 files!(TokioCt, tokio_io, tokio::fs::File, tokio::fs::read);
 files!(Smol2, futures_lite, smol2::fs::File, smol2::fs::read);
-files!(AsyncStd, futures_lite, async_std::fs::File, async_std::fs::read::<PathBuf>);
+files!(
+    AsyncStd,
+    futures_lite,
+    async_std::fs::File,
+    async_std::fs::read::<PathBuf>
+);
 
 async fn contents(path: PathBuf) -> io::Result<Vec<u8>> {
-    if std::env::var("A").is_ok() {
-        return smol::unblock(|| std::fs::read(path)).await;
-    }
     let mut bytes = Vec::new();
     let mut file = smol::Async::<File>::open(path).await?;
     futures_lite::AsyncReadExt::read_to_end(&mut file, &mut bytes).await?;
@@ -88,20 +90,20 @@ fn read(runtime: &str, n: u64, piece: usize) -> Report {
     }
     drop(file);
     let elapsed = each!(runtime,
-        raw => timed(|| {
-            let mut left = n * MIB;
-            while left > 0 {
-                left -= read_raw(&path, piece, left);
-            }
-        }),
-        R => inside::<R, _>(async move {
-            let start = Instant::now();
-            let mut left = n * MIB;
-            while left > 0 {
-                left -= read_file::<R>(&path, piece, left).await;
-            }
-            start.elapsed()
-        }));
+    raw => timed(|| {
+        let mut left = n * MIB;
+        while left > 0 {
+            left -= read_raw(&path, piece, left);
+        }
+    }),
+    R => inside::<R, _>(async move {
+        let start = Instant::now();
+        let mut left = n * MIB;
+        while left > 0 {
+            left -= read_file::<R>(&path, piece, left).await;
+        }
+        start.elapsed()
+    }));
     Report::time(elapsed, n)
 }
 
@@ -155,21 +157,23 @@ fn timed(work: impl FnOnce()) -> Duration {
 fn small(runtime: &str, n: u64) -> Report {
     let (directory, _) = directory();
     let bytes = |number: u64| [number as u8; SMALL];
-    let paths: Vec<PathBuf> = (0..n).map(|number| directory.path().join(number.to_string())).collect();
+    let paths: Vec<PathBuf> = (0..n)
+        .map(|number| directory.path().join(number.to_string()))
+        .collect();
     for (number, path) in (0..).zip(&paths) {
         fs::write(path, bytes(number)).unwrap();
     }
     let elapsed = each!(runtime,
-        raw => timed(|| for (number, path) in (0..).zip(paths) {
-            assert_eq!(fs::read(path).unwrap(), bytes(number));
-        }),
-        R => inside::<R, _>(async move {
-            let start = Instant::now();
-            for (number, path) in (0..).zip(paths) {
-                assert_eq!(R::contents(path).await.unwrap(), bytes(number));
-            }
-            start.elapsed()
-        }));
+    raw => timed(|| for (number, path) in (0..).zip(paths) {
+        assert_eq!(fs::read(path).unwrap(), bytes(number));
+    }),
+    R => inside::<R, _>(async move {
+        let start = Instant::now();
+        for (number, path) in (0..).zip(paths) {
+            assert_eq!(R::contents(path).await.unwrap(), bytes(number));
+        }
+        start.elapsed()
+    }));
     Report::time(elapsed, n)
 }
 
@@ -178,36 +182,52 @@ fn write_back(runtime: &str, n: u64) -> Report {
     let (_directory, path) = directory();
     let pieces = move || (0..n).flat_map(move |_| BULK.chunks(64 * KIB));
     let elapsed = each!(runtime,
-        raw => timed(|| {
-            let mut file = File::create(&path).unwrap();
-            for piece in pieces() {
-                file.write_all(piece).unwrap();
-            }
-            assert_eq!(read_raw(&path, 64 * KIB, u64::MAX), n * MIB);
-        }),
-        R => inside::<R, _>(async move {
-            let start = Instant::now();
-            let mut file = R::create(&path).await.unwrap();
-            for piece in pieces() {
-                file.write_all(piece).await.unwrap();
-            }
-            R::flush(file).await.unwrap();
-            assert_eq!(read_file::<R>(&path, 64 * KIB, u64::MAX).await, n * MIB);
-            start.elapsed()
-        }));
+    raw => timed(|| {
+        let mut file = File::create(&path).unwrap();
+        for piece in pieces() {
+            file.write_all(piece).unwrap();
+        }
+        assert_eq!(read_raw(&path, 64 * KIB, u64::MAX), n * MIB);
+    }),
+    R => inside::<R, _>(async move {
+        let start = Instant::now();
+        let mut file = R::create(&path).await.unwrap();
+        for piece in pieces() {
+            file.write_all(piece).await.unwrap();
+        }
+        R::flush(file).await.unwrap();
+        assert_eq!(read_file::<R>(&path, 64 * KIB, u64::MAX).await, n * MIB);
+        start.elapsed()
+    }));
     Report::time(elapsed, n)
 }
 
-const READ_64K: &str = "1 MiB of a file, read in pieces of 64 KiB (1 GiB in all; 64 MiB in quick mode)";
+const READ_64K: &str =
+    "1 MiB of a file, read in pieces of 64 KiB (1 GiB in all; 64 MiB in quick mode)";
 const READ_SMALL: &str = "one of 10,000 files of 1 kB (quick mode: 1,000) opened, read, closed";
 
 pub const ROWS: &[Row] = &[
-    Row::new("fs_read_1g", READ_64K, (64, 1_024), ALL, |runtime, n| read(runtime, n, 64 * KIB)),
-    Row::new("fs_read_1m", "the same in pieces of 1 MiB", (64, 1_024), ALL, |runtime, n| {
-        read(runtime, n, MIB as usize)
+    Row::new("fs_read_1g", READ_64K, (64, 1_024), ALL, |runtime, n| {
+        read(runtime, n, 64 * KIB)
     }),
+    Row::new(
+        "fs_read_1m",
+        "the same in pieces of 1 MiB",
+        (64, 1_024),
+        ALL,
+        |runtime, n| read(runtime, n, MIB as usize),
+    ),
     Row::new("fs_small", READ_SMALL, (1_000, 10_000), ALL, small),
-    Row::new("fs_write_back", "1 MiB of 64 written in pieces of 64 KiB, and read back", (16, 64), ALL, write_back),
-    Row::new("fs_read_1cpu", READ_64K, (64, 1_024), ALL, |runtime, n| read(runtime, n, 64 * KIB)).one_cpu(),
+    Row::new(
+        "fs_write_back",
+        "1 MiB of 64 written in pieces of 64 KiB, and read back",
+        (16, 64),
+        ALL,
+        write_back,
+    ),
+    Row::new("fs_read_1cpu", READ_64K, (64, 1_024), ALL, |runtime, n| {
+        read(runtime, n, 64 * KIB)
+    })
+    .one_cpu(),
     Row::new("fs_small_1cpu", READ_SMALL, (1_000, 10_000), ALL, small).one_cpu(),
 ];

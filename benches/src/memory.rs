@@ -1,10 +1,10 @@
 //! What a task, a timer and a connection cost in bytes. Rows whose unit is not nanoseconds run in the second program,
 //! `smol-bench-counted`, whose allocator counts; in the first one these numbers are zero.
 
-use crate::each;
 use crate::row::{RUNTIMES, Report, Row, Unit};
 use crate::runtimes::{Runtime, inside};
 use crate::tasks::spawn_join;
+use crate::{driver, each};
 use futures_lite::future::poll_once;
 use std::path::PathBuf;
 use std::process::Command;
@@ -93,33 +93,36 @@ async fn allocations<R: Runtime>(n: u64) -> Report {
 }
 
 /// The second program, which cargo builds beside the first if need be.
-pub fn program() -> Result<PathBuf, Box<dyn std::error::Error>> {
-    static BUILT: OnceLock<bool> = OnceLock::new();
+pub fn program() -> driver::Result<&'static PathBuf> {
+    static COPY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let first = std::env::current_exe()?;
     let target = first.ancestors().nth(2).ok_or("no target directory")?;
     let build = || {
-        let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
-        let mut command = Command::new(cargo);
-        command
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "-p",
-                "smol-bench",
-                "--bin",
-                "smol-bench-counted",
-                "--target-dir",
-            ])
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        cargo.args([
+            "build",
+            "--quiet",
+            "--release",
+            "-p",
+            "smol-bench",
+            "--bin",
+            NAME,
+        ]);
+        cargo
+            .arg("--target-dir")
             .arg(target)
             .current_dir(env!("CARGO_MANIFEST_DIR"));
-        command.status().is_ok_and(|status| status.success())
+        let copy = driver::PROGRAM.get()?.with_file_name(NAME);
+        let built = cargo.status().ok()?.success();
+        let copied = built && std::fs::copy(target.join("release").join(NAME), &copy).is_ok();
+        copied.then_some(copy)
     };
-    match *BUILT.get_or_init(build) {
-        true => Ok(first.with_file_name("smol-bench-counted")),
-        false => Err("smol-bench-counted could not be built".into()),
-    }
+    COPY.get_or_init(build)
+        .as_ref()
+        .ok_or("smol-bench-counted could not be built".into())
 }
+
+const NAME: &str = "smol-bench-counted";
 
 /// Live bytes on the heap, and the allocations so far (reallocations among them).
 pub struct Heap {

@@ -15,14 +15,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustix::time::ClockId;
 use tokio::io as tokio_io;
 
 use crate::client::{self, HELLO, MESSAGE};
+use crate::each;
 use crate::memory::{heap, resident};
 use crate::raw_net;
 use crate::row::{ALL, RUNTIMES, Report, Row, Unit};
 use crate::runtimes::{AsyncStd, Ours, Runtime, Smol2, Tokio, TokioCt};
-use crate::each;
 
 // The adapter of the example, for the three whose streams are those of futures-io.
 #[path = "../../examples/common/hyper.rs"]
@@ -78,8 +79,15 @@ pub(crate) trait Net: Runtime {
     fn connect(address: SocketAddr) -> impl Future<Output = io::Result<Self::Tcp>> + Send;
     fn accept_unix(listener: UnixListener) -> impl Future<Output = io::Result<Self::Unix>> + Send;
     fn udp(socket: UdpSocket) -> io::Result<Self::Udp>;
-    fn recv_from(socket: &Self::Udp, buf: &mut [u8]) -> impl Future<Output = io::Result<(usize, SocketAddr)>> + Send;
-    fn send_to(socket: &Self::Udp, bytes: &[u8], to: SocketAddr) -> impl Future<Output = io::Result<usize>> + Send;
+    fn recv_from(
+        socket: &Self::Udp,
+        buf: &mut [u8],
+    ) -> impl Future<Output = io::Result<(usize, SocketAddr)>> + Send;
+    fn send_to(
+        socket: &Self::Udp,
+        bytes: &[u8],
+        to: SocketAddr,
+    ) -> impl Future<Output = io::Result<usize>> + Send;
     fn hyper(stream: Self::Tcp) -> Self::Hyper;
 }
 
@@ -111,10 +119,17 @@ macro_rules! net_async {
             fn udp(socket: UdpSocket) -> io::Result<Self::Udp> {
                 $smol::Async::new(socket)
             }
-            async fn recv_from(socket: &Self::Udp, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+            async fn recv_from(
+                socket: &Self::Udp,
+                buf: &mut [u8],
+            ) -> io::Result<(usize, SocketAddr)> {
                 socket.recv_from(buf).await
             }
-            async fn send_to(socket: &Self::Udp, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+            async fn send_to(
+                socket: &Self::Udp,
+                bytes: &[u8],
+                to: SocketAddr,
+            ) -> io::Result<usize> {
                 socket.send_to(bytes, to).await
             }
             fn hyper(stream: Self::Tcp) -> Self::Hyper {
@@ -151,16 +166,26 @@ macro_rules! net_tokio {
             }
             async fn accept_unix(listener: UnixListener) -> io::Result<Self::Unix> {
                 listener.set_nonblocking(true)?;
-                Ok(tokio::net::UnixListener::from_std(listener)?.accept().await?.0)
+                Ok(tokio::net::UnixListener::from_std(listener)?
+                    .accept()
+                    .await?
+                    .0)
             }
             fn udp(socket: UdpSocket) -> io::Result<Self::Udp> {
                 socket.set_nonblocking(true)?;
                 tokio::net::UdpSocket::from_std(socket)
             }
-            async fn recv_from(socket: &Self::Udp, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+            async fn recv_from(
+                socket: &Self::Udp,
+                buf: &mut [u8],
+            ) -> io::Result<(usize, SocketAddr)> {
                 socket.recv_from(buf).await
             }
-            async fn send_to(socket: &Self::Udp, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+            async fn send_to(
+                socket: &Self::Udp,
+                bytes: &[u8],
+                to: SocketAddr,
+            ) -> io::Result<usize> {
                 socket.send_to(bytes, to).await
             }
             fn hyper(stream: Self::Tcp) -> Self::Hyper {
@@ -193,17 +218,20 @@ impl Net for AsyncStd {
         Ok(stream)
     }
     async fn accept_unix(listener: UnixListener) -> io::Result<Self::Unix> {
-        Ok(async_std::os::unix::net::UnixListener::from(listener).accept().await?.0)
+        Ok(async_std::os::unix::net::UnixListener::from(listener)
+            .accept()
+            .await?
+            .0)
     }
     fn udp(socket: UdpSocket) -> io::Result<Self::Udp> {
         Ok(socket.into())
     }
     async fn recv_from(socket: &Self::Udp, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-                socket.recv_from(buf).await
-            }
+        socket.recv_from(buf).await
+    }
     async fn send_to(socket: &Self::Udp, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
-                socket.send_to(bytes, to).await
-            }
+        socket.send_to(bytes, to).await
+    }
     fn hyper(stream: Self::Tcp) -> Self::Hyper {
         HyperIo(stream)
     }
@@ -336,14 +364,22 @@ fn start_client(kind: &str, address: &str, connections: u64, n: u64) -> Child {
 
 /// Runs the client to its end, and reports the time that it has measured.
 fn run_client(kind: &str, address: &str, connections: u64, n: u64) -> Report {
-    let output = start_client(kind, address, connections, n).wait_with_output().unwrap();
+    let output = start_client(kind, address, connections, n)
+        .wait_with_output()
+        .unwrap();
     assert!(output.status.success(), "the client: {}", output.status);
-    let nanos = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    let nanos = String::from_utf8(output.stdout)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     Report::time(Duration::from_nanos(nanos), n)
 }
 
 fn many(runtime: &str, service: Service, kind: &'static str, connections: u64, n: u64) -> Report {
-    serve(runtime, service, move |address| run_client(kind, address, connections, n))
+    serve(runtime, service, move |address| {
+        run_client(kind, address, connections, n)
+    })
 }
 
 fn echoes(runtime: &str, connections: u64, n: u64) -> Report {
@@ -400,7 +436,10 @@ async fn both_ends<R: Net>(n: u64) -> Duration {
     let mut elapsed = Duration::ZERO;
     for n in [each / 10 + 1, each] {
         let start = Instant::now();
-        let tasks: Vec<_> = streams.drain(..).map(|stream| R::spawn(talk(stream, n))).collect();
+        let tasks: Vec<_> = streams
+            .drain(..)
+            .map(|stream| R::spawn(talk(stream, n)))
+            .collect();
         for task in tasks {
             streams.push(task.await);
         }
@@ -424,17 +463,27 @@ async fn talk<S: Stream>(mut stream: S, n: u64) -> S {
 fn wrk(runtime: &str, connections: u64, seconds: u64) -> Report {
     serve(runtime, Service::Http, move |address| {
         let mut wrk = Command::new("wrk");
-        wrk.arg("-t1").args([format!("-c{connections}"), format!("-d{seconds}")]);
-        let Ok(output) = wrk.arg("--latency").arg(format!("http://{address}/")).output() else {
+        wrk.arg("-t1")
+            .args([format!("-c{connections}"), format!("-d{seconds}")]);
+        let Ok(output) = wrk
+            .arg("--latency")
+            .arg(format!("http://{address}/"))
+            .output()
+        else {
             eprintln!("wrk is not installed: its rows are left out");
             return Report(Vec::new());
         };
         let text = String::from_utf8(output.stdout).unwrap();
-        let errors = ["Non-2xx", "Socket errors"].iter().any(|error| text.contains(error));
+        let errors = ["Non-2xx", "Socket errors"]
+            .iter()
+            .any(|error| text.contains(error));
         assert!(output.status.success() && !errors, "{text}");
         let value = |label| {
             let mut words = text.split_whitespace();
-            words.find(|word| *word == label).and_then(|_| words.next()).expect("a number from wrk")
+            words
+                .find(|word| *word == label)
+                .and_then(|_| words.next())
+                .expect("a number from wrk")
         };
         let rate: f64 = value("Requests/sec:").parse().unwrap();
         Report(vec![("", 1e9 / rate), ("p99", nanos(value("99%")))])
@@ -457,7 +506,9 @@ fn nanos(text: &str) -> f64 {
 fn with_idle<T>(address: &str, connections: u64, look: impl FnOnce() -> T) -> T {
     let mut client = start_client("idle", address, connections, 0);
     let mut ready = String::new();
-    BufReader::new(client.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    BufReader::new(client.stdout.take().unwrap())
+        .read_line(&mut ready)
+        .unwrap();
     assert_eq!(ready, "ready\n");
     let seen = look();
     // This also closes the client's standard input.
@@ -475,83 +526,217 @@ fn memory(runtime: &str, n: u64) -> Report {
             let each = |before, after| (after - before) / n as f64;
             Report(vec![
                 ("", each(heap_before.bytes, heap.bytes)),
-                ("allocations", each(heap_before.allocations, heap.allocations)),
+                (
+                    "allocations",
+                    each(heap_before.allocations, heap.allocations),
+                ),
                 ("resident", each(resident_before, resident)),
             ])
         })
     })
 }
 
-/// What idle connections cost in time: nanoseconds of processor per second, and how often a thread wakes up.
+/// What idle connections cost in time: nanoseconds of processor per second, in steps of a
+/// hundred-thousandth, and how often a thread wakes up.
 fn idle(runtime: &str, n: u64) -> Report {
     serve(runtime, Service::Echo, move |address| {
         with_idle(address, n, || {
             thread::sleep(Duration::from_millis(200));
-            let (cpu, wakeups) = used();
+            let (cpu_before, wakeups_before) = (cpu_time(), wakeups());
             thread::sleep(Duration::from_secs(1));
-            let (cpu_after, wakeups_after) = used();
-            Report(vec![
-                ("", (cpu_after - cpu).as_nanos() as f64),
-                ("wakeups", (wakeups_after - wakeups) as f64),
-            ])
+            let cpu = cpu_time().saturating_sub(cpu_before).as_micros() / 10 * 10_000;
+            let wakeups = wakeups() - wakeups_before;
+            Report(vec![("", cpu as f64), ("wakeups", wakeups as f64)])
         })
     })
 }
 
-/// Processor time of this process, and how often its other threads have waited for something.
-fn used() -> (Duration, u64) {
-    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+/// Processor time of the other threads of this process, and a microsecond for looking.
+fn cpu_time() -> Duration {
+    let [mine, all] = [ClockId::ThreadCPUTime, ClockId::ProcessCPUTime].map(|clock| {
+        let time = rustix::time::clock_gettime(clock);
+        Duration::try_from(time).unwrap()
+    });
+    all - mine
+}
+
+/// How often the other threads of this process have waited for something.
+fn wakeups() -> u64 {
     let myself = rustix::thread::gettid().as_raw_nonzero().to_string();
-    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap());
+    let threads = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .map(|entry| entry.unwrap());
     let others = threads.filter(|entry| entry.file_name() != *myself);
-    let wakeups = others.map(|entry| {
+    let waits = others.map(|entry| {
         let status = std::fs::read_to_string(entry.path().join("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
         line.unwrap().trim().parse::<u64>().unwrap()
     });
-    let wakeups = wakeups.sum();
-    (cpu.try_into().unwrap(), wakeups)
+    waits.sum()
 }
 
 const ECHO: &str = "a message of 64 bytes to an echo server and back";
 const HELLO_WORLD: &str = "a request to a hello-world server (hyper)";
 
 pub const ROWS: &[Row] = &[
-    Row::new("tcp_pp_1", "the same, with one connection", (1_000, 6_000), ALL, tcp_ping_pong).workers(1),
-    Row::new("tcp_pp_same", "the same, client and server on one processor", (10_000, 50_000), ALL, tcp_ping_pong)
-        .workers(1)
-        .one_cpu(),
-    Row::new("tcp_echo_64", ECHO, (15_000, 80_000), ALL, |runtime, n| echoes(runtime, 64, n)).workers(1),
-    Row::new("tcp_echo_1000", ECHO, (15_000, 80_000), ALL, |runtime, n| echoes(runtime, 1_000, n)).workers(1),
-    Row::new("tcp_echo_64_2w", ECHO, (15_000, 80_000), ALL, |runtime, n| echoes(runtime, 64, n)),
-    Row::new("tcp_echo_1000_2w", ECHO, (15_000, 80_000), ALL, |runtime, n| echoes(runtime, 1_000, n)),
-    Row::new("tcp_inproc", "the same, 16 connections with both ends in one process", (15_000, 80_000), ALL, |runtime, n| {
-        let raw = |n| raw_net::both_ends(&listen().0, PAIRS, n);
-        Report::time(each!(runtime, raw => raw(n), R => R::run(both_ends::<R>(n))), n)
-    }),
-    Row::new("tcp_churn", "connect, one byte there and back, close", (1_000, 5_000), ALL, |runtime, n| {
-        many(runtime, Service::Echo, "churn", 1, n)
-    }),
-    Row::new("tcp_send_1m", "1 MiB sent, in one piece", (200, 1_000), ALL, |runtime, n| {
-        many(runtime, Service::Source, "receive", 1, n)
+    Row::new(
+        "tcp_pp_1",
+        "the same, with one connection",
+        (1_000, 6_000),
+        ALL,
+        tcp_ping_pong,
+    )
+    .workers(1),
+    Row::new(
+        "tcp_pp_same",
+        "the same, client and server on one processor",
+        (10_000, 50_000),
+        ALL,
+        tcp_ping_pong,
+    )
+    .workers(1)
+    .one_cpu(),
+    Row::new("tcp_echo_64", ECHO, (15_000, 80_000), ALL, |runtime, n| {
+        echoes(runtime, 64, n)
     })
     .workers(1),
-    Row::new("tcp_recv_64k", "1 MiB received, in pieces of 64 KiB", (200, 1_000), ALL, |runtime, n| {
-        many(runtime, Service::Sink, "send", 1, n)
+    Row::new(
+        "tcp_echo_1000",
+        ECHO,
+        (15_000, 80_000),
+        ALL,
+        |runtime, n| echoes(runtime, 1_000, n),
+    )
+    .workers(1),
+    Row::new(
+        "tcp_echo_64_2w",
+        ECHO,
+        (15_000, 80_000),
+        ALL,
+        |runtime, n| echoes(runtime, 64, n),
+    ),
+    Row::new(
+        "tcp_echo_1000_2w",
+        ECHO,
+        (15_000, 80_000),
+        ALL,
+        |runtime, n| echoes(runtime, 1_000, n),
+    ),
+    Row::new(
+        "tcp_inproc",
+        "the same, 16 connections with both ends in one process",
+        (15_000, 80_000),
+        ALL,
+        |runtime, n| {
+            let raw = |n| raw_net::both_ends(&listen().0, PAIRS, n);
+            Report::time(
+                each!(runtime, raw => raw(n), R => R::run(both_ends::<R>(n))),
+                n,
+            )
+        },
+    ),
+    Row::new(
+        "tcp_churn",
+        "connect, one byte there and back, close",
+        (1_000, 5_000),
+        ALL,
+        |runtime, n| many(runtime, Service::Echo, "churn", 1, n),
+    ),
+    Row::new(
+        "tcp_send_1m",
+        "1 MiB sent, in one piece",
+        (200, 1_000),
+        ALL,
+        |runtime, n| many(runtime, Service::Source, "receive", 1, n),
+    )
+    .workers(1),
+    Row::new(
+        "tcp_recv_64k",
+        "1 MiB received, in pieces of 64 KiB",
+        (200, 1_000),
+        ALL,
+        |runtime, n| many(runtime, Service::Sink, "send", 1, n),
+    )
+    .workers(1),
+    Row::new(
+        "udp_pp",
+        "a datagram of 64 bytes there and back, all on one processor",
+        (10_000, 60_000),
+        ALL,
+        udp_ping_pong,
+    )
+    .workers(1)
+    .one_cpu(),
+    Row::new(
+        "unix_pp",
+        "the same with a Unix socket",
+        (10_000, 60_000),
+        ALL,
+        unix_ping_pong,
+    )
+    .workers(1)
+    .one_cpu(),
+    Row::new(
+        "http_64",
+        HELLO_WORLD,
+        (12_000, 60_000),
+        ALL,
+        |runtime, n| hellos(runtime, 64, n),
+    )
+    .workers(1),
+    Row::new(
+        "http_1000",
+        HELLO_WORLD,
+        (12_000, 60_000),
+        ALL,
+        |runtime, n| hellos(runtime, 1_000, n),
+    )
+    .workers(1),
+    Row::new(
+        "http_wrk_64",
+        "the same, asked by wrk",
+        (1, 2),
+        ALL,
+        |runtime, n| wrk(runtime, 64, n),
+    ),
+    Row::new(
+        "http_wrk_1000",
+        "the same, asked by wrk",
+        (1, 2),
+        ALL,
+        |runtime, n| wrk(runtime, 1_000, n),
+    ),
+    Row::new(
+        "mem_conn",
+        "an idle connection and its task",
+        (1_000, 10_000),
+        RUNTIMES,
+        memory,
+    )
+    .unit(Unit::Bytes),
+    Row::new(
+        "idle",
+        "processor time for 10,000 idle connections (quick mode: 2,000) in a second",
+        (2_000, 10_000),
+        RUNTIMES,
+        idle,
+    ),
+    Row::new("grow_conn_10", ECHO, (0, 100_000), ALL, |runtime, n| {
+        echoes(runtime, 10, n)
     })
     .workers(1),
-    Row::new("udp_pp", "a datagram of 64 bytes there and back, all on one processor", (10_000, 60_000), ALL, udp_ping_pong)
-        .workers(1)
-        .one_cpu(),
-    Row::new("unix_pp", "the same with a Unix socket", (10_000, 60_000), ALL, unix_ping_pong).workers(1).one_cpu(),
-    Row::new("http_64", HELLO_WORLD, (12_000, 60_000), ALL, |runtime, n| hellos(runtime, 64, n)).workers(1),
-    Row::new("http_1000", HELLO_WORLD, (12_000, 60_000), ALL, |runtime, n| hellos(runtime, 1_000, n)).workers(1),
-    Row::new("http_wrk_64", "the same, asked by wrk", (1, 2), ALL, |runtime, n| wrk(runtime, 64, n)),
-    Row::new("http_wrk_1000", "the same, asked by wrk", (1, 2), ALL, |runtime, n| wrk(runtime, 1_000, n)),
-    Row::new("mem_conn", "an idle connection and its task", (1_000, 10_000), RUNTIMES, memory).unit(Unit::Bytes),
-    Row::new("idle", "a second with 10,000 idle connections (2,000 in quick mode)", (2_000, 10_000), RUNTIMES, idle),
-    Row::new("grow_conn_10", ECHO, (0, 100_000), ALL, |runtime, n| echoes(runtime, 10, n)).workers(1),
-    Row::new("grow_conn_100", ECHO, (0, 100_000), ALL, |runtime, n| echoes(runtime, 100, n)).workers(1),
-    Row::new("grow_conn_1000", ECHO, (0, 100_000), ALL, |runtime, n| echoes(runtime, 1_000, n)).workers(1),
-    Row::new("grow_conn_10000", ECHO, (0, 100_000), ALL, |runtime, n| echoes(runtime, 10_000, n)).workers(1),
+    Row::new("grow_conn_100", ECHO, (0, 100_000), ALL, |runtime, n| {
+        echoes(runtime, 100, n)
+    })
+    .workers(1),
+    Row::new("grow_conn_1000", ECHO, (0, 100_000), ALL, |runtime, n| {
+        echoes(runtime, 1_000, n)
+    })
+    .workers(1),
+    Row::new("grow_conn_10000", ECHO, (0, 100_000), ALL, |runtime, n| {
+        echoes(runtime, 10_000, n)
+    })
+    .workers(1),
 ];

@@ -272,7 +272,12 @@ pub fn show(number: f64, unit: Unit) -> String {
         Unit::Bytes if number >= 10e3 => (1e3, "kB"),
         Unit::Bytes => (1.0, "B"),
     };
-    let number = number / scale;
+    // Without the sign of a zero.
+    let number = if number.abs() < 0.005 {
+        0.0
+    } else {
+        number / scale
+    };
     let decimals = match number.abs() {
         number if number >= 99.95 || number == 0.0 => 0,
         number if number >= 9.995 => 1,

@@ -456,13 +456,9 @@ pub async fn share<R: Runtime>(n: u64) -> Duration {
 
 const fn scale_yield(name: &'static str, workers: usize) -> Row {
     let what = "one of 1,000 yielding tasks yields, with so many workers";
-    Row::new(
-        name,
-        what,
-        (600_000, 5_000_000),
-        RUNTIMES,
-        |runtime, n| best_of_five(n, |n| each!(runtime, R => R::run(yields::<R>(n, 1_000)))),
-    )
+    Row::new(name, what, (600_000, 5_000_000), RUNTIMES, |runtime, n| {
+        best_of_five(n, |n| each!(runtime, R => R::run(yields::<R>(n, 1_000))))
+    })
     .workers(workers)
 }
 

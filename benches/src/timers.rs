@@ -17,9 +17,10 @@ pub const ROWS: &[Row] = &[
         (200_000, 1_500_000),
         ALL,
         |runtime, n| {
-            best_of_five(n, |n| {
-                each!(runtime, raw => raw_pending(n, 1), R => R::run(create_drop::<R>(n)))
-            })
+            best_of_five(
+                n,
+                |n| each!(runtime, raw => raw_pending(n, 1), R => R::run(create_drop::<R>(n))),
+            )
         },
     ),
     Row::new(
@@ -28,7 +29,11 @@ pub const ROWS: &[Row] = &[
         (250_000, 1_000_000),
         ALL,
         |runtime, n| {
-            best(n, n, |n| each!(runtime, raw => raw_pending(n, n), R => R::run(pending::<R>(n))))
+            best(
+                n,
+                n,
+                |n| each!(runtime, raw => raw_pending(n, n), R => R::run(pending::<R>(n))),
+            )
         },
     ),
     Row::new(
@@ -37,9 +42,11 @@ pub const ROWS: &[Row] = &[
         (100_000, 300_000),
         ALL,
         |runtime, n| {
-            best(n, 100_000, |n| {
-                each!(runtime, raw => raw_fire(n), R => inside::<R, _>(fire::<R>(n)))
-            })
+            best(
+                n,
+                100_000,
+                |n| each!(runtime, raw => raw_fire(n), R => inside::<R, _>(fire::<R>(n))),
+            )
         },
     ),
     Row::new(
@@ -161,7 +168,9 @@ fn reset(runtime: &str, n: u64) -> Duration {
 
 /// How late it is. No timer may be early.
 fn late(at: Instant) -> Duration {
-    Instant::now().checked_duration_since(at).expect("a timer that is not early")
+    Instant::now()
+        .checked_duration_since(at)
+        .expect("a timer that is not early")
 }
 
 /// The median is the row's value.
