@@ -2000,6 +2000,8 @@ struct TimerEntry {
 #[derive(Clone, Copy, Debug)]
 struct TimerKey {
     place: u32,
+    /// For the timer's own use: its deadline has not been in the past since it was set.
+    is_ahead: bool,
     id: u64,
 }
 
@@ -2088,8 +2090,12 @@ impl Timers {
         }
         self.len += 1;
         self.link(place);
-        let id = self.next_id;
-        (TimerKey { place, id }, self.is_late(deadline))
+        let key = TimerKey {
+            place,
+            is_ahead: true,
+            id: self.next_id,
+        };
+        (key, self.is_late(deadline))
     }
 
     /// The waker of a timer, unless it is gone.
@@ -4060,22 +4066,24 @@ impl Timer {
 
     /// Sets the timer to fire once, after the given time from now on.
     pub fn set_after(&mut self, duration: Duration) {
-        self.set(Instant::now().checked_add(duration), None);
+        let deadline = Instant::now().checked_add(duration);
+        self.set(deadline, None, !duration.is_zero());
     }
 
     /// Sets the timer to fire once, at the given moment.
     pub fn set_at(&mut self, instant: Instant) {
-        self.set(Some(instant), None);
+        self.set(Some(instant), None, false);
     }
 
     /// Sets the timer to fire again and again, for the first time after one period from now on.
     pub fn set_interval(&mut self, period: Duration) {
-        self.set(Instant::now().checked_add(period), Some(period));
+        let deadline = Instant::now().checked_add(period);
+        self.set(deadline, Some(period), !period.is_zero());
     }
 
     /// Sets the timer to fire again and again, for the first time at the given moment.
     pub fn set_interval_at(&mut self, start: Instant, period: Duration) {
-        self.set(Some(start), Some(period));
+        self.set(Some(start), Some(period), false);
     }
 
     /// Whether the timer will fire, provided it is polled.
@@ -4084,20 +4092,20 @@ impl Timer {
     }
 
     /// Changes the deadline. Whoever waits for the timer goes on waiting.
-    fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>) {
+    fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>, is_ahead: bool) {
         self.deadline = deadline;
         self.period = period;
-        if let Some(key) = self.entry {
-            let is_known = match deadline {
-                Some(deadline) => REACTOR.move_timer(key, deadline),
-                None => {
-                    REACTOR.clear_timer(key);
-                    false
-                }
-            };
-            if !is_known {
-                self.entry = None;
+        let Some(key) = &mut self.entry else { return };
+        let is_known = match deadline {
+            Some(deadline) => REACTOR.move_timer(*key, deadline),
+            None => {
+                REACTOR.clear_timer(*key);
+                false
             }
+        };
+        key.is_ahead = is_ahead;
+        if !is_known {
+            self.entry = None;
         }
     }
 
@@ -4119,22 +4127,27 @@ impl Timer {
             return Poll::Pending;
         };
         ready!(spend(cx));
-        if let Some(key) = self.entry {
-            // The reactor will tell, so that nobody need look at the clock.
+        // The reactor tells when the deadline has come, so that the clock need not be asked twice.
+        if let Some(key) = self.entry.filter(|key| key.is_ahead) {
             if REACTOR.update_timer(key, cx.waker()) {
                 attend(cx.waker());
                 return Poll::Pending;
             }
-            self.entry = None;
         }
         let now = Instant::now();
-        if now < deadline {
-            self.entry = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
-            attend(cx.waker());
-            return Poll::Pending;
+        if now >= deadline {
+            if let Some(key) = self.entry.take() {
+                REACTOR.clear_timer(key);
+            }
+            self.deadline = self.next(deadline, now);
+            return Poll::Ready(deadline);
         }
-        self.deadline = self.next(deadline, now);
-        Poll::Ready(deadline)
+        match &mut self.entry {
+            Some(key) if REACTOR.update_timer(*key, cx.waker()) => key.is_ahead = true,
+            entry => *entry = Some(REACTOR.set_timer(deadline, cx.waker().clone())),
+        }
+        attend(cx.waker());
+        Poll::Pending
     }
 }
 
