@@ -584,12 +584,23 @@ const SLEEPING: usize = 1 << 16;
 /// What a thread that polls tasks for a crew knows about itself.
 struct Here {
     crew: usize,
-    local: Arc<Local>,
+    queue: Queue,
     /// A task runs right now: what it wakes may go to the slot.
     in_task: Cell<bool>,
     /// Something else than a task runs and the worker looks at its queue afterwards, once for all.
     collecting: Cell<bool>,
 }
+
+/// The queue that belongs to a thread.
+enum Queue {
+    /// Others may steal from it.
+    Shared(Arc<Local>),
+    /// That of a local executor (§4).
+    Own(OwnQueue),
+}
+
+/// A queue that never leaves its thread and needs no atomics (bench: `local_yield`).
+type OwnQueue = Rc<RefCell<VecDeque<Runnable>>>;
 
 thread_local! {
     /// The worker whose tasks this thread is polling. With nested executors, the innermost.
@@ -609,7 +620,13 @@ enum Pushed {
 impl Here {
     /// Queues a ticket on the worker that runs on this thread.
     fn push(&self, crew: &Crew, runnable: Runnable, info: ScheduleInfo) -> Pushed {
-        let local = &self.local;
+        let local = match &self.queue {
+            Queue::Shared(local) => local,
+            Queue::Own(queue) => {
+                queue.borrow_mut().push_back(runnable);
+                return Pushed::Collected;
+            }
+        };
         let mut next = Some(runnable);
         // A task that woke itself goes behind all others. What it woke before it goes to the slot.
         if self.in_task.get() && !info.woken_while_running {
@@ -630,6 +647,14 @@ impl Here {
             (true, _) => Pushed::Collected,
             (false, true) => Pushed::Alone,
             (false, false) => Pushed::Queued,
+        }
+    }
+
+    /// The queue that others may steal from, if it is one of this crew.
+    fn shared(&self, crew: usize) -> Option<&Arc<Local>> {
+        match &self.queue {
+            Queue::Shared(local) if self.crew == crew => Some(local),
+            _ => None,
         }
     }
 }
@@ -669,7 +694,8 @@ impl Crew {
         match pushed {
             // I3.2: this worker looks at its queue next. Should it block before, the watcher helps.
             Ok(Some(Pushed::Alone)) if self.own_threads => (self.short_handed)(false),
-            Ok(Some(Pushed::Collected)) if self.own_threads => {}
+            // The worker does not sleep before it has looked at its queue.
+            Ok(Some(Pushed::Collected)) => {}
             _ => self.notify(),
         }
     }
@@ -737,23 +763,26 @@ impl Crew {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let key = lock(&self.active).insert(None);
         let schedule = {
             let crew = self.clone();
             move |runnable, info| crew.schedule(runnable, info)
         };
-        let (runnable, task) = new_task(future, self.forget(key), schedule);
-        self.remember(key, &runnable);
+        // Moves the future, and runs nothing of it.
+        let build = |key| new_task(future, self.forget(key), schedule);
+        let (runnable, task) = self.enlist(build);
         runnable.schedule();
         task
     }
 
-    /// Notes how a task can be reached, for when the crew is dissolved.
-    fn remember(&self, key: usize, runnable: &Runnable) {
-        let waker = runnable.waker();
-        if let Some(entry) = lock(&self.active).get_mut(key) {
-            *entry = Some(waker);
+    /// Builds a task that has a place in the table, so that it can be reached when the crew is dissolved.
+    fn enlist<T>(&self, build: impl FnOnce(usize) -> (Runnable, Task<T>)) -> (Runnable, Task<T>) {
+        let mut active = lock(&self.active);
+        let key = active.insert(None);
+        let (runnable, task) = build(key);
+        if let Some(entry) = active.get_mut(key) {
+            *entry = Some(runnable.waker());
         }
+        (runnable, task)
     }
 
     /// To be called when the future behind `key` is gone.
@@ -770,7 +799,7 @@ impl Crew {
     /// Cancels all tasks: wakes each so that it has a ticket, and drops the tickets. Called when no
     /// worker is left. A ticket can still be on its way in another thread between the moment that a
     /// waker issued it and its push, which is why this looks until all tasks are gone.
-    fn dissolve(&self) {
+    fn dissolve(&self, own: Option<&OwnQueue>) {
         loop {
             let wakers: Vec<Waker> = {
                 let mut active = lock(&self.active);
@@ -793,6 +822,9 @@ impl Crew {
                     .for_each(drop);
             }
             self.injector.try_iter().for_each(drop);
+            while let Some(runnable) = own.and_then(|own| own.borrow_mut().pop_front()) {
+                drop(runnable);
+            }
             if lock(&self.active).len == 0 {
                 return;
             }
@@ -802,7 +834,7 @@ impl Crew {
 }
 
 /// Somebody who takes tickets out of a crew's queues: a worker thread, or a call of `run` or `tick`.
-struct Worker<C: AsRef<Crew>> {
+struct Worker<C: Member> {
     crew: C,
     /// `tick` takes one ticket at a time and has no queue of its own.
     local: Option<Arc<Local>>,
@@ -813,6 +845,22 @@ struct Worker<C: AsRef<Crew>> {
     random: u32,
 }
 
+/// A reference to the crew that a worker belongs to.
+trait Member: AsRef<Crew> {
+    /// Where a local executor's tickets are that its thread has queued itself.
+    fn own_queue(&self) -> Option<&OwnQueue> {
+        None
+    }
+
+    /// Whether there is one.
+    fn has_own_work(&self) -> bool {
+        self.own_queue()
+            .is_some_and(|queue| !queue.borrow().is_empty())
+    }
+}
+
+impl Member for &Arc<Crew> {}
+
 /// See STATE in the head of this section.
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
@@ -821,7 +869,7 @@ enum Mood {
     Asleep,
 }
 
-impl<C: AsRef<Crew>> Worker<C> {
+impl<C: Member> Worker<C> {
     /// A new member of the crew; with queues of its own, or a mere `tick` without.
     fn new(crew: C, with_queue: bool) -> Worker<C> {
         let shared = crew.as_ref();
@@ -849,9 +897,11 @@ impl<C: AsRef<Crew>> Worker<C> {
 
     /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is dropped.
     fn enter(&self) -> impl Drop + use<C> {
-        let here = self.local.as_ref().map(|local| Here {
+        let shared = self.local.clone().map(Queue::Shared);
+        let queue = shared.or_else(|| self.crew.own_queue().cloned().map(Queue::Own));
+        let here = queue.map(|queue| Here {
             crew: self.crew.as_ref().id(),
-            local: local.clone(),
+            queue,
             in_task: Cell::new(false),
             collecting: Cell::new(false),
         });
@@ -866,6 +916,17 @@ impl<C: AsRef<Crew>> Worker<C> {
     /// The next ticket: from the slot, the queue, the injector, or another worker.
     fn find(&mut self) -> Option<Runnable> {
         self.ticks = self.ticks.wrapping_add(1);
+        if let Some(own) = self.crew.own_queue() {
+            if self.ticks % TASKS_PER_LOOK == 0 {
+                let injector = &self.crew.as_ref().injector;
+                let known = injector.len();
+                own.borrow_mut().extend(injector.try_iter().take(known));
+            }
+            let runnable = own.borrow_mut().pop_front();
+            if runnable.is_some() {
+                return runnable;
+            }
+        }
         if let Some(local) = self.local.clone() {
             if self.ticks % TASKS_PER_LOOK == 0 {
                 self.take_share(&local);
@@ -1012,7 +1073,7 @@ impl<C: AsRef<Crew>> Worker<C> {
             "a worker found nothing, announced sleep (S1), and searches once more (S2)"
         );
         // S2.
-        if crew.has_work() {
+        if crew.has_work() || self.crew.has_own_work() {
             self.wake_up();
             return false;
         }
@@ -1103,7 +1164,7 @@ impl<C: AsRef<Crew>> Worker<C> {
     }
 }
 
-impl<C: AsRef<Crew>> Drop for Worker<C> {
+impl<C: Member> Drop for Worker<C> {
     fn drop(&mut self) {
         let notified = self.wake_up();
         let crew = self.crew.as_ref();
@@ -1121,7 +1182,7 @@ impl<C: AsRef<Crew>> Drop for Worker<C> {
                 left_work = true;
             }
         }
-        if left_work && crew.has_work() {
+        if (left_work && crew.has_work()) || self.crew.has_own_work() {
             crew.notify();
         }
     }
@@ -1210,7 +1271,7 @@ impl<'a> Executor<'a> {
 impl Drop for Executor<'_> {
     fn drop(&mut self) {
         if let Some(crew) = self.crew.get() {
-            crew.dissolve();
+            crew.dissolve(None);
         }
     }
 }
@@ -1244,8 +1305,9 @@ fn fmt_crew(f: &mut fmt::Formatter<'_>, name: &str, crew: Option<&Arc<Crew>>) ->
 // uses §1-§3 · used by §6 · locks: none of its own
 //
 // PROBLEM   A future that is not `Send` must be polled and dropped on the thread that made it.
-// IDEA      The crew of §3 with the injector alone. Tickets are `Send`, and a wake-up from elsewhere
-//           only queues one; async-task checks the thread at each poll and drop.
+// IDEA      A crew of §3 whose workers have one plain queue together, for what its own thread queues while it runs
+//           tasks. Tickets are `Send`, and a wake-up from elsewhere puts one into the injector; async-task checks
+//           the thread at each poll and drop.
 // I4.1      Tickets are taken out of the queue on the owner's thread only: `LocalExecutor` is not `Send`,
 //           and neither what it runs nor its destructor can get away from there.
 // NEVER     drops a ticket elsewhere: that would drop the future.
@@ -1263,44 +1325,78 @@ fn fmt_crew(f: &mut fmt::Formatter<'_>, name: &str, crew: Option<&Arc<Crew>>) ->
 /// assert_eq!(smol::block_on(ex.run(task)), 8);
 /// ```
 pub struct LocalExecutor<'a> {
-    crew: OnceLock<Arc<Crew>>,
     // Neither `Send` nor `Sync`.
-    marker: PhantomData<(&'a (), Rc<()>)>,
+    crew: std::cell::OnceCell<LocalCrew>,
+    marker: PhantomData<&'a ()>,
 }
 
-impl Crew {
+/// A crew with a queue that its thread alone can reach.
+#[derive(Clone)]
+struct LocalCrew {
+    crew: Arc<Crew>,
+    queue: OwnQueue,
+}
+
+impl AsRef<Crew> for LocalCrew {
+    fn as_ref(&self) -> &Crew {
+        &self.crew
+    }
+}
+
+impl Member for LocalCrew {
+    fn own_queue(&self) -> Option<&OwnQueue> {
+        Some(&self.queue)
+    }
+}
+
+impl LocalCrew {
+    fn new() -> LocalCrew {
+        LocalCrew {
+            crew: Arc::new(Crew::new(false, |_| {})),
+            queue: OwnQueue::default(),
+        }
+    }
+
     /// The same as [`Crew::spawn`], for a future that stays on this thread.
-    fn spawn_local<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
+    fn spawn<F>(&self, future: F) -> Task<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
     {
         // As in `new_task`.
         if mem::size_of::<F>() >= LARGE_FUTURE {
-            return self.box_local(Box::pin(future));
+            return self.box_task(Box::pin(future));
         }
-        self.box_local(future)
+        self.box_task(future)
     }
 
-    fn box_local<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
+    fn box_task<F>(&self, future: F) -> Task<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
     {
-        let key = lock(&self.active).insert(None);
-        let future = Guarded {
-            future: Some(future),
-            after: self.forget(key),
-        };
         let schedule = {
-            let crew = self.clone();
+            let crew = self.crew.clone();
             move |runnable, info| crew.schedule(runnable, info)
         };
-        let builder = Builder::new().propagate_panic(true);
-        let (runnable, task) = builder.spawn_local(move |()| future, WithInfo(schedule));
-        self.remember(key, &runnable);
-        runnable.schedule();
+        let (runnable, task) = self.crew.enlist(|key| {
+            let future = Guarded {
+                future: Some(future),
+                after: self.crew.forget(key),
+            };
+            let builder = Builder::new().propagate_panic(true);
+            builder.spawn_local(move |()| future, WithInfo(schedule))
+        });
+        self.queue.borrow_mut().push_back(runnable);
+        self.crew.notify();
         task
+    }
+}
+
+impl Worker<LocalCrew> {
+    /// Whether there is a ticket that `find` would find.
+    fn has_tickets(&self) -> bool {
+        self.crew.has_own_work() || !self.crew.crew.injector.is_empty()
     }
 }
 
@@ -1308,36 +1404,36 @@ impl<'a> LocalExecutor<'a> {
     /// An executor without tasks.
     pub const fn new() -> LocalExecutor<'a> {
         LocalExecutor {
-            crew: OnceLock::new(),
+            crew: std::cell::OnceCell::new(),
             marker: PhantomData,
         }
     }
 
-    fn crew(&self) -> &Arc<Crew> {
-        self.crew.get_or_init(|| Arc::new(Crew::new(false, |_| {})))
+    fn crew(&self) -> &LocalCrew {
+        self.crew.get_or_init(LocalCrew::new)
     }
 
     /// Spawns a task, which runs while this executor is driven.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.crew().spawn_local(future)
+        self.crew().spawn(future)
     }
 
     /// Runs tasks until the future is ready, and returns its output. See [`Executor::run`].
     pub async fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
-        let mut worker = Worker::new(self.crew(), false);
+        let mut worker = Worker::new(self.crew().clone(), false);
         poll_fn(|cx| worker.poll_run(future.as_mut(), cx)).await
     }
 
     /// Waits until there is a task to poll, and polls it once. Cancel-safe.
     pub async fn tick(&self) {
-        let mut worker = Worker::new(self.crew(), false);
+        let mut worker = Worker::new(self.crew().clone(), false);
         poll_fn(|cx| worker.poll_tick(cx)).await
     }
 
     /// Polls one task, if one is ready. Says whether there was one.
     pub fn try_tick(&self) -> bool {
-        let mut worker = Worker::new(self.crew(), false);
+        let mut worker = Worker::new(self.crew().clone(), false);
         let found = worker.find();
         found.map(|runnable| worker.run(runnable)).is_some()
     }
@@ -1346,14 +1442,14 @@ impl<'a> LocalExecutor<'a> {
     pub fn is_empty(&self) -> bool {
         self.crew
             .get()
-            .is_none_or(|crew| lock(&crew.active).len == 0)
+            .is_none_or(|local| lock(&local.crew.active).len == 0)
     }
 }
 
 impl Drop for LocalExecutor<'_> {
     fn drop(&mut self) {
-        if let Some(crew) = self.crew.get() {
-            crew.dissolve();
+        if let Some(local) = self.crew.get() {
+            local.crew.dissolve(Some(&local.queue));
         }
     }
 }
@@ -1366,7 +1462,7 @@ impl Default for LocalExecutor<'_> {
 
 impl fmt::Debug for LocalExecutor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt_crew(f, "LocalExecutor", self.crew.get())
+        fmt_crew(f, "LocalExecutor", self.crew.get().map(|local| &local.crew))
     }
 }
 // ============================================================================================
@@ -2616,7 +2712,7 @@ impl Sleeper {
         let parker = parking::Parker::new();
         let signal = Arc::new(Signal {
             state: AtomicU8::new(EMPTY),
-            woken: AtomicBool::new(true),
+            woken: AtomicBool::new(false),
             unparker: parker.unparker(),
         });
         let main = waker_fn({
@@ -2650,8 +2746,8 @@ impl Sleeper {
     fn borrow() -> BorrowedSleeper {
         let kept = SLEEPER.try_with(Cell::take).ok().flatten();
         let sleeper = kept.unwrap_or_else(|| Box::new(Sleeper::new()));
-        // Ordering: Relaxed. The main future is polled by this very thread.
-        sleeper.signal.woken.store(true, Ordering::Relaxed);
+        // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
+        sleeper.signal.woken.store(false, Ordering::Relaxed);
         BorrowedSleeper(Some(sleeper))
     }
 
@@ -2798,13 +2894,11 @@ fn leave(seat: Seat, woken: Vec<Waker>) {
     }
     // What is woken goes to this worker's queue, if it is one, and others are called once for all.
     let local = HERE.try_with(|here| {
-        here.borrow()
-            .as_ref()
-            .filter(|here| here.crew == crew_id())
-            .map(|here| {
-                here.collecting.set(true);
-                here.local.clone()
-            })
+        here.borrow().as_ref().and_then(|here| {
+            let local = here.shared(crew_id())?;
+            here.collecting.set(true);
+            Some(local.clone())
+        })
     });
     wake_all(woken);
     if let Ok(Some(local)) = local {
@@ -2920,6 +3014,8 @@ static STAFF: Staff = Staff {
 
 /// A reference that crews hand to their workers.
 struct Global;
+
+impl Member for Global {}
 
 impl AsRef<Crew> for Global {
     fn as_ref(&self) -> &Crew {
@@ -3059,8 +3155,7 @@ impl Staff {
         self.blocked.fetch_add(1, Ordering::SeqCst);
         let _ = HERE.try_with(|here| {
             let here = here.borrow();
-            if let Some(here) = here.as_ref().filter(|here| here.crew == crew_id()) {
-                let local = &here.local;
+            if let Some(local) = here.as_ref().and_then(|here| here.shared(crew_id())) {
                 for runnable in local.slot.try_iter().chain(local.queue.try_iter()) {
                     let _ = crew().injector.push(runnable);
                 }
@@ -3125,7 +3220,7 @@ impl Pace {
 }
 
 /// This thread's tasks from `spawn_local`, as one who drives them sees them.
-struct LocalTasks(Option<Worker<Arc<Crew>>>);
+struct LocalTasks(Option<Worker<LocalCrew>>);
 
 impl LocalTasks {
     /// Runs some of the tasks that are ready. `true`: there may be more.
@@ -3134,6 +3229,10 @@ impl LocalTasks {
             return false;
         };
         worker.wake_up();
+        if !worker.has_tickets() {
+            return false;
+        }
+        let _here = worker.enter();
         let outer = OUR_TASKS
             .try_with(|tasks| tasks.replace(true))
             .unwrap_or(true);
@@ -3153,11 +3252,10 @@ impl LocalTasks {
 
     /// Whether there is a task to run.
     fn has_work(&mut self) -> bool {
-        self.worker()
-            .is_some_and(|worker| !worker.crew.injector.is_empty())
+        self.worker().is_some_and(|worker| worker.has_tickets())
     }
 
-    fn worker(&mut self) -> Option<&mut Worker<Arc<Crew>>> {
+    fn worker(&mut self) -> Option<&mut Worker<LocalCrew>> {
         if self.0.is_none() {
             // There are none before the first `spawn_local` on this thread.
             let crew = LOCAL
@@ -3178,7 +3276,7 @@ impl LocalTasks {
     fn is_empty(&self) -> bool {
         self.0
             .as_ref()
-            .is_none_or(|worker| lock(&worker.crew.active).len == 0)
+            .is_none_or(|worker| lock(&worker.crew.as_ref().active).len == 0)
     }
 }
 
@@ -3269,9 +3367,10 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         glance();
         local_tasks.run(&sleeper.pace);
     }
+    let mut first = true;
     loop {
         // Ordering: AcqRel. Pairs with the swap in `Sleeper::new`: we see what was written before the wake.
-        if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
+        if mem::take(&mut first) || sleeper.signal.woken.swap(false, Ordering::AcqRel) {
             refill_budget();
             set_ours(sleeper.main.data());
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -3335,7 +3434,7 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
 /// ```
 pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     match LOCAL.try_with(|local| local.crew().clone()) {
-        Ok(crew) => crew.spawn_local(future),
+        Ok(crew) => crew.spawn(future),
         Err(_) => panic!("smol::spawn_local was called on a thread whose local tasks are gone"),
     }
 }

@@ -180,7 +180,7 @@ fn main() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:7000").await?;
         loop {
             let (stream, _) = listener.accept().await?;
-            task::spawn(async move { io::copy(&stream, &stream).await });
+            task::spawn(async move { io::copy(&mut &stream, &mut &stream).await });
         }
     })
 }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use crate::each;
-use crate::row::{ALL, Report, Row};
+use crate::row::{ALL, Report, Row, best};
 use crate::runtimes::{AsyncStd, Ours, Runtime, Smol2, Tokio, TokioCt, inside};
 
 /// The shortest program there is.
@@ -67,11 +67,12 @@ fn run_raw(n: u64, at_once: u64) -> Duration {
     start.elapsed()
 }
 
-fn report(runtime: &str, n: u64, at_once: u64) -> Report {
-    let elapsed = each!(runtime,
-        raw => run_raw(n, at_once),
-        R => inside::<R, _>(run::<R>(n, at_once)));
-    Report::time(elapsed, n)
+fn report(runtime: &str, n: u64, batch: u64, at_once: u64) -> Report {
+    best(n, batch, |n| {
+        each!(runtime,
+            raw => run_raw(n, at_once),
+            R => inside::<R, _>(run::<R>(n, at_once)))
+    })
 }
 
 pub const ROWS: &[Row] = &[
@@ -80,13 +81,13 @@ pub const ROWS: &[Row] = &[
         "run `true` and wait for its end, one by one",
         (64, 320),
         ALL,
-        |runtime, n| report(runtime, n, 1),
+        |runtime, n| report(runtime, n, 16, 1),
     ),
     Row::new(
         "proc_true_x32",
         "the same, 32 at once",
-        (64, 640),
+        (128, 640),
         ALL,
-        |runtime, n| report(runtime, n, MANY),
+        |runtime, n| report(runtime, n, MANY, MANY),
     ),
 ];

@@ -12,7 +12,7 @@ use tokio::io as tokio_io;
 use crate::client::{BULK, bulk_byte};
 use crate::each;
 use crate::net::{Stream, streams};
-use crate::row::{ALL, Report, Row};
+use crate::row::{ALL, Report, Row, best, best_of_five};
 use crate::runtimes::{AsyncStd, Ours, Runtime, Smol2, Tokio, TokioCt, inside};
 
 const KIB: usize = 1024;
@@ -81,38 +81,34 @@ fn directory() -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-/// Reads `n` MiB in pieces.
+/// Reads `n` MiB in pieces: a file four times, and again if it would be too large.
 fn read(runtime: &str, n: u64, piece: usize) -> Report {
     let (_directory, path) = directory();
+    let size = (n / 4).clamp(1, LARGEST);
     let mut file = File::create(&path).unwrap();
-    for _ in 0..n.min(LARGEST) {
+    for _ in 0..size {
         file.write_all(&BULK).unwrap();
     }
     drop(file);
-    let elapsed = each!(runtime,
-    raw => timed(|| {
-        let mut left = n * MIB;
-        while left > 0 {
-            left -= read_raw(&path, piece, left);
-        }
-    }),
-    R => inside::<R, _>(async move {
-        let start = Instant::now();
-        let mut left = n * MIB;
-        while left > 0 {
-            left -= read_file::<R>(&path, piece, left).await;
-        }
-        start.elapsed()
-    }));
-    Report::time(elapsed, n)
+    best(n, size, |n| {
+        let path = path.clone();
+        each!(runtime,
+            raw => timed(|| read_raw(&path, piece, n * MIB)),
+            R => inside::<R, _>(async move {
+                let start = Instant::now();
+                read_file::<R>(&path, piece, n * MIB).await;
+                start.elapsed()
+            })
+        )
+    })
 }
 
-/// Reads a file of bulk data to its end, or so many bytes; says how many it was.
-async fn read_file<R: Files>(path: &Path, piece: usize, limit: u64) -> u64 {
+/// Reads a file of bulk data, which has that many bytes.
+async fn read_file<R: Files>(path: &Path, piece: usize, length: u64) {
     let mut buf = vec![0; piece];
     let mut file = R::open(path).await.unwrap();
     let mut position = 0;
-    while position < limit {
+    loop {
         let read = file.read(&mut buf).await.unwrap();
         if read == 0 {
             break;
@@ -120,14 +116,14 @@ async fn read_file<R: Files>(path: &Path, piece: usize, limit: u64) -> u64 {
         check(&buf[..read], position);
         position += read as u64;
     }
-    position
+    assert_eq!(position, length);
 }
 
-fn read_raw(path: &Path, piece: usize, limit: u64) -> u64 {
+fn read_raw(path: &Path, piece: usize, length: u64) {
     let mut buf = vec![0; piece];
     let mut file = File::open(path).unwrap();
     let mut position = 0;
-    while position < limit {
+    loop {
         let read = file.read(&mut buf).unwrap();
         if read == 0 {
             break;
@@ -135,7 +131,7 @@ fn read_raw(path: &Path, piece: usize, limit: u64) -> u64 {
         check(&buf[..read], position);
         position += read as u64;
     }
-    position
+    assert_eq!(position, length);
 }
 
 /// The first and the last byte of each page are what was written there.
@@ -156,50 +152,57 @@ fn timed(work: impl FnOnce()) -> Duration {
 /// Reads `n` small files.
 fn small(runtime: &str, n: u64) -> Report {
     let (directory, _) = directory();
+    let path = move |number: u64| directory.path().join(number.to_string());
     let bytes = |number: u64| [number as u8; SMALL];
-    let paths: Vec<PathBuf> = (0..n)
-        .map(|number| directory.path().join(number.to_string()))
-        .collect();
-    for (number, path) in (0..).zip(&paths) {
-        fs::write(path, bytes(number)).unwrap();
-    }
-    let elapsed = each!(runtime,
-    raw => timed(|| for (number, path) in (0..).zip(paths) {
-        assert_eq!(fs::read(path).unwrap(), bytes(number));
-    }),
-    R => inside::<R, _>(async move {
-        let start = Instant::now();
-        for (number, path) in (0..).zip(paths) {
-            assert_eq!(R::contents(path).await.unwrap(), bytes(number));
-        }
-        start.elapsed()
-    }));
-    Report::time(elapsed, n)
+    (0..n).for_each(|number| fs::write(path(number), bytes(number)).unwrap());
+    let mut numbers = 0..n;
+    best_of_five(n, |n| {
+        let files: Vec<_> = numbers
+            .by_ref()
+            .take(n as usize)
+            .map(|number| (path(number), bytes(number)))
+            .collect();
+        each!(runtime,
+            raw => timed(|| for (path, bytes) in files {
+                assert_eq!(fs::read(path).unwrap(), bytes);
+            }),
+            R => inside::<R, _>(async move {
+                let start = Instant::now();
+                for (path, bytes) in files {
+                    assert_eq!(R::contents(path).await.unwrap(), bytes);
+                }
+                start.elapsed()
+            })
+        )
+    })
 }
 
-/// Writes `n` MiB in pieces, and reads them back.
-fn write_back(runtime: &str, n: u64) -> Report {
+/// Writes `n` MiB in pieces, as files of that size, and reads them back.
+fn write_back(runtime: &str, n: u64, size: u64) -> Report {
     let (_directory, path) = directory();
-    let pieces = move || (0..n).flat_map(move |_| BULK.chunks(64 * KIB));
-    let elapsed = each!(runtime,
-    raw => timed(|| {
-        let mut file = File::create(&path).unwrap();
-        for piece in pieces() {
-            file.write_all(piece).unwrap();
-        }
-        assert_eq!(read_raw(&path, 64 * KIB, u64::MAX), n * MIB);
-    }),
-    R => inside::<R, _>(async move {
-        let start = Instant::now();
-        let mut file = R::create(&path).await.unwrap();
-        for piece in pieces() {
-            file.write_all(piece).await.unwrap();
-        }
-        R::flush(file).await.unwrap();
-        assert_eq!(read_file::<R>(&path, 64 * KIB, u64::MAX).await, n * MIB);
-        start.elapsed()
-    }));
-    Report::time(elapsed, n)
+    best(n, size, |n| {
+        let path = path.clone();
+        let pieces = (0..n).flat_map(|_| BULK.chunks(64 * KIB));
+        each!(runtime,
+            raw => timed(|| {
+                let mut file = File::create(&path).unwrap();
+                for piece in pieces {
+                    file.write_all(piece).unwrap();
+                }
+                read_raw(&path, 64 * KIB, n * MIB);
+            }),
+            R => inside::<R, _>(async move {
+                let start = Instant::now();
+                let mut file = R::create(&path).await.unwrap();
+                for piece in pieces {
+                    file.write_all(piece).await.unwrap();
+                }
+                R::flush(file).await.unwrap();
+                read_file::<R>(&path, 64 * KIB, n * MIB).await;
+                start.elapsed()
+            })
+        )
+    })
 }
 
 const READ_64K: &str =
@@ -220,10 +223,10 @@ pub const ROWS: &[Row] = &[
     Row::new("fs_small", READ_SMALL, (1_000, 10_000), ALL, small),
     Row::new(
         "fs_write_back",
-        "1 MiB of 64 written in pieces of 64 KiB, and read back",
-        (16, 64),
+        "1 MiB of 64 (quick mode: 8) written in pieces of 64 KiB, and read back",
+        (24, 256),
         ALL,
-        write_back,
+        |runtime, n| write_back(runtime, n, if n < 256 { 8 } else { 64 }),
     ),
     Row::new("fs_read_1cpu", READ_64K, (64, 1_024), ALL, |runtime, n| {
         read(runtime, n, 64 * KIB)

@@ -22,7 +22,7 @@ use crate::client::{self, HELLO, MESSAGE};
 use crate::each;
 use crate::memory::{heap, resident};
 use crate::raw_net;
-use crate::row::{ALL, RUNTIMES, Report, Row, Unit};
+use crate::row::{ALL, RUNTIMES, Report, Row, Unit, best_of_five};
 use crate::runtimes::{AsyncStd, Ours, Runtime, Smol2, Tokio, TokioCt};
 
 // The adapter of the example, for the three whose streams are those of futures-io.
@@ -382,14 +382,6 @@ fn many(runtime: &str, service: Service, kind: &'static str, connections: u64, n
     })
 }
 
-fn echoes(runtime: &str, connections: u64, n: u64) -> Report {
-    many(runtime, Service::Echo, "echo", connections, n)
-}
-
-fn hellos(runtime: &str, connections: u64, n: u64) -> Report {
-    many(runtime, Service::Http, "http", connections, n)
-}
-
 fn tcp_ping_pong(runtime: &str, n: u64) -> Report {
     if runtime == "raw" {
         let (listener, address) = listen();
@@ -577,53 +569,70 @@ fn wakeups() -> u64 {
     waits.sum()
 }
 
-const ECHO: &str = "a message of 64 bytes to an echo server and back";
-const HELLO_WORLD: &str = "a request to a hello-world server (hyper)";
+const fn echo_row<const CONNECTIONS: u64>(name: &'static str) -> Row {
+    const WHAT: &str = "a message of 64 bytes to an echo server and back, so many connections";
+    Row::new(name, WHAT, (25_000, 100_000), ALL, |runtime, n| {
+        many(runtime, Service::Echo, "echo", CONNECTIONS, n)
+    })
+}
+
+/// For the table of growth alone.
+const fn growing_row<const CONNECTIONS: u64>(name: &'static str) -> Row {
+    let row = echo_row::<CONNECTIONS>(name).workers(1);
+    Row { quick: 0, ..row }
+}
+
+const fn http_row<const CONNECTIONS: u64>(name: &'static str) -> Row {
+    const WHAT: &str = "a request to a hello-world server of hyper, so many connections";
+    Row::new(name, WHAT, (20_000, 80_000), ALL, |runtime, n| {
+        many(runtime, Service::Http, "http", CONNECTIONS, n)
+    })
+    .workers(1)
+}
+
+const fn wrk_row<const CONNECTIONS: u64>(name: &'static str) -> Row {
+    const WHAT: &str = "the same, asked by wrk";
+    Row::new(name, WHAT, (1, 2), ALL, |runtime, seconds| {
+        wrk(runtime, CONNECTIONS, seconds)
+    })
+}
+
+const fn bulk_row(
+    name: &'static str,
+    what: &'static str,
+    run: fn(runtime: &str, n: u64) -> Report,
+) -> Row {
+    Row::new(name, what, (200, 1_000), ALL, run).workers(1)
+}
+
+const fn ping_pong_row(
+    name: &'static str,
+    what: &'static str,
+    run: fn(runtime: &str, n: u64) -> Report,
+) -> Row {
+    Row::new(name, what, (10_000, 60_000), ALL, run).workers(1)
+}
 
 pub const ROWS: &[Row] = &[
-    Row::new(
-        "tcp_pp_1",
-        "a message of 64 bytes to an echo server and back, one connection",
-        (1_000, 6_000),
-        ALL,
-        tcp_ping_pong,
-    )
-    .workers(1),
-    Row::new(
+    Row {
+        quick: 1_000,
+        full: 6_000,
+        ..ping_pong_row(
+            "tcp_pp_1",
+            "a message of 64 bytes to an echo server and back, one connection",
+            tcp_ping_pong,
+        )
+    },
+    ping_pong_row(
         "tcp_pp_same",
         "the same with client and server on one processor",
-        (10_000, 50_000),
-        ALL,
         tcp_ping_pong,
     )
-    .workers(1)
     .one_cpu(),
-    Row::new("tcp_echo_64", "the same, 64 connections", (15_000, 80_000), ALL, |runtime, n| {
-        echoes(runtime, 64, n)
-    })
-    .workers(1),
-    Row::new(
-        "tcp_echo_1000",
-        ECHO,
-        (15_000, 80_000),
-        ALL,
-        |runtime, n| echoes(runtime, 1_000, n),
-    )
-    .workers(1),
-    Row::new(
-        "tcp_echo_64_2w",
-        ECHO,
-        (15_000, 80_000),
-        ALL,
-        |runtime, n| echoes(runtime, 64, n),
-    ),
-    Row::new(
-        "tcp_echo_1000_2w",
-        ECHO,
-        (15_000, 80_000),
-        ALL,
-        |runtime, n| echoes(runtime, 1_000, n),
-    ),
+    echo_row::<64>("tcp_echo_64").workers(1),
+    echo_row::<1_000>("tcp_echo_1000").workers(1),
+    echo_row::<64>("tcp_echo_64_2w"),
+    echo_row::<1_000>("tcp_echo_1000_2w"),
     Row::new(
         "tcp_inproc",
         "the same, 16 connections with both ends in the process",
@@ -631,83 +640,38 @@ pub const ROWS: &[Row] = &[
         ALL,
         |runtime, n| {
             let raw = |n| raw_net::both_ends(&listen().0, PAIRS, n);
-            Report::time(
-                each!(runtime, raw => raw(n), R => R::run(both_ends::<R>(n))),
+            best_of_five(
                 n,
+                |n| each!(runtime, raw => raw(n), R => R::run(both_ends::<R>(n))),
             )
         },
     ),
     Row::new(
         "tcp_churn",
-        "connect, one byte there and back, close",
+        "connect, one byte to an echo server and back, close",
         (1_000, 5_000),
         ALL,
         |runtime, n| many(runtime, Service::Echo, "churn", 1, n),
     ),
-    Row::new(
-        "tcp_send_1m",
-        "1 MiB sent, in one piece",
-        (200, 1_000),
-        ALL,
-        |runtime, n| many(runtime, Service::Source, "receive", 1, n),
-    )
-    .workers(1),
-    Row::new(
+    bulk_row("tcp_send_1m", "1 MiB sent, in one piece", |runtime, n| {
+        many(runtime, Service::Source, "receive", 1, n)
+    }),
+    bulk_row(
         "tcp_recv_64k",
         "1 MiB received, in pieces of 64 KiB",
-        (200, 1_000),
-        ALL,
         |runtime, n| many(runtime, Service::Sink, "send", 1, n),
-    )
-    .workers(1),
-    Row::new(
+    ),
+    ping_pong_row(
         "udp_pp",
         "a datagram of 64 bytes there and back, all on one processor",
-        (10_000, 60_000),
-        ALL,
         udp_ping_pong,
     )
-    .workers(1)
     .one_cpu(),
-    Row::new(
-        "unix_pp",
-        "the same with a Unix socket",
-        (10_000, 60_000),
-        ALL,
-        unix_ping_pong,
-    )
-    .workers(1)
-    .one_cpu(),
-    Row::new(
-        "http_64",
-        HELLO_WORLD,
-        (12_000, 60_000),
-        ALL,
-        |runtime, n| hellos(runtime, 64, n),
-    )
-    .workers(1),
-    Row::new(
-        "http_1000",
-        HELLO_WORLD,
-        (12_000, 60_000),
-        ALL,
-        |runtime, n| hellos(runtime, 1_000, n),
-    )
-    .workers(1),
-    Row::new(
-        "http_wrk_64",
-        "the same, asked by wrk",
-        (0, 2),
-        ALL,
-        |runtime, n| wrk(runtime, 64, n),
-    ),
-    Row::new(
-        "http_wrk_1000",
-        "the same, asked by wrk",
-        (1, 2),
-        ALL,
-        |runtime, n| wrk(runtime, 1_000, n),
-    ),
+    ping_pong_row("unix_pp", "the same with a Unix socket", unix_ping_pong).one_cpu(),
+    http_row::<64>("http_64"),
+    http_row::<1_000>("http_1000"),
+    wrk_row::<64>("http_wrk_64"),
+    wrk_row::<1_000>("http_wrk_1000"),
     Row::new(
         "mem_conn",
         "an idle connection and its task",
@@ -718,25 +682,13 @@ pub const ROWS: &[Row] = &[
     .unit(Unit::Bytes),
     Row::new(
         "idle",
-        "processor time for 10,000 idle connections in a second",
-        (0, 10_000),
+        "processor time in a second with 10,000 idle connections (quick mode: 2,000)",
+        (2_000, 10_000),
         RUNTIMES,
         idle,
     ),
-    Row::new("grow_conn_10", ECHO, (0, 100_000), ALL, |runtime, n| {
-        echoes(runtime, 10, n)
-    })
-    .workers(1),
-    Row::new("grow_conn_100", ECHO, (0, 100_000), ALL, |runtime, n| {
-        echoes(runtime, 100, n)
-    })
-    .workers(1),
-    Row::new("grow_conn_1000", ECHO, (0, 100_000), ALL, |runtime, n| {
-        echoes(runtime, 1_000, n)
-    })
-    .workers(1),
-    Row::new("grow_conn_10000", ECHO, (0, 100_000), ALL, |runtime, n| {
-        echoes(runtime, 10_000, n)
-    })
-    .workers(1),
+    growing_row::<10>("grow_conn_10"),
+    growing_row::<100>("grow_conn_100"),
+    growing_row::<1_000>("grow_conn_1000"),
+    growing_row::<10_000>("grow_conn_10000"),
 ];
