@@ -273,6 +273,12 @@ enum Entry<T> {
     Free(usize),
 }
 
+impl<T> Default for Slab<T> {
+    fn default() -> Slab<T> {
+        Slab::new()
+    }
+}
+
 impl<T> Slab<T> {
     const fn new() -> Slab<T> {
         Slab {
@@ -352,12 +358,14 @@ thread_local! {
 }
 
 /// Notes that one of our loops polls the future with this waker; returns what was noted before.
+#[inline]
 fn set_ours(waker: *const ()) -> *const () {
     OURS.try_with(|ours| ours.replace(waker))
         .unwrap_or(std::ptr::null())
 }
 
 /// Whether one of our loops polls the future with this waker.
+#[inline]
 fn is_ours(waker: &Waker) -> bool {
     OURS.try_with(|ours| !ours.get().is_null() && ours.get() == waker.data())
         .unwrap_or(false)
@@ -393,6 +401,7 @@ fn check_for_fork() {
 }
 
 /// Gives the task that is about to be polled a full budget.
+#[inline]
 fn refill_budget() {
     let _ = BUDGET.try_with(|left| left.set(OPS_PER_POLL));
 }
@@ -400,6 +409,7 @@ fn refill_budget() {
 /// Pays for one I/O operation. A task that has spent all it had is woken and told `Pending`, so
 /// that its executor gets a chance to run others: an always-ready socket starves nobody.
 /// Under an executor that does not refill the budget, every 128th operation yields instead.
+#[inline]
 fn spend(cx: &mut Context<'_>) -> Poll<()> {
     let left = BUDGET
         .try_with(|left| left.replace(left.get().wrapping_sub(1)))
@@ -575,7 +585,32 @@ struct Crew {
     short_handed: fn(bool),
     /// The tasks that are not finished, to be cancelled with their executor. The global executor
     /// lives for ever and has no such table.
-    active: Mutex<Slab<Option<Waker>>>,
+    active: Mutex<Active>,
+}
+
+/// How each task can be reached, by the key that it knows.
+type Active = Slab<Option<Waker>>;
+
+impl Active {
+    /// Builds a task that has a place in the table.
+    fn enlist<T>(
+        &mut self,
+        build: impl FnOnce(usize) -> (Runnable, Task<T>),
+    ) -> (Runnable, Task<T>) {
+        let key = self.insert(None);
+        let (runnable, task) = build(key);
+        if let Some(entry) = self.get_mut(key) {
+            *entry = Some(runnable.waker());
+        }
+        (runnable, task)
+    }
+
+    /// The wakers of all.
+    fn drain(&mut self) -> Vec<Waker> {
+        (0..self.entries.len())
+            .filter_map(|key| self.get_mut(key).and_then(Option::take))
+            .collect()
+    }
 }
 
 /// One sleeping worker in [`Crew::counts`].
@@ -596,11 +631,15 @@ enum Queue {
     /// Others may steal from it.
     Shared(Arc<Local>),
     /// That of a local executor (§4).
-    Own(OwnQueue),
+    Own(Rc<Own>),
 }
 
-/// A queue that never leaves its thread and needs no atomics (bench: `local_yield`).
-type OwnQueue = Rc<RefCell<VecDeque<Runnable>>>;
+/// What of a local executor never leaves its thread, and needs no atomics (bench: `local_spawn_100k`).
+#[derive(Default)]
+struct Own {
+    queue: RefCell<VecDeque<Runnable>>,
+    active: RefCell<Active>,
+}
 
 thread_local! {
     /// The worker whose tasks this thread is polling. With nested executors, the innermost.
@@ -622,8 +661,8 @@ impl Here {
     fn push(&self, crew: &Crew, runnable: Runnable, info: ScheduleInfo) -> Pushed {
         let local = match &self.queue {
             Queue::Shared(local) => local,
-            Queue::Own(queue) => {
-                queue.borrow_mut().push_back(runnable);
+            Queue::Own(own) => {
+                own.queue.borrow_mut().push_back(runnable);
                 return Pushed::Collected;
             }
         };
@@ -767,45 +806,32 @@ impl Crew {
             let crew = self.clone();
             move |runnable, info| crew.schedule(runnable, info)
         };
-        // Moves the future, and runs nothing of it.
-        let build = |key| new_task(future, self.forget(key), schedule);
-        let (runnable, task) = self.enlist(build);
+        let (runnable, task) = {
+            let mut active = lock(&self.active);
+            // Moves the future, and runs nothing of it.
+            active.enlist(|key| new_task(future, self.forget(key), schedule))
+        };
         runnable.schedule();
         task
     }
 
-    /// Builds a task that has a place in the table, so that it can be reached when the crew is dissolved.
-    fn enlist<T>(&self, build: impl FnOnce(usize) -> (Runnable, Task<T>)) -> (Runnable, Task<T>) {
-        let mut active = lock(&self.active);
-        let key = active.insert(None);
-        let (runnable, task) = build(key);
-        if let Some(entry) = active.get_mut(key) {
-            *entry = Some(runnable.waker());
-        }
-        (runnable, task)
-    }
-
     /// To be called when the future behind `key` is gone.
     fn forget(self: &Arc<Self>, key: usize) -> impl FnMut() + Send + Sync + 'static {
-        let crew = Arc::downgrade(self);
+        let crew = self.clone();
         move || {
-            if let Some(crew) = crew.upgrade() {
-                let entry = lock(&crew.active).remove(key);
-                drop(entry);
-            }
+            let entry = lock(&crew.active).remove(key);
+            drop(entry);
         }
     }
 
     /// Cancels all tasks: wakes each so that it has a ticket, and drops the tickets. Called when no
     /// worker is left. A ticket can still be on its way in another thread between the moment that a
     /// waker issued it and its push, which is why this looks until all tasks are gone.
-    fn dissolve(&self, own: Option<&OwnQueue>) {
+    fn dissolve(&self, own: Option<&Own>) {
         loop {
-            let wakers: Vec<Waker> = {
-                let mut active = lock(&self.active);
-                let keys = 0..active.entries.len();
-                keys.filter_map(|key| active.get_mut(key).and_then(Option::take))
-                    .collect()
+            let wakers = match own {
+                Some(own) => own.active.borrow_mut().drain(),
+                None => lock(&self.active).drain(),
             };
             wake_all(wakers);
             // A call of `run` that was leaked has left its queues behind.
@@ -822,10 +848,10 @@ impl Crew {
                     .for_each(drop);
             }
             self.injector.try_iter().for_each(drop);
-            while let Some(runnable) = own.and_then(|own| own.borrow_mut().pop_front()) {
+            while let Some(runnable) = own.and_then(|own| own.queue.borrow_mut().pop_front()) {
                 drop(runnable);
             }
-            if lock(&self.active).len == 0 {
+            if own.map_or_else(|| lock(&self.active).len, |own| own.active.borrow().len) == 0 {
                 return;
             }
             thread::yield_now();
@@ -847,15 +873,14 @@ struct Worker<C: Member> {
 
 /// A reference to the crew that a worker belongs to.
 trait Member: AsRef<Crew> {
-    /// Where a local executor's tickets are that its thread has queued itself.
-    fn own_queue(&self) -> Option<&OwnQueue> {
+    /// What a local executor has besides.
+    fn own(&self) -> Option<&Rc<Own>> {
         None
     }
 
-    /// Whether there is one.
+    /// Whether its thread has queued tickets there.
     fn has_own_work(&self) -> bool {
-        self.own_queue()
-            .is_some_and(|queue| !queue.borrow().is_empty())
+        self.own().is_some_and(|own| !own.queue.borrow().is_empty())
     }
 }
 
@@ -898,7 +923,7 @@ impl<C: Member> Worker<C> {
     /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is dropped.
     fn enter(&self) -> impl Drop + use<C> {
         let shared = self.local.clone().map(Queue::Shared);
-        let queue = shared.or_else(|| self.crew.own_queue().cloned().map(Queue::Own));
+        let queue = shared.or_else(|| self.crew.own().cloned().map(Queue::Own));
         let here = queue.map(|queue| Here {
             crew: self.crew.as_ref().id(),
             queue,
@@ -916,13 +941,14 @@ impl<C: Member> Worker<C> {
     /// The next ticket: from the slot, the queue, the injector, or another worker.
     fn find(&mut self) -> Option<Runnable> {
         self.ticks = self.ticks.wrapping_add(1);
-        if let Some(own) = self.crew.own_queue() {
+        if let Some(own) = self.crew.own() {
+            let mut queue = own.queue.borrow_mut();
             if self.ticks % TASKS_PER_LOOK == 0 {
                 let injector = &self.crew.as_ref().injector;
                 let known = injector.len();
-                own.borrow_mut().extend(injector.try_iter().take(known));
+                queue.extend(injector.try_iter().take(known));
             }
-            let runnable = own.borrow_mut().pop_front();
+            let runnable = queue.pop_front();
             if runnable.is_some() {
                 return runnable;
             }
@@ -1284,13 +1310,19 @@ impl Default for Executor<'_> {
 
 impl fmt::Debug for Executor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt_crew(f, "Executor", self.crew.get())
+        let crew = self.crew.get();
+        let tasks = crew.map_or(0, |crew| lock(&crew.active).len);
+        fmt_crew(f, "Executor", tasks, crew)
     }
 }
 
 /// The same for both kinds of executors.
-fn fmt_crew(f: &mut fmt::Formatter<'_>, name: &str, crew: Option<&Arc<Crew>>) -> fmt::Result {
-    let tasks = crew.map_or(0, |crew| lock(&crew.active).len);
+fn fmt_crew(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    tasks: usize,
+    crew: Option<&Arc<Crew>>,
+) -> fmt::Result {
     let queued = crew.map_or(0, |crew| crew.injector.len());
     f.debug_struct(name)
         .field("tasks", &tasks)
@@ -1334,7 +1366,7 @@ pub struct LocalExecutor<'a> {
 #[derive(Clone)]
 struct LocalCrew {
     crew: Arc<Crew>,
-    queue: OwnQueue,
+    own: Rc<Own>,
 }
 
 impl AsRef<Crew> for LocalCrew {
@@ -1344,8 +1376,8 @@ impl AsRef<Crew> for LocalCrew {
 }
 
 impl Member for LocalCrew {
-    fn own_queue(&self) -> Option<&OwnQueue> {
-        Some(&self.queue)
+    fn own(&self) -> Option<&Rc<Own>> {
+        Some(&self.own)
     }
 }
 
@@ -1353,7 +1385,7 @@ impl LocalCrew {
     fn new() -> LocalCrew {
         LocalCrew {
             crew: Arc::new(Crew::new(false, |_| {})),
-            queue: OwnQueue::default(),
+            own: Rc::default(),
         }
     }
 
@@ -1379,15 +1411,21 @@ impl LocalCrew {
             let crew = self.crew.clone();
             move |runnable, info| crew.schedule(runnable, info)
         };
-        let (runnable, task) = self.crew.enlist(|key| {
+        let build = |key| {
+            let own = self.own.clone();
+            let after = move || {
+                let entry = own.active.borrow_mut().remove(key);
+                drop(entry);
+            };
             let future = Guarded {
                 future: Some(future),
-                after: self.crew.forget(key),
+                after,
             };
             let builder = Builder::new().propagate_panic(true);
             builder.spawn_local(move |()| future, WithInfo(schedule))
-        });
-        self.queue.borrow_mut().push_back(runnable);
+        };
+        let (runnable, task) = self.own.active.borrow_mut().enlist(build);
+        self.own.queue.borrow_mut().push_back(runnable);
         self.crew.notify();
         task
     }
@@ -1442,14 +1480,14 @@ impl<'a> LocalExecutor<'a> {
     pub fn is_empty(&self) -> bool {
         self.crew
             .get()
-            .is_none_or(|local| lock(&local.crew.active).len == 0)
+            .is_none_or(|local| local.own.active.borrow().len == 0)
     }
 }
 
 impl Drop for LocalExecutor<'_> {
     fn drop(&mut self) {
         if let Some(local) = self.crew.get() {
-            local.crew.dissolve(Some(&local.queue));
+            local.crew.dissolve(Some(&local.own));
         }
     }
 }
@@ -1462,7 +1500,9 @@ impl Default for LocalExecutor<'_> {
 
 impl fmt::Debug for LocalExecutor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt_crew(f, "LocalExecutor", self.crew.get().map(|local| &local.crew))
+        let local = self.crew.get();
+        let tasks = local.map_or(0, |local| local.own.active.borrow().len);
+        fmt_crew(f, "LocalExecutor", tasks, local.map(|local| &local.crew))
     }
 }
 // ============================================================================================
@@ -2477,6 +2517,7 @@ impl Source {
     }
 
     /// The word as it is, to be compared when an operation has said WouldBlock.
+    #[inline]
     fn look(&self) -> usize {
         // Ordering: Acquire. Pairs with the update in `happen`; what matters besides is in the kernel.
         self.word.load(Ordering::Acquire)
@@ -2691,7 +2732,7 @@ struct Sleeper {
     /// Wakes the thread, for its local tasks or because the crew calls.
     thread: Waker,
     /// Goes on from one `block_on` to the next, which may all be short.
-    pace: Cell<Pace>,
+    pace: Pace,
 }
 
 thread_local! {
@@ -2729,10 +2770,10 @@ impl Sleeper {
             let signal = signal.clone();
             move || signal.notify()
         });
-        let pace = Cell::new(Pace {
-            polls: 0,
-            last: None,
-        });
+        let pace = Pace {
+            polls: Cell::new(0),
+            last: Cell::new(None),
+        };
         Sleeper {
             parker,
             signal,
@@ -2814,7 +2855,9 @@ impl Sleeper {
         if self.is_notified() {
             return;
         }
-        check_for_fork();
+        if !is_worker {
+            check_for_fork();
+        }
         if !REACTOR.has_interest() {
             return self.park_where_it_can_be_found(is_worker);
         }
@@ -3034,6 +3077,7 @@ impl Staff {
         })
     }
 
+    #[inline]
     fn present(&self) -> usize {
         // Ordering: SeqCst. Pairs with the updates in `hire` and `work`.
         self.present.load(Ordering::SeqCst)
@@ -3185,35 +3229,28 @@ fn start_thread(name: String, main: impl FnOnce() + Send + 'static) -> bool {
 }
 
 /// Tells a thread that is never idle when to look at the kernel: after so many polls, or a millisecond.
-#[derive(Clone, Copy)]
 struct Pace {
-    polls: u32,
-    last: Option<Instant>,
-}
-
-/// Counts a poll; says whether it is time to look at the kernel.
-fn is_due(pace: &Cell<Pace>) -> bool {
-    let mut now = pace.get();
-    let due = now.count();
-    pace.set(now);
-    due
+    polls: Cell<u32>,
+    last: Cell<Option<Instant>>,
 }
 
 impl Pace {
-    fn count(&mut self) -> bool {
-        self.polls += 1;
+    /// Counts a poll; says whether it is time to look at the kernel.
+    #[inline]
+    fn is_due(&self) -> bool {
+        let polls = self.polls.get() + 1;
+        self.polls.set(polls);
         // The clock costs as much as a task; so only at the first, second, fourth, eighth … poll.
-        let late = self.polls.is_power_of_two() && {
-            let now = Instant::now();
-            let last = *self.last.get_or_insert(now);
-            now.saturating_duration_since(last) > Duration::from_millis(1)
-        };
-        let due = late || self.polls >= TASKS_PER_GLANCE;
+        if !polls.is_power_of_two() && polls < TASKS_PER_GLANCE {
+            return false;
+        }
+        let now = Instant::now();
+        let last = self.last.get().unwrap_or(now);
+        let late = now.saturating_duration_since(last) > Duration::from_millis(1);
+        let due = late || polls >= TASKS_PER_GLANCE;
+        self.last.set(if due { None } else { Some(last) });
         if due {
-            *self = Pace {
-                polls: 0,
-                last: None,
-            };
+            self.polls.set(0);
         }
         due
     }
@@ -3224,7 +3261,7 @@ struct LocalTasks(Option<Worker<LocalCrew>>);
 
 impl LocalTasks {
     /// Runs some of the tasks that are ready. `true`: there may be more.
-    fn run(&mut self, pace: &Cell<Pace>) -> bool {
+    fn run(&mut self, pace: &Pace) -> bool {
         let Some(worker) = self.worker() else {
             return false;
         };
@@ -3244,7 +3281,7 @@ impl LocalTasks {
                 Some(runnable) => worker.run(runnable),
                 None => return false,
             }
-            if is_due(pace) {
+            if pace.is_due() {
                 return true;
             }
         }
@@ -3276,11 +3313,12 @@ impl LocalTasks {
     fn is_empty(&self) -> bool {
         self.0
             .as_ref()
-            .is_none_or(|worker| lock(&worker.crew.as_ref().active).len == 0)
+            .is_none_or(|worker| worker.crew.own.active.borrow().len == 0)
     }
 }
 
 /// Counts a thread as one that looks after the reactor, until the guard is dropped.
+#[inline]
 fn enter_loop(main: &Waker) -> impl Drop + use<> {
     let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
     let outer = set_ours(main.data());
@@ -3363,7 +3401,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let cx = &mut Context::from_waker(&sleeper.main);
     let _inside = enter_loop(&sleeper.main);
     let mut local_tasks = LocalTasks(None);
-    if is_due(&sleeper.pace) {
+    if sleeper.pace.is_due() {
         glance();
         local_tasks.run(&sleeper.pace);
     }
@@ -3381,7 +3419,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         // Ordering: Acquire, as above.
         if more || sleeper.signal.woken.load(Ordering::Acquire) {
             // A future that is always ready must not keep this thread from asking the kernel.
-            if more || is_due(&sleeper.pace) {
+            if more || sleeper.pace.is_due() {
                 glance();
             }
         } else if local_tasks.sleep(&sleeper.thread) {
@@ -3468,6 +3506,7 @@ impl Watcher {
     /// It could not be started; whoever leaves the seat hands it over.
     const IMPOSSIBLE: u8 = 2;
 
+    #[inline]
     fn exists(&self) -> bool {
         // Ordering: SeqCst. Pairs with the exchanges in `start`: who cannot start it goes to the list of parked
         // threads afterwards, and who looks here has given the seat back before.
