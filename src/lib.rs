@@ -400,6 +400,18 @@ fn check_for_fork() {
     );
 }
 
+thread_local! {
+    /// How many calls of `block_on` and loops of workers this thread is inside of.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The same where `block_on` has not looked already: it is a system call.
+fn check_for_fork_outside() {
+    if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+        check_for_fork();
+    }
+}
+
 /// Gives the task that is about to be polled a full budget.
 #[inline]
 fn refill_budget() {
@@ -631,12 +643,12 @@ enum Queue {
     /// Others may steal from it.
     Shared(Arc<Local>),
     /// That of a local executor (§4).
-    Own(Rc<Own>),
+    Own(Rc<Private>),
 }
 
 /// What of a local executor never leaves its thread, and needs no atomics (bench: `local_spawn_100k`).
 #[derive(Default)]
-struct Own {
+struct Private {
     queue: RefCell<VecDeque<Runnable>>,
     active: RefCell<Active>,
 }
@@ -759,7 +771,7 @@ impl Crew {
     /// W3: takes a sleeper off the list and wakes it. `false` if there was none.
     fn wake_one(&self) -> bool {
         if self.own_threads {
-            check_for_fork();
+            check_for_fork_outside();
         }
         let sleeper = {
             let mut sleepers = lock(&self.sleepers);
@@ -827,7 +839,7 @@ impl Crew {
     /// Cancels all tasks: wakes each so that it has a ticket, and drops the tickets. Called when no
     /// worker is left. A ticket can still be on its way in another thread between the moment that a
     /// waker issued it and its push, which is why this looks until all tasks are gone.
-    fn dissolve(&self, own: Option<&Own>) {
+    fn dissolve(&self, own: Option<&Private>) {
         loop {
             let wakers = match own {
                 Some(own) => own.active.borrow_mut().drain(),
@@ -874,7 +886,7 @@ struct Worker<C: Member> {
 /// A reference to the crew that a worker belongs to.
 trait Member: AsRef<Crew> {
     /// What a local executor has besides.
-    fn own(&self) -> Option<&Rc<Own>> {
+    fn own(&self) -> Option<&Rc<Private>> {
         None
     }
 
@@ -1366,7 +1378,7 @@ pub struct LocalExecutor<'a> {
 #[derive(Clone)]
 struct LocalCrew {
     crew: Arc<Crew>,
-    own: Rc<Own>,
+    own: Rc<Private>,
 }
 
 impl AsRef<Crew> for LocalCrew {
@@ -1376,7 +1388,7 @@ impl AsRef<Crew> for LocalCrew {
 }
 
 impl Member for LocalCrew {
-    fn own(&self) -> Option<&Rc<Own>> {
+    fn own(&self) -> Option<&Rc<Private>> {
         Some(&self.own)
     }
 }
@@ -2697,26 +2709,77 @@ impl Source {
 // REJECTED  A thread for the reactor (two context switches for each message); handing the seat over before
 //           each task (a futex call for each event); tasks on `block_on`'s thread (async-std issue 644).
 
-/// How a thread is woken, wherever it sleeps.
-struct Signal {
-    state: AtomicU8,
-    /// The main future must be polled.
-    woken: AtomicBool,
-    unparker: parking::Unparker,
+/// A word that a thread sleeps on: futex(2) where there is one, half the price of a mutex with a condition variable
+/// (bench: `unblock_1`, `block_on_wake`).
+struct Bed {
+    word: AtomicU32,
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    guard: (Mutex<()>, Condvar),
 }
 
-const EMPTY: u8 = 0;
-const NOTIFIED: u8 = 1;
-const PARKED: u8 = 2;
-const POLLING: u8 = 3;
+impl Bed {
+    const fn new(word: u32) -> Bed {
+        Bed {
+            word: AtomicU32::new(word),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            guard: (Mutex::new(()), Condvar::new()),
+        }
+    }
+
+    /// Sleeps while the word is `value`, until woken or for so long at most; or for no reason at all.
+    fn sleep(&self, value: u32, timeout: Option<Duration>) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            use rustix::thread::futex::{Flags, wait};
+            let timeout = timeout.and_then(|time| time.try_into().ok());
+            // It fails if the word was changed in the meantime, or on a signal.
+            let _ = wait(&self.word, Flags::PRIVATE, value, timeout.as_ref());
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        {
+            let guard = lock(&self.guard.0);
+            // Ordering: SeqCst. `wake` takes the lock after the word was changed.
+            if self.word.load(Ordering::SeqCst) == value {
+                let timeout = timeout.unwrap_or(Duration::from_secs(3600));
+                drop(self.guard.1.wait_timeout(guard, timeout));
+            }
+        }
+    }
+
+    /// Wakes the thread that sleeps on the word, which has just been changed.
+    fn wake(&self) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        {
+            use rustix::thread::futex::{Flags, wake};
+            let _ = wake(&self.word, Flags::PRIVATE, 1);
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        {
+            drop(lock(&self.guard.0));
+            self.guard.1.notify_one();
+        }
+    }
+}
+
+/// How a thread is woken, wherever it sleeps.
+struct Signal {
+    state: Bed,
+    /// The main future must be polled.
+    woken: AtomicBool,
+}
+
+const EMPTY: u32 = 0;
+const NOTIFIED: u32 = 1;
+const PARKED: u32 = 2;
+const POLLING: u32 = 3;
 
 impl Signal {
     /// Makes the thread look around, now if it sleeps, else before it sleeps the next time.
     fn notify(&self) {
         // Ordering: AcqRel. Pairs with the exchanges in `Sleeper::park` and `Sleeper::poll`: what the
         // caller wrote before is seen by the thread that finds NOTIFIED.
-        match self.state.swap(NOTIFIED, Ordering::AcqRel) {
-            PARKED => drop(self.unparker.unpark()),
+        match self.state.word.swap(NOTIFIED, Ordering::AcqRel) {
+            PARKED => self.state.wake(),
             POLLING => REACTOR.interrupt(),
             _ => {}
         }
@@ -2725,7 +2788,6 @@ impl Signal {
 
 /// What a thread needs in order to sleep. Made once for each thread and kept for the next `block_on`.
 struct Sleeper {
-    parker: parking::Parker,
     signal: Arc<Signal>,
     /// Wakes the main future.
     main: Waker,
@@ -2737,8 +2799,6 @@ struct Sleeper {
 
 thread_local! {
     static SLEEPER: Cell<Option<Box<Sleeper>>> = const { Cell::new(None) };
-    /// How many calls of `block_on` and loops of workers this thread is inside of.
-    static DEPTH: Cell<usize> = const { Cell::new(0) };
     /// What a worker or pool thread does when `block_on` blocks its task or job (`true`), and afterwards.
     static WHEN_BLOCKED: Cell<Option<fn(bool)>> = const { Cell::new(None) };
     /// The tasks of `spawn_local`.
@@ -2750,11 +2810,9 @@ static PARKED_THREADS: Mutex<Vec<Arc<Signal>>> = Mutex::new(Vec::new());
 
 impl Sleeper {
     fn new() -> Sleeper {
-        let parker = parking::Parker::new();
         let signal = Arc::new(Signal {
-            state: AtomicU8::new(EMPTY),
+            state: Bed::new(EMPTY),
             woken: AtomicBool::new(false),
-            unparker: parker.unparker(),
         });
         let main = waker_fn({
             let signal = signal.clone();
@@ -2775,7 +2833,6 @@ impl Sleeper {
             last: Cell::new(None),
         };
         Sleeper {
-            parker,
             signal,
             main,
             thread,
@@ -2795,35 +2852,35 @@ impl Sleeper {
     /// Whether the thread was notified and may not sleep. Takes the notification.
     fn is_notified(&self) -> bool {
         // Ordering: AcqRel, with the swap in `notify`.
-        self.signal
-            .state
+        let state = &self.signal.state.word;
+        state
             .compare_exchange(NOTIFIED, EMPTY, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
 
     /// Sleeps until notified.
     fn park(&self) {
+        let bed = &self.signal.state;
         // Ordering: AcqRel, as in `is_notified`. It fails if we were notified in the meantime.
-        let state = &self.signal.state;
-        if state
+        if bed
+            .word
             .compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
         {
-            // A token that a late `unpark` left behind makes `park` return at once: look again.
             // Ordering: Acquire, with the swap in `notify`.
-            while state.load(Ordering::Acquire) == PARKED {
-                self.parker.park();
+            while bed.word.load(Ordering::Acquire) == PARKED {
+                bed.sleep(PARKED, None);
             }
         }
         // Ordering: AcqRel, with the swap in `notify`.
-        state.swap(EMPTY, Ordering::AcqRel);
+        bed.word.swap(EMPTY, Ordering::AcqRel);
     }
 
     /// Sleeps in the poller until it has news or we are notified, and then wakes whom it concerns.
     fn poll(&self, seat: Seat) {
         let mut woken = Vec::new();
         // Ordering: AcqRel, as in `park`.
-        let state = &self.signal.state;
+        let state = &self.signal.state.word;
         if state
             .compare_exchange(EMPTY, POLLING, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
@@ -2854,9 +2911,6 @@ impl Sleeper {
     fn sleep(&self, is_worker: bool) {
         if self.is_notified() {
             return;
-        }
-        if !is_worker {
-            check_for_fork();
         }
         if !REACTOR.has_interest() {
             return self.park_where_it_can_be_found(is_worker);
@@ -3405,6 +3459,8 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         glance();
         local_tasks.run(&sleeper.pace);
     }
+    // To be checked before it sleeps for the first time.
+    let mut home = true;
     let mut first = true;
     loop {
         // Ordering: AcqRel. Pairs with the swap in `Sleeper::new`: we see what was written before the wake.
@@ -3423,6 +3479,9 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
                 glance();
             }
         } else if local_tasks.sleep(&sleeper.thread) {
+            if mem::take(&mut home) {
+                check_for_fork();
+            }
             sleeper.sleep_in_block_on();
         }
     }
@@ -3481,22 +3540,22 @@ pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Tas
 struct Watcher {
     /// Atomic: whether it was started.
     state: AtomicU8,
+    /// One while it is to look around, and not to sleep.
+    bed: Bed,
     /// Atomic: it sleeps without a timeout.
     deep: AtomicBool,
     /// Atomic: a foreign executor waits for the reactor.
     urgent: AtomicBool,
     /// Atomic: somebody else wants to have the seat.
     leave: AtomicBool,
-    /// Set before it sleeps for the first time.
-    unparker: OnceLock<parking::Unparker>,
 }
 
 static WATCHER: Watcher = Watcher {
     state: AtomicU8::new(Watcher::ABSENT),
+    bed: Bed::new(0),
     deep: AtomicBool::new(false),
     urgent: AtomicBool::new(false),
     leave: AtomicBool::new(false),
-    unparker: OnceLock::new(),
 };
 
 impl Watcher {
@@ -3580,8 +3639,18 @@ impl Watcher {
     }
 
     fn unpark(&self) {
-        if let Some(unparker) = self.unparker.get() {
-            unparker.unpark();
+        // Ordering: SeqCst. Pairs with the swap in `park`.
+        if self.bed.word.swap(1, Ordering::SeqCst) == 0 {
+            self.bed.wake();
+        }
+    }
+
+    /// Sleeps until it is woken, or for so long.
+    fn park(&self, timeout: Option<Duration>) {
+        // Ordering: SeqCst. Pairs with the swap in `unpark`.
+        if self.bed.word.swap(0, Ordering::SeqCst) == 0 {
+            self.bed.sleep(0, timeout);
+            self.bed.word.store(0, Ordering::SeqCst);
         }
     }
 
@@ -3612,8 +3681,6 @@ impl Watcher {
 
     /// The life of the watcher.
     fn watch(&'static self) {
-        let parker = parking::Parker::new();
-        let _ = self.unparker.set(parker.unparker());
         let mut seen = Seen::look();
         let mut quiet = 0;
         let mut stuck = 0;
@@ -3641,20 +3708,20 @@ impl Watcher {
             quiet = if same { quiet + 1 } else { 0 };
             seen = now;
             if quiet < LINGER {
-                parker.park_timeout(TICK);
+                self.park(Some(TICK));
                 continue;
             }
             // Ordering: SeqCst. Pairs with the load in `poke`.
             self.deep.store(true, Ordering::SeqCst);
             while !self.is_needed() && self.deep.load(Ordering::SeqCst) {
-                parker.park();
+                self.park(None);
             }
             self.deep.store(false, Ordering::SeqCst);
             quiet = 0;
             seen = Seen::look();
             // Ordering: SeqCst, with the store in `hurry`.
             if !self.urgent.load(Ordering::SeqCst) {
-                parker.park_timeout(TICK);
+                self.park(Some(TICK));
             }
         }
     }
@@ -4422,7 +4489,7 @@ impl Pool {
 
     /// Queues a job and sees to it that a thread comes.
     fn submit(&'static self, runnable: Runnable) {
-        check_for_fork();
+        check_for_fork_outside();
         let mut state = lock(&self.state);
         if state.idle > 0 {
             state.idle -= 1;
