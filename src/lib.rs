@@ -2798,7 +2798,7 @@ struct Sleeper {
 }
 
 thread_local! {
-    static SLEEPER: Cell<Option<Box<Sleeper>>> = const { Cell::new(None) };
+    static SLEEPER: RefCell<Sleeper> = RefCell::new(Sleeper::new());
     /// What a worker or pool thread does when `block_on` blocks its task or job (`true`), and afterwards.
     static WHEN_BLOCKED: Cell<Option<fn(bool)>> = const { Cell::new(None) };
     /// The tasks of `spawn_local`.
@@ -2840,13 +2840,13 @@ impl Sleeper {
         }
     }
 
-    /// This thread's, or a new one if an outer `block_on` is using it; kept for the next one after use.
-    fn borrow() -> BorrowedSleeper {
-        let kept = SLEEPER.try_with(Cell::take).ok().flatten();
-        let sleeper = kept.unwrap_or_else(|| Box::new(Sleeper::new()));
-        // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
-        sleeper.signal.woken.store(false, Ordering::Relaxed);
-        BorrowedSleeper(Some(sleeper))
+    /// Calls `f` with this thread's, or with a new one if an outer `block_on` is using it or the thread ends.
+    fn with<R>(f: impl FnOnce(&Sleeper) -> R) -> R {
+        let mut f = Some(f);
+        let mut call = |sleeper: &Sleeper| f.take().map(|f| f(sleeper));
+        let kept = SLEEPER.try_with(|kept| call(&*kept.try_borrow_mut().ok()?));
+        let output = kept.ok().flatten().or_else(|| call(&Sleeper::new()));
+        output.unwrap_or_else(|| unreachable!("one of them is called"))
     }
 
     /// Whether the thread was notified and may not sleep. Takes the notification.
@@ -2956,16 +2956,6 @@ impl Sleeper {
             place.map(|place| parked.swap_remove(place))
         };
         drop(entry);
-    }
-}
-
-/// A thread's [`Sleeper`] while it is in use.
-struct BorrowedSleeper(Option<Box<Sleeper>>);
-
-impl Drop for BorrowedSleeper {
-    fn drop(&mut self) {
-        let sleeper = self.0.take();
-        let _ = SLEEPER.try_with(|cell| cell.set(sleeper));
     }
 }
 
@@ -3447,11 +3437,13 @@ fn work() {
 /// assert_eq!(five, 5);
 /// ```
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    Sleeper::with(|sleeper| block_on_with(sleeper, future))
+}
+
+fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
-    let sleeper = Sleeper::borrow();
-    let Some(sleeper) = &sleeper.0 else {
-        unreachable!("it is taken out when it is dropped")
-    };
+    // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
+    sleeper.signal.woken.store(false, Ordering::Relaxed);
     let cx = &mut Context::from_waker(&sleeper.main);
     let _inside = enter_loop(&sleeper.main);
     let mut local_tasks = LocalTasks(None);

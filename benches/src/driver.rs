@@ -167,6 +167,13 @@ pub fn command(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Comma
     };
     let workers = workers.max(1).to_string();
     let mut command = Command::new(program);
+    if row.unit == Unit::Nanos {
+        // glibc gives the top of the heap back to the system and faults it in again: 70 ns of a local spawn, or
+        // none, as chance will have it with who allocated last. Not so for anybody.
+        command
+            .env("MALLOC_TRIM_THRESHOLD_", "2000000000")
+            .env("MALLOC_MMAP_THRESHOLD_", "1000000000");
+    }
     command
         .args(["child", row.name, runtime, &n.to_string()])
         .env("SMOL_THREADS", &workers)
