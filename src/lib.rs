@@ -40,7 +40,7 @@
 //! run by this one. The number of workers is `SMOL_THREADS`, else that of the processors; the
 //! blocking pool has up to `BLOCKING_MAX_THREADS`, else 500.
 //!
-//! Linux and Android, macOS, iOS and the BSDs, Windows, illumos and Solaris: what the `polling` crate carries. On
+//! Linux and Android by epoll; macOS, iOS and the BSDs, Windows, illumos and Solaris by the `polling` crate. On
 //! Windows only sockets can be polled; connects, files and pipes go through the pool there.
 //!
 //! Not to be had: a process that used the runtime and then forks cannot use it in the child, where it panics and
@@ -191,7 +191,7 @@ const OPS_PER_POLL: u32 = 128;
 /// the user's own periods (Go and tokio use the same number). Bench: `spawns into a busy runtime`.
 const TASKS_PER_LOOK: u32 = 61;
 /// Tasks a thread runs between two looks at the kernel while it is never idle: such a look costs
-/// some 850 ns with `polling`, so that it adds 14 ns to each task.
+/// some 200 ns on Linux and 850 with `polling`, so that it adds 3 or 14 ns to each task.
 const TASKS_PER_GLANCE: u32 = 61;
 /// How often in a row the slot for the next task is preferred to the queue.
 const SLOT_RUNS: u32 = 3;
@@ -1525,7 +1525,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 //
 // PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has news; and
 //           a task that waits for a deadline, when the clock has passed it.
-// IDEA      A source for each handle: who waits in which direction. A map of deadlines. One thread at a
+// IDEA      A source for each handle: who waits in which direction. A wheel of deadlines. One thread at a
 //           time has the seat: it asks the kernel, until the earliest deadline at most, and wakes.
 // STATE     of a direction:  ready --WouldBlock--> blocked --event--> ready. A new handle counts as ready,
 //           and is registered with the kernel only when an operation first says WouldBlock.
