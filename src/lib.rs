@@ -1539,7 +1539,8 @@ impl fmt::Debug for LocalExecutor<'_> {
 // I5.4      `until` says when the thread in the poller means to wake up. It changes under the timers' lock
 //           only, so that a new timer either is seen by that thread or sees that it must interrupt it.
 // I5.5      In edge mode the kernel tells each change once, for both directions, and reading goes on until
-//           WouldBlock. Else (oneshot) an event disarms the handle, and it is armed again with the
+//           WouldBlock, or on TCP until less comes than was asked for, if the end is not near
+//           (`fell_short`). Else (oneshot) an event disarms the handle, and it is armed again with the
 //           union of what is still waited for.
 // NEVER     mentions the executor · runs user code with a lock held · blocks except in `turn`.
 // REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread data).
