@@ -405,9 +405,14 @@ thread_local! {
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Whether this thread is in `block_on`, or in the loop of a worker.
+fn is_in_loop() -> bool {
+    DEPTH.try_with(Cell::get).unwrap_or(0) > 0
+}
+
 /// The same where `block_on` has not looked already: it is a system call.
 fn check_for_fork_outside() {
-    if DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+    if !is_in_loop() {
         check_for_fork();
     }
 }
@@ -3014,8 +3019,7 @@ fn glance() {
 
 /// Somebody has begun to wait for the reactor: sees to it that there is one who asks the kernel.
 fn attend(waker: &Waker) {
-    let in_loop = DEPTH.try_with(Cell::get).unwrap_or(0) > 0;
-    if in_loop && (is_ours(waker) || WATCHER.is_present()) {
+    if is_in_loop() && (is_ours(waker) || WATCHER.is_present()) {
         // This thread will sit down itself, or knows who does; and if somebody else's `block_on` inside
         // of ours keeps it from that, the watcher sees it.
         return WATCHER.poke();
@@ -3499,7 +3503,7 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
     let schedule = |runnable, info| crew().schedule(runnable, info);
     let (runnable, task) = new_task(future, || {}, schedule);
     runnable.schedule();
-    if STAFF.present() == 0 && DEPTH.try_with(Cell::get).unwrap_or(0) == 0 {
+    if STAFF.present() == 0 && !is_in_loop() {
         STAFF.stand_in_at_once();
     }
     task

@@ -130,29 +130,27 @@ async fn fire<R: Runtime>(n: u64) -> Duration {
     start.elapsed() - slept
 }
 
+/// The two whose timers are set in the same way.
+macro_rules! reset {
+    ($smol:ident, $n:expr) => {
+        $smol::block_on(async {
+            let mut timer = $smol::Timer::after(HOUR);
+            assert!(poll_once(&mut timer).await.is_none());
+            let start = Instant::now();
+            for _ in 0..$n {
+                timer.set_after(HOUR);
+                assert!(poll_once(&mut timer).await.is_none());
+            }
+            start.elapsed()
+        })
+    };
+}
+
 fn reset(runtime: &str, n: u64) -> Duration {
     match runtime {
         "raw" => raw_pending(n, 1),
-        "ours" => smol::block_on(async {
-            let mut timer = smol::Timer::after(HOUR);
-            assert!(poll_once(&mut timer).await.is_none());
-            let start = Instant::now();
-            for _ in 0..n {
-                timer.set_after(HOUR);
-                assert!(poll_once(&mut timer).await.is_none());
-            }
-            start.elapsed()
-        }),
-        "smol2" => smol2::block_on(async {
-            let mut timer = smol2::Timer::after(HOUR);
-            assert!(poll_once(&mut timer).await.is_none());
-            let start = Instant::now();
-            for _ in 0..n {
-                timer.set_after(HOUR);
-                assert!(poll_once(&mut timer).await.is_none());
-            }
-            start.elapsed()
-        }),
+        "ours" => reset!(smol, n),
+        "smol2" => reset!(smol2, n),
         tokio => each!(tokio, R => R::run(async {
             let mut timer = pin!(tokio::time::sleep(HOUR));
             assert!(poll_once(&mut timer).await.is_none());
