@@ -669,6 +669,12 @@ thread_local! {
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
 }
 
+/// What the worker on this thread knows, if there is one.
+fn with_here<T>(f: impl FnOnce(&Here) -> T) -> Option<T> {
+    let here = HERE.try_with(|here| here.borrow().as_ref().map(f));
+    here.ok().flatten()
+}
+
 /// What became of a ticket that a worker pushed.
 enum Pushed {
     /// It is the only one that the worker has to look at.
@@ -715,15 +721,22 @@ impl Here {
     /// A batch of tasks was collected. Says whether it is worth calling another worker, judging by the last batches:
     /// the worst one counts, half as much with each that follows.
     fn begin_batch(&self, tasks: usize) -> bool {
-        if tasks < 2 {
-            return false;
+        if tasks < 2 || self.in_task.get() {
+            // A `block_on` inside of a task has collected: it may take its time.
+            return tasks > 0 && self.in_task.get();
         }
         self.batch_began.set(Some(Instant::now()));
         let cost = self.task_cost.get();
         cost.is_none_or(|cost| cost.saturating_mul(tasks as u32) >= CALL)
     }
 
-    /// So many tasks have run, of the batch or woken by it.
+    /// Whether the batch takes longer than was thought.
+    fn is_batch_late(&self) -> bool {
+        let late = |began: Instant| began.elapsed() >= CALL;
+        self.batch_began.get().is_some_and(late)
+    }
+
+    /// The batch is done, and so many tasks have run, of it or woken by it.
     fn end_batch(&self, ran: u32) {
         if let Some(began) = self.batch_began.take() {
             let faded = self.task_cost.get().unwrap_or_default() / 2;
@@ -1225,22 +1238,18 @@ impl<C: Member> Worker<C> {
         }
     }
 
-    /// A batch is done, see [`Here::begin_batch`].
-    fn end_batch(&self, ran: u32) {
-        let _ = HERE.try_with(|here| {
-            if let Some(here) = &*here.borrow() {
-                here.end_batch(ran);
-            }
-        });
+    /// Shares a batch after all, if it takes long. See [`Here::begin_batch`].
+    fn look_at_batch(&self) {
+        let late = with_here(Here::is_batch_late);
+        let crew = self.crew.as_ref();
+        if late.unwrap_or(false) && crew.has_work() {
+            crew.notify();
+        }
     }
 
     /// Notes whether a task runs, for [`Here::push`].
     fn in_task(&self, yes: bool) {
-        let _ = HERE.try_with(|here| {
-            if let Some(here) = &*here.borrow() {
-                here.in_task.set(yes);
-            }
-        });
+        with_here(|here| here.in_task.set(yes));
     }
 }
 
@@ -3024,23 +3033,18 @@ fn leave(seat: Seat, woken: Vec<Waker>) {
         return;
     }
     // What is woken goes to this worker's queue, if it is one, and others are called once for all.
-    let local = HERE.try_with(|here| {
-        here.borrow().as_ref().and_then(|here| {
-            let local = here.shared(crew_id())?;
-            here.collecting.set(true);
-            Some(local.clone())
-        })
+    let local = with_here(|here| {
+        let local = here.shared(crew_id())?;
+        here.collecting.set(true);
+        Some(local.clone())
     });
     wake_all(woken);
-    if let Ok(Some(local)) = local {
-        let worth_a_call = HERE.try_with(|here| {
-            let here = here.borrow();
-            here.as_ref().is_some_and(|here| {
-                here.collecting.set(false);
-                here.begin_batch(local.queue.len())
-            })
+    if let Some(Some(local)) = local {
+        let worth_a_call = with_here(|here| {
+            here.collecting.set(false);
+            here.begin_batch(local.queue.len())
         });
-        if worth_a_call.unwrap_or(true) {
+        if worth_a_call == Some(true) {
             crew().notify();
         } else {
             // Should the first of them block, the watcher helps.
@@ -3442,9 +3446,13 @@ fn work() {
             let Some(runnable) = worker.find() else { break };
             worker.run(runnable);
             ran += 1;
+            // The clock costs as much as a task; so only after the first, second, fourth … one.
+            if ran.is_power_of_two() {
+                worker.look_at_batch();
+            }
         }
         worker.in_task(false);
-        worker.end_batch(ran);
+        with_here(|here| here.end_batch(ran));
         if local_tasks.has_work() {
             // They may block: nobody may rely on our search meanwhile.
             worker.stop_searching();
