@@ -350,6 +350,8 @@ impl<T> Slab<T> {
 thread_local! {
     /// What is left of the [`OPS_PER_POLL`] of the task that this thread is polling.
     static BUDGET: Cell<u32> = const { Cell::new(OPS_PER_POLL) };
+    /// That task was told to let others run, and went on.
+    static OVERDRAWN: Cell<bool> = const { Cell::new(false) };
 }
 
 thread_local! {
@@ -424,6 +426,7 @@ fn check_for_fork_outside() {
 #[inline]
 fn refill_budget() {
     let _ = BUDGET.try_with(|left| left.set(OPS_PER_POLL));
+    let _ = OVERDRAWN.try_with(|yes| yes.set(false));
 }
 
 /// Pays for one I/O operation. A task that has spent all it had is woken and told `Pending`, so
@@ -436,6 +439,7 @@ fn spend(cx: &mut Context<'_>) -> Poll<()> {
         .unwrap_or(1);
     if left == 0 {
         refill_budget();
+        let _ = OVERDRAWN.try_with(|yes| yes.set(true));
         cx.waker().wake_by_ref();
         return Poll::Pending;
     }
@@ -1969,8 +1973,9 @@ struct Reactor {
     /// What is registered, by the key that the kernel sends back.
     sources: Mutex<Slab<Arc<Source>>>,
     timers: Mutex<Timers>,
-    /// Atomics: how many sources are registered, and how many timers are set.
-    interest: AtomicUsize,
+    /// Atomics: how many sources are registered, and whether timers are set.
+    registered: AtomicUsize,
+    has_timers: AtomicBool,
     /// Atomic: counts the turns, for the watcher.
     turns: AtomicUsize,
     /// Atomic: the last turn failed.
@@ -1983,7 +1988,8 @@ static REACTOR: Reactor = Reactor {
     asked: Mutex::new(None),
     sources: Mutex::new(Slab::new()),
     timers: Mutex::new(Timers::new()),
-    interest: AtomicUsize::new(0),
+    registered: AtomicUsize::new(0),
+    has_timers: AtomicBool::new(false),
     turns: AtomicUsize::new(0),
     broken: AtomicBool::new(false),
 };
@@ -2036,10 +2042,10 @@ impl Reactor {
 
     /// Whether anything at all is waited for.
     fn has_interest(&self) -> bool {
-        // Ordering: SeqCst. Pairs with the additions in `Source::arm` and `set_timer`: a thread that
-        // goes to sleep outside of the poller must not overlook what it has registered itself, or what
-        // the watcher was told of.
-        self.interest.load(Ordering::SeqCst) > 0
+        // Ordering: SeqCst. Pairs with the addition in `Source::arm` and the store in `Timers::insert`: a
+        // thread that goes to sleep outside of the poller must not overlook what it has registered itself, or
+        // what the watcher was told of.
+        self.registered.load(Ordering::SeqCst) > 0 || self.has_timers.load(Ordering::SeqCst)
     }
 
     /// Interrupts the thread in the poller.
@@ -2248,8 +2254,9 @@ impl Timers {
 
     /// A moment as a number. Five hundred years from now are as good as never.
     fn count(at: Instant) -> u64 {
-        let nanos = at.saturating_duration_since(Timers::epoch()).as_nanos();
-        u64::try_from(nanos).unwrap_or(u64::MAX)
+        let time = at.saturating_duration_since(Timers::epoch());
+        let nanos = time.as_secs().saturating_mul(1_000_000_000);
+        nanos.saturating_add(u64::from(time.subsec_nanos()))
     }
 
     /// Whether the thread in the poller sleeps too long for a new deadline. It is told once.
@@ -2287,7 +2294,7 @@ impl Timers {
         };
         if self.len == 0 {
             // Ordering: SeqCst. Pairs with the load in `has_interest`.
-            REACTOR.interest.fetch_add(1, Ordering::SeqCst);
+            REACTOR.has_timers.store(true, Ordering::SeqCst);
         }
         self.len += 1;
         self.link(place);
@@ -2328,8 +2335,8 @@ impl Timers {
         entry.next = mem::replace(&mut self.free, place);
         self.len -= 1;
         if self.len == 0 {
-            // Ordering: SeqCst, as in `insert`.
-            REACTOR.interest.fetch_sub(1, Ordering::SeqCst);
+            // Ordering: Release. Who sees it late looks after the timers once too often.
+            REACTOR.has_timers.store(false, Ordering::Release);
             // A burst's memory goes back. Numbers are not used again, so that old keys find nothing.
             if self.entries.len() > 1024 {
                 self.entries = Vec::new();
@@ -2680,7 +2687,7 @@ impl Source {
                 }
                 waiters.key = Some(key);
                 // Ordering: SeqCst. Pairs with the load in `has_interest`.
-                REACTOR.interest.fetch_add(1, Ordering::SeqCst);
+                REACTOR.registered.fetch_add(1, Ordering::SeqCst);
                 Ok(())
             }
         }
@@ -2700,14 +2707,17 @@ impl Source {
                 side.take(woken);
             }
         }
+        let (Some(key), Some(poller)) = (waiters.key, REACTOR.poller.get()) else {
+            return;
+        };
+        if poller.is_edge() {
+            return;
+        }
         // In oneshot mode the event has disarmed the handle for the other direction as well.
-        if let (Some(key), Ok(poller)) = (waiters.key, REACTOR.poller()) {
-            let sides = [0, 1].map(|side| !waiters.sides[side].is_empty());
-            let disarmed = sides != [false, false] && !poller.is_edge();
-            if disarmed && poller.modify(self.raw, key, sides).is_err() {
-                // They find the error when they try to wait again.
-                waiters.sides.iter_mut().for_each(|side| side.take(woken));
-            }
+        let sides = [0, 1].map(|side| !waiters.sides[side].is_empty());
+        if sides != [false, false] && poller.modify(self.raw, key, sides).is_err() {
+            // They find the error when they try to wait again.
+            waiters.sides.iter_mut().for_each(|side| side.take(woken));
         }
     }
 
@@ -2733,7 +2743,7 @@ impl Source {
             let source = lock(&REACTOR.sources).remove(key);
             drop(source);
             // Ordering: SeqCst, as in `arm`.
-            REACTOR.interest.fetch_sub(1, Ordering::SeqCst);
+            REACTOR.registered.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
@@ -3069,7 +3079,12 @@ fn attend(waker: &Waker) {
     if is_in_loop() && (is_ours(waker) || WATCHER.is_present()) {
         // This thread will sit down itself, or knows who does; and if somebody else's `block_on` inside
         // of ours keeps it from that, the watcher sees it.
-        return WATCHER.poke();
+        WATCHER.poke();
+        // A task that polls in a circle without ever yielding would wait for itself.
+        if OVERDRAWN.try_with(Cell::take).unwrap_or(false) {
+            glance();
+        }
+        return;
     }
     // A foreign executor knows nothing of our poller.
     check_for_fork();

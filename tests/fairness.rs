@@ -566,3 +566,58 @@ fn a_future_that_depletes_its_budget_in_a_foreign_executor_is_polled_again() {
         foreign_block_on(future::or(operations, pending()));
     });
 }
+
+/// Such a loop never lets its thread ask the kernel, and a program like this has no other thread that could.
+#[test]
+fn a_future_that_polls_in_a_circle_without_yielding_gets_its_timer_and_its_bytes() {
+    fresh_process(20, &[], || {
+        block_on(async {
+            let mut timer = Timer::after(Duration::from_millis(5));
+            while future::poll_once(&mut timer).await.is_none() {}
+
+            let (mut ours, theirs) = socket_pair();
+            let mut theirs = theirs.into_inner().unwrap();
+            let mut buffer = [0; 8];
+            assert!(future::poll_once(ours.read(&mut buffer)).await.is_none());
+            theirs.write_all(b"at last").unwrap();
+            loop {
+                if let Some(read) = future::poll_once(ours.read(&mut buffer)).await {
+                    break assert_eq!(&buffer[..read.unwrap()], b"at last");
+                }
+            }
+        });
+    });
+}
+
+/// Tasks that are woken together are run by one worker if such tasks were cheap; not if one of them then blocks.
+#[test]
+fn cheap_tasks_that_wait_for_each_other_for_once_run_on_several_workers() {
+    within(30, || {
+        block_on(async {
+            for tasks in 2..=8 {
+                // The deadlines are the same, so that one look at the clock wakes all.
+                for _ in 0..10 {
+                    let at = Instant::now() + Duration::from_millis(1);
+                    let all: Vec<_> = (0..tasks).map(|_| spawn(Timer::at(at))).collect();
+                    for task in all {
+                        task.await;
+                    }
+                }
+                let at = Instant::now() + Duration::from_millis(1);
+                let barrier = Arc::new(Barrier::new(2));
+                let all: Vec<_> = (0..tasks / 2 * 2)
+                    .map(|_| {
+                        let barrier = barrier.clone();
+                        spawn(async move {
+                            Timer::at(at).await;
+                            barrier.wait();
+                        })
+                    })
+                    .collect();
+                for task in all {
+                    task.await;
+                }
+            }
+        });
+    });
+}
