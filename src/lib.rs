@@ -2207,7 +2207,7 @@ struct TimerEntry {
 #[derive(Clone, Copy, Debug)]
 struct TimerKey {
     place: u32,
-    /// For the timer's own use: its deadline has not been in the past since it was set.
+    /// For the timer's own use: its deadline was ahead when it was set, and it was not polled since.
     is_ahead: bool,
     id: u64,
 }
@@ -2300,7 +2300,7 @@ impl Timers {
         self.link(place);
         let key = TimerKey {
             place,
-            is_ahead: true,
+            is_ahead: false,
             id: self.next_id,
         };
         (key, self.is_late(deadline))
@@ -4396,9 +4396,10 @@ impl Timer {
             return Poll::Pending;
         };
         ready!(spend(cx));
-        // The reactor tells when the deadline has come, so that the clock need not be asked twice.
-        if let Some(key) = self.entry.filter(|key| key.is_ahead) {
-            if REACTOR.update_timer(key, cx.waker()) {
+        // When it was set the clock was asked, and need not be asked twice (bench: `timer_reset`).
+        if let Some(key) = self.entry.as_mut().filter(|key| key.is_ahead) {
+            key.is_ahead = false;
+            if REACTOR.update_timer(*key, cx.waker()) {
                 attend(cx.waker());
                 return Poll::Pending;
             }
@@ -4412,7 +4413,7 @@ impl Timer {
             return Poll::Ready(deadline);
         }
         match &mut self.entry {
-            Some(key) if REACTOR.update_timer(*key, cx.waker()) => key.is_ahead = true,
+            Some(key) if REACTOR.update_timer(*key, cx.waker()) => {}
             entry => *entry = Some(REACTOR.set_timer(deadline, cx.waker().clone())),
         }
         attend(cx.waker());

@@ -966,3 +966,23 @@ fn a_waker_that_panics_does_not_stop_the_clock() {
         }
     });
 }
+
+/// One poll may trust the clock of the moment when the timer was set; no other.
+#[test]
+fn a_timer_that_is_due_is_ready_although_nobody_has_asked_the_kernel() {
+    fresh_process(20, &[], || {
+        block_on(async {
+            let pause = Duration::from_millis(2);
+            let mut timer = Timer::after(pause);
+            thread::sleep(2 * pause);
+            assert!(future::poll_once(&mut timer).await.is_some());
+
+            let mut timer = Timer::after(10 * pause);
+            assert!(future::poll_once(&mut timer).await.is_none());
+            timer.set_after(pause);
+            let _ = future::poll_once(&mut timer).await;
+            thread::sleep(2 * pause);
+            assert!(future::poll_once(&mut timer).await.is_some());
+        });
+    });
+}
