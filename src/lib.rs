@@ -200,6 +200,9 @@ const SLOT_RUNS: u32 = 3;
 const CALL: Duration = Duration::from_micros(50);
 /// A worker's queue: what does not fit goes to the injector, half of the queue at a time.
 const LOCAL_QUEUE: usize = 256;
+/// So many tickets of a full queue change places with some of the injector at each look, so that many tasks that
+/// yield share their worker with those outside. More would be fairer at short notice, and cost more.
+const ROTATION: usize = 4;
 /// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
@@ -1065,10 +1068,14 @@ impl<C: Member> Worker<C> {
         let len = crew.injector.len();
         if len > 0 {
             let workers = crew.locals.read().map_or(1, |locals| locals.len().max(1));
-            let share = (len / workers + 1)
-                .min(LOCAL_QUEUE / 2)
-                .min(LOCAL_QUEUE - local.queue.len());
-            for runnable in crew.injector.try_iter().take(share) {
+            let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
+            if LOCAL_QUEUE - local.queue.len() < ROTATION {
+                for runnable in local.queue.try_iter().take(ROTATION) {
+                    let _ = crew.injector.push(runnable);
+                }
+            }
+            let room = LOCAL_QUEUE - local.queue.len();
+            for runnable in crew.injector.try_iter().take(share.min(room)) {
                 if let Err(full) = local.queue.push(runnable) {
                     let _ = crew.injector.push(full.into_inner());
                 }
