@@ -562,8 +562,9 @@ where
 // I3.1      A ticket is in a queue that every worker of the crew can reach: also the slot can be
 //           stolen from, it is only tried last.
 // I3.2      Whoever puts a ticket in a queue looks for a sleeper afterwards, unless the thread that
-//           puts it there will itself look at that queue next (the first ticket in its own queue);
-//           if that thread blocks before it does, the watcher (§6) sees it within two ticks.
+//           puts it there will itself look at that queue next (the first ticket in its own queue, or a
+//           batch that costs less than a call: `begin_batch`); if that thread blocks before it is done,
+//           the watcher (§6) sees it within two ticks.
 // I3.3      In a crew of our own threads, one searching worker is enough: the last one to stop searching
 //           calls the next one if it leaves work behind. The drivers of an `Executor` are not ours and
 //           may do something else first, so that there every push wakes one more sleeper.
@@ -652,7 +653,7 @@ struct Here {
     in_task: Cell<bool>,
     /// Something else than a task runs and the worker looks at its queue afterwards, once for all.
     collecting: Cell<bool>,
-    /// When it began with what it had collected, until that is done; and what a task took in such a batch.
+    /// When the worker began with what it had collected, until that is done; and what a task took in such a batch.
     batch_began: Cell<Option<Instant>>,
     task_cost: Cell<Option<Duration>>,
 }
@@ -3058,11 +3059,11 @@ fn leave(seat: Seat, woken: Vec<Waker>) {
     });
     wake_all(woken);
     if let Some(Some(local)) = local {
-        let worth_a_call = with_here(|here| {
+        let is_worth_a_call = with_here(|here| {
             here.collecting.set(false);
             here.begin_batch(local.queue.len())
         });
-        if worth_a_call == Some(true) {
+        if is_worth_a_call == Some(true) {
             crew().notify();
         } else {
             // Should the first of them block, the watcher helps.
