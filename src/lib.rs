@@ -218,6 +218,9 @@ const NAP: Duration = Duration::from_millis(10);
 const POOL_IDLE: Duration = Duration::from_secs(2);
 /// Pool threads that may be starting at the same time; more only contend for the same processors.
 const POOL_STARTING: usize = 4;
+/// Idle pool threads that may be on their way at the same time; each calls the next if jobs are left, so that
+/// jobs that end at once do not wake one thread each (`unblock_100k`: 2.7 µs with a call per job, 0.3 with this).
+const POOL_CALLED: usize = 2;
 /// Pool threads at most, unless `BLOCKING_MAX_THREADS` says otherwise.
 const POOL_LIMIT: usize = 500;
 /// The most that one read or write of a pool-driven handle moves, and thus what it may buffer.
@@ -4509,8 +4512,9 @@ impl From<TimedOut> for io::Error {
 //
 // PROBLEM   Some work can only be done by blocking: files, name look-ups, other people's code.
 // IDEA      A queue of jobs and threads that come and go. A job is a task (§2) that is polled once.
-// I9.1      While a job is queued, no thread is idle that has not been called; and as long as the limit
-//           allows, a thread is starting, whose first act is to start the next if jobs are left.
+// I9.1      While a job is queued and a thread is idle, another has been called and is on its way; and if none
+//           is idle and the limit allows, one is on its way or starting. The first act of whoever comes is
+//           to call or start the next if jobs are left: a job may block, so that none waits behind another.
 // I9.2      Work that a pool thread submits while nobody else could do it is done there and then: a pool full
 //           of threads that wait for the pool would wait for ever.
 // I9.3      A lane has one operation under way at most, answers with that operation's own result, and
@@ -4565,22 +4569,29 @@ impl Pool {
     fn submit(&'static self, runnable: Runnable) {
         check_for_fork_outside();
         let mut state = lock(&self.state);
-        if state.idle > 0 {
-            state.idle -= 1;
-            state.called += 1;
-            state.queue.push_back(runnable);
-            drop(state);
-            return self.call.notify_one();
-        }
         let may_start = state.threads < self.limit() + state.blocked;
-        if !may_start && IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false) {
+        // I9.2: threads that are idle have perhaps not been called for the jobs that are queued.
+        let is_full = !may_start && state.idle + state.called <= state.queue.len();
+        if is_full && IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false) {
             drop(state);
             runnable.run();
             return;
         }
         state.queue.push_back(runnable);
-        if may_start && state.starting < POOL_STARTING && !self.start(state) {
+        if state.idle > 0 {
+            self.call_idle(state);
+        } else if may_start && state.starting < POOL_STARTING && !self.start(state) {
             self.stand_in();
+        }
+    }
+
+    /// Calls an idle thread, unless enough of them are on their way: those go on with it.
+    fn call_idle(&self, mut state: MutexGuard<'_, PoolState>) {
+        if state.called < POOL_CALLED {
+            state.idle -= 1;
+            state.called += 1;
+            drop(state);
+            self.call.notify_one();
         }
     }
 
@@ -4636,14 +4647,17 @@ impl Pool {
         WHEN_BLOCKED.set(Some(|blocked| POOL.block(blocked)));
         let mut state = lock(&self.state);
         state.starting -= 1;
-        let mut first = true;
+        let mut came = true;
         loop {
             if let Some(runnable) = state.queue.pop_front() {
                 // I9.1: the next one, if there is still something to do.
-                let more = !state.queue.is_empty()
-                    && state.idle == 0
-                    && state.threads < self.limit() + state.blocked;
-                if mem::take(&mut first) && more && state.starting < POOL_STARTING {
+                if !mem::take(&mut came) || state.queue.is_empty() {
+                    drop(state);
+                } else if state.idle > 0 {
+                    self.call_idle(state);
+                } else if state.threads < self.limit() + state.blocked
+                    && state.starting < POOL_STARTING
+                {
                     self.start(state);
                 } else {
                     drop(state);
@@ -4664,6 +4678,7 @@ impl Pool {
             }
             // Whoever called has taken us off `idle`.
             state.called -= 1;
+            came = true;
         }
     }
 }

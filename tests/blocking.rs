@@ -46,7 +46,8 @@ fn a_closure_runs_elsewhere_and_its_result_comes_back() {
 #[test]
 fn closures_that_need_each_other_run_at_once() {
     within(30, || {
-        for n in [2, 10, 60] {
+        // The last time, all of the threads are there and idle.
+        for n in [2, 10, 60, 60] {
             let barrier = Arc::new(Barrier::new(n));
             let tasks: Vec<_> = (0..n)
                 .map(|_| {
@@ -263,6 +264,42 @@ fn closures_that_wait_for_tasks_that_wait_for_closures_come_to_an_end() {
             assert_eq!(foreign_block_on(deep), 2);
         },
     );
+}
+
+/// Idle threads that are not yet called for the jobs in the queue do not count as somebody who could do one more.
+#[test]
+fn a_closure_that_waits_for_the_last_of_its_closures_comes_to_an_end_although_idle_threads_wait_for_it_too()
+ {
+    fresh_process(60, &[("BLOCKING_MAX_THREADS", "5")], || {
+        for _ in 0..300 {
+            // Five threads, most of which are idle soon after.
+            let barrier = Arc::new(Barrier::new(5));
+            let meet = |barrier: Arc<Barrier>| unblock(move || _ = barrier.wait());
+            let meeting: Vec<_> = (0..5).map(|_| meet(barrier.clone())).collect();
+            block_on(async {
+                for task in meeting {
+                    task.await;
+                }
+            });
+
+            // One waits for the last of five, and so do the other four, wherever they do not stand in its way.
+            block_on(unblock(|| {
+                let (here, last) = (thread::current().id(), Flag::new());
+                for _ in 0..4 {
+                    let last = last.clone();
+                    let wait = move || {
+                        if thread::current().id() != here {
+                            last.wait_blocking();
+                        }
+                    };
+                    unblock(wait).detach();
+                }
+                let set = last.clone();
+                unblock(move || set.set()).detach();
+                last.wait_blocking();
+            }));
+        }
+    });
 }
 
 #[test]
