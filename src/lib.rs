@@ -1026,6 +1026,7 @@ impl<C: Member> Worker<C> {
         if let Some(local) = self.local.clone() {
             if self.ticks % TASKS_PER_LOOK == 0 {
                 self.take_share(&local);
+                self.even_out(&local);
             }
             if self.slot_runs < SLOT_RUNS {
                 if let Ok(runnable) = local.slot.pop() {
@@ -1089,15 +1090,48 @@ impl<C: Member> Worker<C> {
         }
     }
 
-    /// Takes half of somebody's queue, beginning with a random somebody (xorshift, Marsaglia 2003);
-    /// the slots last, and not at all from our own threads, which the watcher looks after.
-    fn steal(&mut self, own: Option<&Local>) -> Option<Runnable> {
-        let crew = self.crew.as_ref();
-        let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
+    /// A random number (xorshift, Marsaglia 2003).
+    fn random(&mut self) -> usize {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
-        let start = self.random as usize % locals.len().max(1);
+        self.random as usize
+    }
+
+    /// Takes so many of somebody's tickets.
+    fn take_from(&self, victim: &Local, tickets: usize, own: &Local) {
+        for runnable in victim.queue.try_iter().take(tickets) {
+            if let Err(full) = own.queue.push(runnable) {
+                let _ = self.crew.as_ref().injector.push(full.into_inner());
+            }
+        }
+    }
+
+    /// Of two workers that are never idle neither steals; so the tasks of the one with fewer would run more often for
+    /// ever. It asks one of the others, at random, for half of the difference if that has more than twice as many.
+    fn even_out(&mut self, own: &Local) {
+        let start = self.random();
+        let locals = self.crew.as_ref().locals.read();
+        let locals = locals.unwrap_or_else(PoisonError::into_inner);
+        let Some(victim) = locals.get(start % locals.len().max(1)) else {
+            return;
+        };
+        let (few, many) = (own.queue.len(), victim.queue.len());
+        // The task that runs meanwhile is in no queue.
+        if many > 2 * (few + 1) {
+            self.take_from(victim, (many - few) / 2, own);
+            drop(locals);
+            self.moved();
+        }
+    }
+
+    /// Takes half of somebody's queue, beginning with a random somebody; the slots last, and not at all from our
+    /// own threads, which the watcher looks after.
+    fn steal(&mut self, own: Option<&Local>) -> Option<Runnable> {
+        let start = self.random();
+        let crew = self.crew.as_ref();
+        let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
+        let start = start % locals.len().max(1);
         let others = || locals[start..].iter().chain(&locals[..start]);
         for victim in others() {
             if own.is_some_and(|own| std::ptr::eq(own, &**victim)) {
@@ -1107,11 +1141,7 @@ impl<C: Member> Worker<C> {
                 continue;
             };
             if let Some(own) = own {
-                for runnable in victim.queue.try_iter().take(victim.queue.len() / 2) {
-                    if let Err(full) = own.queue.push(runnable) {
-                        let _ = crew.injector.push(full.into_inner());
-                    }
-                }
+                self.take_from(victim, victim.queue.len() / 2, own);
             }
             tour!(3, "a worker stole from another");
             drop(locals);
@@ -6495,14 +6525,14 @@ impl Process {
             .ok()
             .and_then(rustix::process::Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
+        #[cfg(target_os = "linux")]
         let pidfd = {
             use rustix::process::{PidfdFlags, pidfd_open};
             pidfd_open(pid, PidfdFlags::empty())
                 .ok()
                 .map(|fd| Async::polled(fd, false))
         };
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        #[cfg(not(target_os = "linux"))]
         let pidfd = None;
         let reaped = Mutex::new(Reaped {
             status: None,
@@ -6542,7 +6572,7 @@ impl Process {
             ));
         }
         // With a pidfd it cannot be a stranger, even if somebody else has waited for the process.
-        #[cfg(any(target_os = "linux", target_os = "android"))]
+        #[cfg(target_os = "linux")]
         if let Some(pidfd) = &self.pidfd {
             let kill = rustix::process::Signal::KILL;
             return Ok(rustix::process::pidfd_send_signal(pidfd, kill)?);
