@@ -10,6 +10,7 @@ use std::{
     cell::Cell,
     future::{Future, pending},
     io::Write,
+    iter,
     net::{TcpListener, TcpStream},
     rc::Rc,
     sync::{
@@ -535,7 +536,7 @@ fn a_round_of_yields_is_alike(tasks: usize, goal: usize) -> bool {
 /// Neither of two workers is ever idle, and neither would steal.
 #[test]
 fn a_task_that_has_a_worker_for_itself_gives_others_room_there() {
-    fresh_process(60, &[("SMOL_THREADS", "2")], || {
+    fresh_process(20, &[("SMOL_THREADS", "2")], || {
         let counts: Arc<[AtomicUsize; 64]> = Arc::new([const { AtomicUsize::new(0) }; 64]);
         let (counted, windows) = std::sync::mpsc::channel();
         let (go, wait) = std::sync::mpsc::channel();
@@ -544,7 +545,8 @@ fn a_task_that_has_a_worker_for_itself_gives_others_room_there() {
             let counts = counts.clone();
             async move {
                 wait.recv().unwrap();
-                while counted.send(()).is_ok() {
+                let look = || counts.each_ref().map(|n| n.load(Ordering::Relaxed));
+                while counted.send(look()).is_ok() {
                     for _ in 0..10_000 {
                         counts[0].fetch_add(1, Ordering::Relaxed);
                         future::yield_now().await;
@@ -570,16 +572,12 @@ fn a_task_that_has_a_worker_for_itself_gives_others_room_there() {
             std::thread::yield_now();
         }
         go.send(()).unwrap();
+        // While the favoured task runs 10,000 times.
         loop {
-            let look = || counts.each_ref().map(|n| n.load(Ordering::Relaxed));
-            windows.recv().unwrap();
-            let before = look();
-            windows.recv().unwrap();
-            let runs = look()
-                .iter()
-                .zip(before)
-                .map(|(now, then)| now - then)
-                .collect::<Vec<_>>();
+            let (before, after) = (windows.recv().unwrap(), windows.recv().unwrap());
+            let runs: Vec<_> = iter::zip(after, before)
+                .map(|(after, before)| after - before)
+                .collect();
             if runs.iter().min().unwrap() * 8 > *runs.iter().max().unwrap() {
                 break;
             }
