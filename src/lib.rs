@@ -1108,17 +1108,21 @@ impl<C: Member> Worker<C> {
     }
 
     /// Of two workers that are never idle neither steals; so the tasks of the one with fewer would run more often for
-    /// ever. It asks one of the others, at random, for half of the difference if that has more than twice as many.
+    /// ever. It asks one of the others, at random, for half of the difference if that has more than four times as many.
     fn even_out(&mut self, own: &Local) {
+        // With the task that was just run, which is in no queue.
+        let few = own.queue.len() + 1;
+        if few >= LOCAL_QUEUE / 4 {
+            return;
+        }
         let start = self.random();
         let locals = self.crew.as_ref().locals.read();
         let locals = locals.unwrap_or_else(PoisonError::into_inner);
         let Some(victim) = locals.get(start % locals.len().max(1)) else {
             return;
         };
-        let (few, many) = (own.queue.len(), victim.queue.len());
-        // The task that runs meanwhile is in no queue.
-        if many > 2 * (few + 1) {
+        let many = victim.queue.len();
+        if many > 4 * few {
             self.take_from(victim, (many - few) / 2, own);
             drop(locals);
             self.moved();
