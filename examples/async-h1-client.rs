@@ -15,9 +15,7 @@ use http_types::{Method, Request, Url};
 use smol::Async;
 
 fn main() -> http_types::Result<()> {
-    let url = std::env::args()
-        .nth(1)
-        .unwrap_or("http://127.0.0.1:8010/".into());
+    let url = std::env::args().nth(1).unwrap_or("http://127.0.0.1:8010/".into());
     let url = Url::parse(&url)?;
 
     smol::block_on(async {

@@ -26,16 +26,8 @@ fn main() -> io::Result<()> {
 
         // Whichever ends first ends the program: you, with Ctrl-D, or the server.
         future::or(
-            async {
-                io::copy(stdin, &mut &stream)
-                    .await
-                    .map(|_| println!("Quit!"))
-            },
-            async {
-                io::copy(&stream, &mut stdout)
-                    .await
-                    .map(|_| println!("Server gone!"))
-            },
+            async { io::copy(stdin, &mut &stream).await.map(|_| println!("Quit!")) },
+            async { io::copy(&stream, &mut stdout).await.map(|_| println!("Server gone!")) },
         )
         .await
     })

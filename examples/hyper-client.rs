@@ -38,11 +38,7 @@ async fn fetch(
         return Err("only http:// addresses, please".into());
     }
     let authority = uri.authority().ok_or("no host in the address")?;
-    let request = if text.is_some() {
-        Request::post(uri.path())
-    } else {
-        Request::get(uri.path())
-    };
+    let request = if text.is_some() { Request::post(uri.path()) } else { Request::get(uri.path()) };
     let body = Full::new(text.unwrap_or_default()).map_frame(move |frame| {
         posted.set(posted.get() + frame.data_ref().map_or(0, Bytes::len));
         frame
@@ -59,10 +55,7 @@ async fn fetch(
 
     let status = response.status();
     let page = response.into_body().collect().await?.to_bytes();
-    Ok(format!(
-        "{uri} answers {status}\n{}",
-        String::from_utf8_lossy(&page)
-    ))
+    Ok(format!("{uri} answers {status}\n{}", String::from_utf8_lossy(&page)))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -52,10 +52,7 @@ async fn serve(stream: Async<TcpStream>) {
 
     // An error here is a client that went away or did not speak HTTP. hyper has told it so; it is
     // no news to us.
-    http1::Builder::new()
-        .serve_connection(HyperIo(stream), service_fn(answer))
-        .await
-        .ok();
+    http1::Builder::new().serve_connection(HyperIo(stream), service_fn(answer)).await.ok();
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -23,9 +23,7 @@ fn main() -> smol::io::Result<()> {
             let mut events = Vec::new();
             loop {
                 let event = reader.next()?;
-                let name = event
-                    .file_name()
-                    .map(|name| name.to_string_lossy().into_owned());
+                let name = event.file_name().map(|name| name.to_string_lossy().into_owned());
                 events.push((event.events(), name.unwrap_or_default()));
                 if reader.is_buffer_empty() {
                     return Ok(events);

@@ -26,16 +26,11 @@ fn main() -> smol::io::Result<()> {
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
 
         // It yields eight bytes: how often it has fired since the last read.
-        timer
-            .read_with(|fd| Ok(rustix::io::read(fd, &mut [0; 8])?))
-            .await?;
+        timer.read_with(|fd| Ok(rustix::io::read(fd, &mut [0; 8])?)).await?;
         Ok(())
     }
 
-    let millis = std::env::args()
-        .nth(1)
-        .and_then(|arg| arg.parse().ok())
-        .unwrap_or(1000);
+    let millis = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(1000);
 
     smol::block_on(async {
         let start = Instant::now();

@@ -29,10 +29,8 @@ async fn serve(listener: Async<TcpListener>) -> io::Result<()> {
 fn main() -> Result<(), Box<dyn Error>> {
     // reqwest's sockets and timers belong to tokio, so tokio must run somewhere: on one thread in
     // the background.
-    let tokio = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
+    let tokio =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
 
     smol::block_on(async {
         // While this guard lives, code on this thread finds that runtime when it asks for one. Our

@@ -47,9 +47,7 @@ where
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let url = std::env::args()
-        .nth(1)
-        .unwrap_or("http://127.0.0.1:8001/".into());
+    let url = std::env::args().nth(1).unwrap_or("http://127.0.0.1:8001/".into());
     let (secure, host, port, path) = parse(&url).ok_or("not an http:// or https:// address")?;
 
     smol::block_on(async {

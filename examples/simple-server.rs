@@ -35,14 +35,8 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(stream: T) -> io::Result<()> {
 
     let path = request.split_whitespace().nth(1).unwrap_or("/");
     let (status, body) = match path {
-        "/" => (
-            "200 OK",
-            "<p>Hello from smol! <a href=\"/about\">What is this?</a></p>\n",
-        ),
-        "/about" => (
-            "200 OK",
-            "<p>A server by hand. <a href=\"/\">Home</a></p>\n",
-        ),
+        "/" => ("200 OK", "<p>Hello from smol! <a href=\"/about\">What is this?</a></p>\n"),
+        "/about" => ("200 OK", "<p>A server by hand. <a href=\"/\">Home</a></p>\n"),
         _ => ("404 Not Found", "<p>There is no such page.</p>\n"),
     };
     let length = body.len();

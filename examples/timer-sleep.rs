@@ -13,10 +13,7 @@ use smol::Timer;
 use smol::prelude::*;
 
 fn main() {
-    let millis = std::env::args()
-        .nth(1)
-        .and_then(|arg| arg.parse().ok())
-        .unwrap_or(1000);
+    let millis = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(1000);
     let duration = Duration::from_millis(millis);
 
     smol::block_on(async {

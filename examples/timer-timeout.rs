@@ -13,10 +13,7 @@ use smol::prelude::*;
 use smol::{Unblock, io};
 
 fn main() -> io::Result<()> {
-    let millis = std::env::args()
-        .nth(1)
-        .and_then(|arg| arg.parse().ok())
-        .unwrap_or(5000);
+    let millis = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(5000);
 
     smol::block_on(async {
         let mut stdin = io::BufReader::new(Unblock::new(std::io::stdin()));

@@ -93,11 +93,7 @@ fn main() -> io::Result<()> {
         println!("Crawling http://{site}");
 
         let pages = RefCell::new(BTreeSet::from(["/".to_string()]));
-        let crawl = Crawl {
-            site,
-            pages,
-            tokens: bounded(8),
-        };
+        let crawl = Crawl { site, pages, tokens: bounded(8) };
         smol::scope(async |scope| crawl.visit(scope, "/".into()).await).await;
         println!("{} pages", crawl.pages.borrow().len());
         Ok(())

@@ -47,9 +47,7 @@ where
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let uri = std::env::args()
-        .nth(1)
-        .unwrap_or("ws://127.0.0.1:9000/".into());
+    let uri = std::env::args().nth(1).unwrap_or("ws://127.0.0.1:9000/".into());
     let uri: Uri = uri.parse()?;
     let host = uri.host().ok_or("no host in the address")?;
 

@@ -291,11 +291,7 @@ impl<T> Default for Slab<T> {
 
 impl<T> Slab<T> {
     const fn new() -> Slab<T> {
-        Slab {
-            entries: Vec::new(),
-            free: usize::MAX,
-            len: 0,
-        }
+        Slab { entries: Vec::new(), free: usize::MAX, len: 0 }
     }
 
     fn insert(&mut self, value: T) -> usize {
@@ -372,23 +368,19 @@ thread_local! {
 /// Notes that one of our loops polls the future with this waker; returns what was noted before.
 #[inline]
 fn set_ours(waker: *const ()) -> *const () {
-    OURS.try_with(|ours| ours.replace(waker))
-        .unwrap_or(std::ptr::null())
+    OURS.try_with(|ours| ours.replace(waker)).unwrap_or(std::ptr::null())
 }
 
 /// Whether one of our loops polls the future with this waker.
 #[inline]
 fn is_ours(waker: &Waker) -> bool {
-    OURS.try_with(|ours| !ours.get().is_null() && ours.get() == waker.data())
-        .unwrap_or(false)
+    OURS.try_with(|ours| !ours.get().is_null() && ours.get() == waker.data()).unwrap_or(false)
 }
 
 /// What is run until the guard is dropped is run by one of our loops if the future with this waker is.
 fn run_as(waker: &Waker) -> impl Drop + use<> {
     let ours = is_ours(waker);
-    let outer = OUR_TASKS
-        .try_with(|tasks| tasks.replace(ours))
-        .unwrap_or(false);
+    let outer = OUR_TASKS.try_with(|tasks| tasks.replace(ours)).unwrap_or(false);
     let waker = if ours { waker.data() } else { std::ptr::null() };
     OnDrop(move || {
         let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
@@ -441,9 +433,7 @@ fn refill_budget() {
 /// Under an executor that does not refill the budget, every 128th operation yields instead.
 #[inline]
 fn spend(cx: &mut Context<'_>) -> Poll<()> {
-    let left = BUDGET
-        .try_with(|left| left.replace(left.get().wrapping_sub(1)))
-        .unwrap_or(1);
+    let left = BUDGET.try_with(|left| left.replace(left.get().wrapping_sub(1))).unwrap_or(1);
     if left == 0 {
         refill_budget();
         let _ = OVERDRAWN.try_with(|yes| yes.set(true));
@@ -493,11 +483,7 @@ impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let ours = OUR_TASKS.try_with(Cell::get).unwrap_or(false);
-        set_ours(if ours {
-            cx.waker().data()
-        } else {
-            std::ptr::null()
-        });
+        set_ours(if ours { cx.waker().data() } else { std::ptr::null() });
         match self.project().future.as_pin_mut() {
             Some(future) => future.poll(cx),
             None => Poll::Pending,
@@ -516,11 +502,7 @@ where
     F::Output: Send + 'static,
     S: Fn(Runnable, ScheduleInfo) + Send + Sync + 'static,
 {
-    tour!(
-        1,
-        "a future of {} bytes is boxed: one ticket, one handle",
-        mem::size_of::<F>()
-    );
+    tour!(1, "a future of {} bytes is boxed: one ticket, one handle", mem::size_of::<F>());
     // The fewer moves of a large future, the smaller the stack that suffices for them.
     if mem::size_of::<F>() >= LARGE_FUTURE {
         return box_task(Box::pin(future), after, schedule);
@@ -539,13 +521,8 @@ where
     F::Output: Send + 'static,
     S: Fn(Runnable, ScheduleInfo) + Send + Sync + 'static,
 {
-    let future = Guarded {
-        future: Some(future),
-        after,
-    };
-    Builder::new()
-        .propagate_panic(true)
-        .spawn(move |()| future, WithInfo(schedule))
+    let future = Guarded { future: Some(future), after };
+    Builder::new().propagate_panic(true).spawn(move |()| future, WithInfo(schedule))
 }
 
 // ============================================================================================
@@ -639,9 +616,7 @@ impl Active {
 
     /// The wakers of all.
     fn drain(&mut self) -> Vec<Waker> {
-        (0..self.entries.len())
-            .filter_map(|key| self.get_mut(key).and_then(Option::take))
-            .collect()
+        (0..self.entries.len()).filter_map(|key| self.get_mut(key).and_then(Option::take)).collect()
     }
 }
 
@@ -835,8 +810,7 @@ impl Crew {
             if sleeper.is_some() {
                 // Ordering: SeqCst. Pairs with the load in `notify`: no longer asleep, and in a crew of our own
                 // threads as good as searching from this moment, so that the next push wakes no other.
-                self.counts
-                    .fetch_sub(SLEEPING - self.own_threads as usize, Ordering::SeqCst);
+                self.counts.fetch_sub(SLEEPING - self.own_threads as usize, Ordering::SeqCst);
             }
             sleeper
         };
@@ -903,17 +877,9 @@ impl Crew {
             };
             wake_all(wakers);
             // A call of `run` that was leaked has left its queues behind.
-            let locals = self
-                .locals
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let locals = self.locals.read().unwrap_or_else(PoisonError::into_inner).clone();
             for local in locals {
-                local
-                    .slot
-                    .try_iter()
-                    .chain(local.queue.try_iter())
-                    .for_each(drop);
+                local.slot.try_iter().chain(local.queue.try_iter()).for_each(drop);
             }
             self.injector.try_iter().for_each(drop);
             while let Some(runnable) = own.and_then(|own| own.queue.borrow_mut().pop_front()) {
@@ -968,24 +934,12 @@ impl<C: Member> Worker<C> {
         let shared = crew.as_ref();
         let local = with_queue.then(|| Arc::new(Local::new()));
         if let Some(local) = &local {
-            shared
-                .locals
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(local.clone());
+            shared.locals.write().unwrap_or_else(PoisonError::into_inner).push(local.clone());
         }
         // Ordering: Relaxed. Only has to be unique.
         let name = shared.names.fetch_add(1, Ordering::Relaxed);
         let random = (name as u32).wrapping_mul(0x9E37_79B9) | 1;
-        Worker {
-            crew,
-            local,
-            mood: Mood::Awake,
-            name,
-            ticks: 0,
-            slot_runs: 0,
-            random,
-        }
+        Worker { crew, local, mood: Mood::Awake, name, ticks: 0, slot_runs: 0, random }
     }
 
     /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is dropped.
@@ -1198,14 +1152,10 @@ impl<C: Member> Worker<C> {
             // S1. Ordering: SeqCst, with W2 of `notify`: either the push comes before S2, or its W2
             // comes after S1, or both; never neither.
             let searching = (self.mood == Mood::Searching) as usize;
-            crew.counts
-                .fetch_add(SLEEPING - searching, Ordering::SeqCst);
+            crew.counts.fetch_add(SLEEPING - searching, Ordering::SeqCst);
         }
         self.mood = Mood::Asleep;
-        tour!(
-            5,
-            "a worker found nothing, announced sleep (S1), and searches once more (S2)"
-        );
+        tour!(5, "a worker found nothing, announced sleep (S1), and searches once more (S2)");
         // S2.
         if crew.has_work() || self.crew.has_own_work() {
             self.wake_up();
@@ -1233,11 +1183,7 @@ impl<C: Member> Worker<C> {
         let notified = own_entry.is_none();
         shielded(|| drop(own_entry));
         // In a crew of our own threads `wake_one` has counted us as searching.
-        self.mood = if notified && crew.own_threads {
-            Mood::Searching
-        } else {
-            Mood::Awake
-        };
+        self.mood = if notified && crew.own_threads { Mood::Searching } else { Mood::Awake };
         notified
     }
 
@@ -1358,10 +1304,7 @@ pub struct Executor<'a> {
 impl<'a> Executor<'a> {
     /// An executor without tasks and drivers.
     pub const fn new() -> Executor<'a> {
-        Executor {
-            crew: OnceLock::new(),
-            marker: PhantomData,
-        }
+        Executor { crew: OnceLock::new(), marker: PhantomData }
     }
 
     fn crew(&self) -> &Arc<Crew> {
@@ -1401,9 +1344,7 @@ impl<'a> Executor<'a> {
 
     /// Whether all tasks are finished.
     pub fn is_empty(&self) -> bool {
-        self.crew
-            .get()
-            .is_none_or(|crew| lock(&crew.active).len == 0)
+        self.crew.get().is_none_or(|crew| lock(&crew.active).len == 0)
     }
 }
 
@@ -1437,10 +1378,7 @@ fn fmt_crew(
     crew: Option<&Arc<Crew>>,
 ) -> fmt::Result {
     let queued = crew.map_or(0, |crew| crew.injector.len());
-    f.debug_struct(name)
-        .field("tasks", &tasks)
-        .field("injected", &queued)
-        .finish_non_exhaustive()
+    f.debug_struct(name).field("tasks", &tasks).field("injected", &queued).finish_non_exhaustive()
 }
 
 // ============================================================================================
@@ -1496,10 +1434,7 @@ impl Member for LocalCrew {
 
 impl LocalCrew {
     fn new() -> LocalCrew {
-        LocalCrew {
-            crew: Arc::new(Crew::new(false, |_| {})),
-            own: Rc::default(),
-        }
+        LocalCrew { crew: Arc::new(Crew::new(false, |_| {})), own: Rc::default() }
     }
 
     /// The same as [`Crew::spawn`], for a future that stays on this thread.
@@ -1530,10 +1465,7 @@ impl LocalCrew {
                 let entry = own.active.borrow_mut().remove(key);
                 drop(entry);
             };
-            let future = Guarded {
-                future: Some(future),
-                after,
-            };
+            let future = Guarded { future: Some(future), after };
             let builder = Builder::new().propagate_panic(true);
             builder.spawn_local(move |()| future, WithInfo(schedule))
         };
@@ -1554,10 +1486,7 @@ impl Worker<LocalCrew> {
 impl<'a> LocalExecutor<'a> {
     /// An executor without tasks.
     pub const fn new() -> LocalExecutor<'a> {
-        LocalExecutor {
-            crew: std::cell::OnceCell::new(),
-            marker: PhantomData,
-        }
+        LocalExecutor { crew: std::cell::OnceCell::new(), marker: PhantomData }
     }
 
     fn crew(&self) -> &LocalCrew {
@@ -1591,9 +1520,7 @@ impl<'a> LocalExecutor<'a> {
 
     /// Whether all tasks are finished.
     pub fn is_empty(&self) -> bool {
-        self.crew
-            .get()
-            .is_none_or(|local| local.own.active.borrow().len == 0)
+        self.crew.get().is_none_or(|local| local.own.active.borrow().len == 0)
     }
 }
 
@@ -1698,16 +1625,10 @@ mod registration {
     #[cfg(unix)]
     pub(super) fn is_ready(raw: Raw, write: bool, _word: usize) -> io::Result<bool> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let flags = if write {
-            PollFlags::OUT
-        } else {
-            PollFlags::IN | PollFlags::PRI
-        };
+        let flags = if write { PollFlags::OUT } else { PollFlags::IN | PollFlags::PRI };
         let handle = borrow(raw);
-        let ready = poll(
-            &mut [PollFd::from_borrowed_fd(handle, flags)],
-            Some(&Timespec::default()),
-        )?;
+        let ready =
+            poll(&mut [PollFd::from_borrowed_fd(handle, flags)], Some(&Timespec::default()))?;
         Ok(ready > 0)
     }
 
@@ -1746,10 +1667,7 @@ mod registration {
 /// below, but makes five system calls for each wait with a deadline and three for one without. Here it is
 /// one, and another one when a deadline comes that is earlier than all before; and `polling` does not ask for the
 /// end of a stream (`RDHUP`), without which each message costs a read that fails. Bench: `tcp_echo_64`, `http_64`.
-#[cfg(all(
-    any(target_os = "linux", target_os = "android"),
-    not(polling_test_poll_backend)
-))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
 mod kernel {
     use super::registration::{Raw, borrow};
     use super::{Duration, Instant, News, OwnedFd, io};
@@ -1777,10 +1695,7 @@ mod kernel {
 
     impl Asked {
         pub(super) fn new() -> Asked {
-            Asked {
-                news: Vec::new(),
-                alarm: None,
-            }
+            Asked { news: Vec::new(), alarm: None }
         }
 
         pub(super) fn news(&self) -> impl Iterator<Item = News> + '_ {
@@ -1814,12 +1729,7 @@ mod kernel {
             };
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
             for fd in [&kernel.bell, &kernel.clock] {
-                epoll::add(
-                    &kernel.epoll,
-                    fd,
-                    epoll::EventData::new_u64(u64::MAX),
-                    flags,
-                )?;
+                epoll::add(&kernel.epoll, fd, epoll::EventData::new_u64(u64::MAX), flags)?;
             }
             Ok(kernel)
         }
@@ -1833,12 +1743,7 @@ mod kernel {
         pub(super) fn add(&self, raw: Raw, key: usize, _sides: [bool; 2]) -> io::Result<()> {
             use epoll::EventFlags as Flags;
             let flags = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::PRI | Flags::ET;
-            Ok(epoll::add(
-                &self.epoll,
-                borrow(raw),
-                epoll::EventData::new_u64(key as u64),
-                flags,
-            )?)
+            Ok(epoll::add(&self.epoll, borrow(raw), epoll::EventData::new_u64(key as u64), flags)?)
         }
 
         /// In edge mode nothing is ever armed again.
@@ -1898,10 +1803,7 @@ mod kernel {
 }
 
 /// The poller of any other system, by way of `polling`.
-#[cfg(not(all(
-    any(target_os = "linux", target_os = "android"),
-    not(polling_test_poll_backend)
-)))]
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
 mod kernel {
     use super::registration::{self, Raw};
     use super::{Duration, Instant, News, io};
@@ -1934,11 +1836,7 @@ mod kernel {
         }
 
         pub(super) fn add(&self, raw: Raw, key: usize, sides: [bool; 2]) -> io::Result<()> {
-            let mode = if self.is_edge() {
-                PollMode::Edge
-            } else {
-                PollMode::Oneshot
-            };
+            let mode = if self.is_edge() { PollMode::Edge } else { PollMode::Oneshot };
             registration::add(&self.0, raw, Event::new(key, sides[0], sides[1]), mode)
         }
 
@@ -2073,9 +1971,7 @@ impl Reactor {
         // interrupt. Without one (no descriptors), `turn` only naps.
         let _ = self.poller();
         // Ordering: SeqCst. Pairs with the store in `Seat::drop`.
-        let took = self
-            .seat
-            .compare_exchange(Seat::FREE, how, Ordering::SeqCst, Ordering::SeqCst);
+        let took = self.seat.compare_exchange(Seat::FREE, how, Ordering::SeqCst, Ordering::SeqCst);
         // Lazily: a `Seat` that is made and dropped would free the seat of another.
         took.is_ok().then(|| Seat)
     }
@@ -2106,16 +2002,10 @@ impl Reactor {
     fn turn(&self, _seat: &Seat, block: bool, woken: &mut Vec<Waker>) {
         // Ordering: Relaxed. A statistic for the watcher.
         self.turns.fetch_add(1, Ordering::Relaxed);
-        let deadline = if block {
-            lock(&self.timers).begin_sleep()
-        } else {
-            None
-        };
+        let deadline = if block { lock(&self.timers).begin_sleep() } else { None };
         let mut asked = lock(&self.asked);
         let asked = asked.get_or_insert_with(Asked::new);
-        let answer = self
-            .poller()
-            .and_then(|poller| poller.wait(asked, block, deadline));
+        let answer = self.poller().and_then(|poller| poller.wait(asked, block, deadline));
         // Ordering: Relaxed. A flag that the waiters find sooner or later. Without a poller there may be
         // one the next time.
         let broken = answer.is_err() && self.poller.get().is_some();
@@ -2272,20 +2162,12 @@ impl Timers {
     const NONE: u32 = u32::MAX;
 
     const fn new() -> Timers {
-        const SLOT: Slot = Slot {
-            first: Timers::NONE,
-            earliest: u64::MAX,
-        };
+        const SLOT: Slot = Slot { first: Timers::NONE, earliest: u64::MAX };
         Timers {
             entries: Vec::new(),
             free: Timers::NONE,
             len: 0,
-            levels: [const {
-                Level {
-                    occupied: 0,
-                    slots: [SLOT; 64],
-                }
-            }; Timers::LEVELS],
+            levels: [const { Level { occupied: 0, slots: [SLOT; 64] } }; Timers::LEVELS],
             tick: 0,
             next_id: 0,
             until: Until::Awake,
@@ -2344,11 +2226,7 @@ impl Timers {
         }
         self.len += 1;
         self.link(place);
-        let key = TimerKey {
-            place,
-            is_ahead: false,
-            id: self.next_id,
-        };
+        let key = TimerKey { place, is_ahead: false, id: self.next_id };
         (key, self.is_late(deadline))
     }
 
@@ -2450,9 +2328,7 @@ impl Timers {
 
     /// The thread with the seat is about to ask the kernel: how long may it sleep?
     fn begin_sleep(&mut self) -> Option<Instant> {
-        let earliest = self
-            .first()
-            .map(|(level, slot)| self.levels[level].slots[slot].earliest);
+        let earliest = self.first().map(|(level, slot)| self.levels[level].slots[slot].earliest);
         self.until = Until::Asleep(earliest.unwrap_or(u64::MAX));
         Timers::epoch().checked_add(Duration::from_nanos(earliest?))
     }
@@ -2553,11 +2429,7 @@ type Token = u64;
 
 impl Side {
     const fn new() -> Side {
-        Side {
-            first: None,
-            more: Vec::new(),
-            limit: 64,
-        }
+        Side { first: None, more: Vec::new(), limit: 64 }
     }
 
     fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter> {
@@ -2584,9 +2456,8 @@ impl Side {
         if self.more.len() >= self.limit {
             // Futures that were dropped may have left wakers behind. Who is still there comes back; the
             // limit grows so that this ends when all are, and not beyond what one event takes back.
-            let (nameless, named) = mem::take(&mut self.more)
-                .into_iter()
-                .partition(|w| w.token == 0);
+            let (nameless, named) =
+                mem::take(&mut self.more).into_iter().partition(|w| w.token == 0);
             self.more = named;
             woken.extend(Vec::into_iter(nameless).map(|waiter| waiter.waker));
             self.limit = (self.limit * 2).min(1024);
@@ -2598,21 +2469,13 @@ impl Side {
     fn take(&mut self, woken: &mut Vec<Waker>) {
         woken.extend(self.first.take().map(|waiter| waiter.waker));
         if !self.more.is_empty() {
-            woken.extend(
-                mem::take(&mut self.more)
-                    .into_iter()
-                    .map(|waiter| waiter.waker),
-            );
+            woken.extend(mem::take(&mut self.more).into_iter().map(|waiter| waiter.waker));
             self.limit = 64;
         }
     }
 
     fn remove(&mut self, token: Token) -> Option<Waiter> {
-        if self
-            .first
-            .as_ref()
-            .is_some_and(|waiter| waiter.token == token)
-        {
+        if self.first.as_ref().is_some_and(|waiter| waiter.token == token) {
             return self.first.take();
         }
         let place = self.more.iter().position(|waiter| waiter.token == token)?;
@@ -2645,11 +2508,9 @@ impl Source {
     /// there was an event since (I5.2).
     fn blocked(&self, direction: Direction, seen: usize) {
         // Ordering: AcqRel, with the update in `happen`. It fails if that came first.
-        let _ = self
-            .word
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                (word / News::EVENT == seen / News::EVENT).then_some(word & !direction.bit())
-            });
+        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            (word / News::EVENT == seen / News::EVENT).then_some(word & !direction.bit())
+        });
     }
 
     /// An operation moved some bytes, but fewer than it could have: on TCP that is as good as WouldBlock,
@@ -2716,9 +2577,7 @@ impl Source {
         let poller = REACTOR.poller()?;
         // Ordering: Relaxed, see `turn`.
         if REACTOR.broken.load(Ordering::Relaxed) {
-            return Err(io::Error::other(
-                "the kernel's poller was closed or cannot be used",
-            ));
+            return Err(io::Error::other("the kernel's poller was closed or cannot be used"));
         }
         let sides = [0, 1].map(|side| poller.is_edge() || !waiters.sides[side].is_empty());
         match waiters.key {
@@ -2742,11 +2601,9 @@ impl Source {
     /// The kernel has news. Collects who is to be woken.
     fn happen(&self, bits: usize, woken: &mut Vec<Waker>) {
         // Ordering: AcqRel. Pairs with `look` and `blocked`; before the lock, see I5.3.
-        let _ = self
-            .word
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                Some(word.wrapping_add(News::EVENT) | bits)
-            });
+        let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            Some(word.wrapping_add(News::EVENT) | bits)
+        });
         let mut waiters = lock(&self.waiters);
         for (side, bit) in waiters.sides.iter_mut().zip([News::READ, News::WRITE]) {
             if bits & bit != 0 {
@@ -2919,10 +2776,7 @@ static PARKED_THREADS: Mutex<Vec<Arc<Signal>>> = Mutex::new(Vec::new());
 
 impl Sleeper {
     fn new() -> Sleeper {
-        let signal = Arc::new(Signal {
-            state: Bed::new(EMPTY),
-            woken: AtomicBool::new(false),
-        });
+        let signal = Arc::new(Signal { state: Bed::new(EMPTY), woken: AtomicBool::new(false) });
         let main = waker_fn({
             let signal = signal.clone();
             move || {
@@ -2937,16 +2791,8 @@ impl Sleeper {
             let signal = signal.clone();
             move || signal.notify()
         });
-        let pace = Pace {
-            polls: Cell::new(0),
-            last: Cell::new(None),
-        };
-        Sleeper {
-            signal,
-            main,
-            thread,
-            pace,
-        }
+        let pace = Pace { polls: Cell::new(0), last: Cell::new(None) };
+        Sleeper { signal, main, thread, pace }
     }
 
     /// Calls `f` with this thread's, or with a new one if an outer `block_on` is using it or the thread ends.
@@ -2962,20 +2808,14 @@ impl Sleeper {
     fn is_notified(&self) -> bool {
         // Ordering: AcqRel, with the swap in `notify`.
         let state = &self.signal.state.word;
-        state
-            .compare_exchange(NOTIFIED, EMPTY, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        state.compare_exchange(NOTIFIED, EMPTY, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Sleeps until notified.
     fn park(&self) {
         let bed = &self.signal.state;
         // Ordering: AcqRel, as in `is_notified`. It fails if we were notified in the meantime.
-        if bed
-            .word
-            .compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-        {
+        if bed.word.compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             // Ordering: Acquire, with the swap in `notify`.
             while bed.word.load(Ordering::Acquire) == PARKED {
                 bed.sleep(PARKED, None);
@@ -2990,10 +2830,7 @@ impl Sleeper {
         let mut woken = Vec::new();
         // Ordering: AcqRel, as in `park`.
         let state = &self.signal.state.word;
-        if state
-            .compare_exchange(EMPTY, POLLING, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-        {
+        if state.compare_exchange(EMPTY, POLLING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             REACTOR.turn(&seat, true, &mut woken);
         }
         // Ordering: AcqRel, with the swap in `notify`.
@@ -3059,9 +2896,7 @@ impl Sleeper {
         self.park();
         let entry = {
             let mut parked = lock(&PARKED_THREADS);
-            let place = parked
-                .iter()
-                .position(|signal| Arc::ptr_eq(signal, &self.signal));
+            let place = parked.iter().position(|signal| Arc::ptr_eq(signal, &self.signal));
             place.map(|place| parked.swap_remove(place))
         };
         drop(entry);
@@ -3228,9 +3063,7 @@ impl Staff {
     fn limit(&self) -> usize {
         *self.limit.get_or_init(|| {
             let asked = number_from_env("SMOL_THREADS");
-            asked
-                .or_else(|| thread::available_parallelism().map(usize::from).ok())
-                .unwrap_or(1)
+            asked.or_else(|| thread::available_parallelism().map(usize::from).ok()).unwrap_or(1)
         })
     }
 
@@ -3261,11 +3094,7 @@ impl Staff {
     fn hire(&self, limit: usize) -> bool {
         // Ordering: SeqCst. Pairs with the loads in `present`.
         let room = |present| (present < limit).then_some(present + 1);
-        if self
-            .present
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, room)
-            .is_err()
-        {
+        if self.present.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_err() {
             return true;
         }
         // Ordering: SeqCst. The new worker begins by searching, and whoever pushes may rely on it.
@@ -3311,10 +3140,7 @@ impl Staff {
     /// the tasks wake.
     fn stand_in_at_once(&self) {
         thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
-        if !INSIDE
-            .try_with(|inside| inside.replace(true))
-            .unwrap_or(true)
-        {
+        if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
             while self.stand_in() {}
             let _ = INSIDE.try_with(|inside| inside.set(false));
         }
@@ -3335,9 +3161,7 @@ impl Staff {
         let wanted = self.wanted();
         // Ordering: SeqCst, as in `hire`.
         let excess = |present| (present > wanted).then(|| present - 1);
-        self.present
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, excess)
-            .is_ok()
+        self.present.fetch_update(Ordering::SeqCst, Ordering::SeqCst, excess).is_ok()
     }
 
     /// Whether enough time has passed since a thread could not be started.
@@ -3427,9 +3251,7 @@ impl LocalTasks {
             return false;
         }
         let _here = worker.enter();
-        let outer = OUR_TASKS
-            .try_with(|tasks| tasks.replace(true))
-            .unwrap_or(true);
+        let outer = OUR_TASKS.try_with(|tasks| tasks.replace(true)).unwrap_or(true);
         let _restore = OnDrop(|| {
             let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
         });
@@ -3452,10 +3274,7 @@ impl LocalTasks {
     fn worker(&mut self) -> Option<&mut Worker<LocalCrew>> {
         if self.0.is_none() {
             // There are none before the first `spawn_local` on this thread.
-            let crew = LOCAL
-                .try_with(|local| local.crew.get().cloned())
-                .ok()
-                .flatten();
+            let crew = LOCAL.try_with(|local| local.crew.get().cloned()).ok().flatten();
             self.0 = crew.map(|crew| Worker::new(crew, false));
         }
         self.0.as_mut()
@@ -3468,9 +3287,7 @@ impl LocalTasks {
 
     /// Whether the thread can end without dropping a task.
     fn is_empty(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|worker| worker.crew.own.active.borrow().len == 0)
+        self.0.as_ref().is_none_or(|worker| worker.crew.own.active.borrow().len == 0)
     }
 }
 
@@ -3696,29 +3513,19 @@ impl Watcher {
             // Not now. Until then, whoever leaves the seat hands it over.
             let (from, to) = (Watcher::ABSENT, Watcher::IMPOSSIBLE);
             // Ordering: SeqCst, as below.
-            let _ = self
-                .state
-                .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+            let _ = self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
             return false;
         }
         // Ordering: SeqCst. Pairs with the loads of `state`.
         let begin = |state| {
             (state != Watcher::STARTING && state != Watcher::PRESENT).then_some(Watcher::STARTING)
         };
-        if self
-            .state
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin)
-            .is_err()
-        {
+        if self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin).is_err() {
             // Somebody else was faster, and may not be certain yet.
             return self.is_present();
         }
         let started = start_thread("smol-watch".into(), || self.watch());
-        let state = if started {
-            Watcher::PRESENT
-        } else {
-            Watcher::IMPOSSIBLE
-        };
+        let state = if started { Watcher::PRESENT } else { Watcher::IMPOSSIBLE };
         // Ordering: SeqCst, as above.
         self.state.store(state, Ordering::SeqCst);
         started
@@ -3877,33 +3684,20 @@ impl Seen {
         // Ordering: Relaxed. Statistics.
         let turns = REACTOR.turns.load(Ordering::Relaxed);
         let Some(crew) = CREW.get() else {
-            return Seen {
-                turns,
-                workers: Vec::new(),
-            };
+            return Seen { turns, workers: Vec::new() };
         };
         let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
         // Ordering: Relaxed, as above.
         let look = |local: &Arc<Local>| {
-            (
-                Arc::as_ptr(local),
-                local.polls.load(Ordering::Relaxed),
-                local.is_empty(),
-            )
+            (Arc::as_ptr(local), local.polls.load(Ordering::Relaxed), local.is_empty())
         };
-        Seen {
-            turns,
-            workers: locals.iter().map(look).collect(),
-        }
+        Seen { turns, workers: locals.iter().map(look).collect() }
     }
 
     /// How many workers have run tasks since.
     fn getting_on_since(&self, before: &Seen) -> usize {
         let moved = |(worker, polls, _): &&(*const Local, u32, bool)| {
-            before
-                .workers
-                .iter()
-                .any(|(w, p, _)| w == worker && p != polls)
+            before.workers.iter().any(|(w, p, _)| w == worker && p != polls)
         };
         self.workers.iter().filter(moved).count()
     }
@@ -3919,10 +3713,7 @@ impl Seen {
         };
         let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
         let find = |(worker, ..): &(*const Local, u32, bool)| {
-            locals
-                .iter()
-                .find(|local| Arc::as_ptr(local) == *worker)
-                .cloned()
+            locals.iter().find(|local| Arc::as_ptr(local) == *worker).cloned()
         };
         self.workers.iter().filter(stuck).filter_map(find).collect()
     }
@@ -3950,10 +3741,7 @@ fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
         return;
     }
     let polls = |seen: &Seen| {
-        seen.workers
-            .iter()
-            .map(|(worker, polls, _)| (*worker, *polls))
-            .collect::<Vec<_>>()
+        seen.workers.iter().map(|(worker, polls, _)| (*worker, *polls)).collect::<Vec<_>>()
     };
     if polls(now) != polls(before) {
         // Others get on, and look at the injector now and then.
@@ -3962,9 +3750,7 @@ fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
     // Workers that compute for long look the same as workers that are blocked. The first few spare ones
     // come at once, more and more slowly after that: 2, 4, 8 … ticks apart.
     let spare = STAFF.present().saturating_sub(STAFF.limit());
-    let patience = 1u32
-        .checked_shl((spare / STAFF.limit()) as u32)
-        .unwrap_or(u32::MAX);
+    let patience = 1u32.checked_shl((spare / STAFF.limit()) as u32).unwrap_or(u32::MAX);
     if *stuck >= patience {
         *stuck = 0;
         STAFF.hire(STAFF.present() + 1);
@@ -4015,16 +3801,11 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
         children: RefCell::new(Slab::new()),
         live: Cell::new(0),
         closed: Cell::new(false),
-        ready: Arc::new(Mutex::new(Ready {
-            wakers: Vec::new(),
-            scope: None,
-        })),
+        ready: Arc::new(Mutex::new(Ready { wakers: Vec::new(), scope: None })),
     });
     let main = ChildWaker::waker(BODY, &family.ready);
     main.wake_by_ref();
-    let mut body = std::pin::pin!(Some(body(Scope {
-        family: family.clone()
-    })));
+    let mut body = std::pin::pin!(Some(body(Scope { family: family.clone() })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
     let _children = OnDrop(|| family.close());
@@ -4094,11 +3875,7 @@ struct ChildWaker {
 impl ChildWaker {
     fn waker(key: usize, ready: &Arc<Mutex<Ready>>) -> Waker {
         let queued = AtomicBool::new(false);
-        Waker::from(Arc::new(ChildWaker {
-            key,
-            queued,
-            ready: ready.clone(),
-        }))
+        Waker::from(Arc::new(ChildWaker { key, queued, ready: ready.clone() }))
     }
 }
 
@@ -4143,11 +3920,7 @@ impl<'env> Family<'env> {
     /// Polls a child. An error is its panic.
     fn poll_child(&self, waker: Arc<ChildWaker>) -> thread::Result<()> {
         let key = waker.key;
-        let taken = self
-            .children
-            .borrow_mut()
-            .get_mut(key)
-            .and_then(Option::take);
+        let taken = self.children.borrow_mut().get_mut(key).and_then(Option::take);
         // A wake-up of one that is gone?
         let Some(mut future) = taken else {
             return Ok(());
@@ -4172,11 +3945,7 @@ impl<'env> Family<'env> {
         self.closed.set(true);
         let keys = self.children.borrow().entries.len();
         for key in 0..keys {
-            let child = self
-                .children
-                .borrow_mut()
-                .get_mut(key)
-                .and_then(Option::take);
+            let child = self.children.borrow_mut().get_mut(key).and_then(Option::take);
             if let Some(child) = child {
                 self.children.borrow_mut().remove(key);
                 self.live.set(self.live.get() - 1);
@@ -4186,9 +3955,8 @@ impl<'env> Family<'env> {
         // The scope may have nothing left to wait for.
         let (scope, wakers) = {
             let mut ready = lock(&self.ready);
-            let (body, children) = mem::take(&mut ready.wakers)
-                .into_iter()
-                .partition(|w| w.key == BODY);
+            let (body, children) =
+                mem::take(&mut ready.wakers).into_iter().partition(|w| w.key == BODY);
             ready.wakers = body;
             (ready.scope.take(), children)
         };
@@ -4207,9 +3975,7 @@ impl<'env> Scope<'env> {
             gone: Cell::new(false),
             waiter: Cell::new(None),
         });
-        let task = ScopedTask {
-            packet: packet.clone(),
-        };
+        let task = ScopedTask { packet: packet.clone() };
         let sender = PacketSender(packet);
         let child = Box::pin(async move {
             let output = future.await;
@@ -4235,9 +4001,7 @@ impl<'env> Scope<'env> {
 
 impl fmt::Debug for Scope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope")
-            .field("children", &self.family.live.get())
-            .finish_non_exhaustive()
+        f.debug_struct("Scope").field("children", &self.family.live.get()).finish_non_exhaustive()
     }
 }
 
@@ -4296,9 +4060,7 @@ impl<T> Future for ScopedTask<T> {
 
 impl<T> fmt::Debug for ScopedTask<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScopedTask")
-            .field("finished", &self.is_finished())
-            .finish()
+        f.debug_struct("ScopedTask").field("finished", &self.is_finished()).finish()
     }
 }
 
@@ -4343,11 +4105,7 @@ pub struct Timer {
 
 impl Timer {
     fn new(deadline: Option<Instant>, period: Option<Duration>) -> Timer {
-        Timer {
-            deadline,
-            period,
-            entry: None,
-        }
+        Timer { deadline, period, entry: None }
     }
 
     /// A timer that never fires, until it is set.
@@ -4594,9 +4352,7 @@ thread_local! {
 
 impl Pool {
     fn limit(&self) -> usize {
-        *self
-            .limit
-            .get_or_init(|| number_from_env("BLOCKING_MAX_THREADS").unwrap_or(POOL_LIMIT))
+        *self.limit.get_or_init(|| number_from_env("BLOCKING_MAX_THREADS").unwrap_or(POOL_LIMIT))
     }
 
     /// Queues a job and sees to it that a thread comes.
@@ -4735,11 +4491,7 @@ impl Pool {
 /// # }
 /// ```
 pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    let (runnable, task) = new_task(
-        async move { f() },
-        || {},
-        |runnable, _| POOL.submit(runnable),
-    );
+    let (runnable, task) = new_task(async move { f() }, || {}, |runnable, _| POOL.submit(runnable));
     runnable.schedule();
     task
 }
@@ -4860,9 +4612,7 @@ impl<S: Send + 'static> Lane<S> {
                 state.buffer = buffer;
                 // Handles that went away in the middle of an operation do not come back for the answer.
                 let stale = (state.answers.len() >= 64).then(|| state.answers.remove(0));
-                state
-                    .answers
-                    .push((owner, answer.unwrap_or_else(Answer::Panicked)));
+                state.answers.push((owner, answer.unwrap_or_else(Answer::Panicked)));
                 state.io = Some(io);
                 (mem::take(&mut state.waiters), stale)
             };
@@ -5038,9 +4788,7 @@ impl<S: Send + 'static> Lane<S> {
                             other => Some(other),
                         };
                         let overflow = || io::Error::from(io::ErrorKind::InvalidInput);
-                        let result = target
-                            .ok_or_else(overflow)
-                            .and_then(|target| io.seek(target));
+                        let result = target.ok_or_else(overflow).and_then(|target| io.seek(target));
                         if result.is_err() && unseen > 0 {
                             // Then the user stays where the user was.
                             let _ = io.seek(SeekFrom::Current(-unseen));
@@ -5119,10 +4867,7 @@ impl Input {
         let stdin = io.downcast_ref::<std::io::Stdin>()?;
         let file = File::from(AsHandle::as_fd(stdin).try_clone_to_owned().ok()?);
         let source = Source::new(registration::raw(&file), false);
-        Some(Input {
-            file: Arc::new(file),
-            source,
-        })
+        Some(Input { file: Arc::new(file), source })
     }
 }
 
@@ -5209,9 +4954,7 @@ impl<T: Read + Send + 'static> AsyncRead for Unblock<T> {
                 ready!(poll_source(source, Direction::Read, None, cx))?;
             }
             let file = file.clone();
-            return self
-                .lane
-                .poll_read(0, cx, buf, move |_, buf| (&*file).read(buf));
+            return self.lane.poll_read(0, cx, buf, move |_, buf| (&*file).read(buf));
         }
         self.lane().poll_read(0, cx, buf, T::read)
     }
@@ -5395,10 +5138,7 @@ impl<T: AsHandle> Async<T> {
     fn polled(io: T, is_tcp: bool) -> Async<T> {
         let source = Source::new(registration::raw(&io), is_tcp);
         Async {
-            shared: Arc::new(Driven {
-                driver: Driver::Polled(source),
-                io: Holder::Own(io),
-            }),
+            shared: Arc::new(Driven { driver: Driver::Polled(source), io: Holder::Own(io) }),
             owner: 0,
         }
     }
@@ -5463,10 +5203,7 @@ impl<T> Async<T> {
             Arc::try_unwrap(self.shared).map_err(|_| busy("there are clones of this handle"))?;
         let Driven { driver, io } = shared;
         if let Driver::Pooled(lane) = &driver {
-            drop(
-                lane.take()
-                    .ok_or_else(|| busy("an operation is under way"))?,
-            );
+            drop(lane.take().ok_or_else(|| busy("an operation is under way"))?);
         }
         drop(driver);
         match io {
@@ -5494,11 +5231,7 @@ impl<T> Async<T> {
     }
 
     async fn wait_ready(&self, direction: Direction) -> io::Result<()> {
-        let mut waiting = Waiting {
-            driver: &self.shared.driver,
-            direction,
-            token: 0,
-        };
+        let mut waiting = Waiting { driver: &self.shared.driver, direction, token: 0 };
         poll_fn(|cx| self.poll_ready(direction, Some(&mut waiting.token), cx)).await
     }
 
@@ -5528,11 +5261,7 @@ impl<T> Async<T> {
         direction: Direction,
         mut op: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
-        let mut waiting = Waiting {
-            driver: &self.shared.driver,
-            direction,
-            token: 0,
-        };
+        let mut waiting = Waiting { driver: &self.shared.driver, direction, token: 0 };
         poll_fn(|cx| self.poll_io(direction, Some(&mut waiting.token), cx, &mut op, |_| false))
             .await
     }
@@ -5602,10 +5331,7 @@ impl<T> Clone for Async<T> {
             Driver::Pooled(_) => NEXT.fetch_add(1, Ordering::Relaxed),
             _ => 0,
         };
-        Async {
-            shared: self.shared.clone(),
-            owner,
-        }
+        Async { shared: self.shared.clone(), owner }
     }
 }
 
@@ -5668,12 +5394,9 @@ fn poll_read_file(
         if let (true, Some(file)) = (quiet && !buf.is_empty(), &state.io) {
             // An offset of -1 means the file's own position (preadv2(2)). Any error, EAGAIN for one, and
             // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
-            if let Ok(len) = preadv2(
-                file,
-                &mut [IoSliceMut::new(buf)],
-                u64::MAX,
-                ReadWriteFlags::NOWAIT,
-            ) {
+            if let Ok(len) =
+                preadv2(file, &mut [IoSliceMut::new(buf)], u64::MAX, ReadWriteFlags::NOWAIT)
+            {
                 return Poll::Ready(Ok(len));
             }
         }
@@ -5715,13 +5438,7 @@ where
             return Poll::Ready(Ok(0));
         }
         // No word on what falls short: the system takes so many pieces and no more (IOV_MAX).
-        self.poll_io(
-            Direction::Read,
-            None,
-            cx,
-            |mut io| io.read_vectored(bufs),
-            |_| false,
-        )
+        self.poll_io(Direction::Read, None, cx, |mut io| io.read_vectored(bufs), |_| false)
     }
 }
 
@@ -5747,13 +5464,7 @@ where
         }
         let limit = buf.len().min(IO_LIMIT);
         let fell_short = |n: &usize| (1..limit).contains(n);
-        self.poll_io(
-            Direction::Write,
-            None,
-            cx,
-            |mut io| io.write(buf),
-            fell_short,
-        )
+        self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf), fell_short)
     }
 
     fn poll_write_vectored(
@@ -5769,13 +5480,7 @@ where
             return Poll::Ready(Ok(0));
         }
         // No word on what falls short: the system takes so many pieces and no more (IOV_MAX).
-        self.poll_io(
-            Direction::Write,
-            None,
-            cx,
-            |mut io| io.write_vectored(bufs),
-            |_| false,
-        )
+        self.poll_io(Direction::Write, None, cx, |mut io| io.write_vectored(bufs), |_| false)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -5948,10 +5653,7 @@ impl ToTarget for &str {
         if let Ok(addr) = self.parse::<SocketAddr>() {
             return addr.to_target();
         }
-        match self
-            .rsplit_once(':')
-            .map(|(host, port)| (host, port.parse::<u16>()))
-        {
+        match self.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
             Some((host, Ok(port))) if !host.is_empty() => (host, port).to_target(),
             _ => Target::Invalid(format!("{self:?} is not of the form host:port")),
         }
@@ -6006,10 +5708,7 @@ fn known(target: Target) -> io::Result<Vec<SocketAddr>> {
 fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     match (host, port).to_socket_addrs() {
         Ok(addrs) => Ok(addrs.collect()),
-        Err(err) => Err(io::Error::new(
-            err.kind(),
-            format!("cannot resolve {host:?}: {err}"),
-        )),
+        Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
     }
 }
 
@@ -6019,9 +5718,7 @@ fn is_exhaustion(err: &io::Error) -> bool {
     {
         use rustix::io::Errno;
         let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-        codes
-            .iter()
-            .any(|code| err.raw_os_error() == Some(code.raw_os_error()))
+        codes.iter().any(|code| err.raw_os_error() == Some(code.raw_os_error()))
     }
     // WSAEMFILE and WSAENOBUFS.
     #[cfg(windows)]
@@ -6141,9 +5838,8 @@ impl Async<TcpStream> {
 /// Orders addresses so that the two families take turns (RFC 8305 section 4).
 fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addrs.first().is_some_and(SocketAddr::is_ipv6);
-    let (same, other): (Vec<_>, Vec<_>) = addrs
-        .into_iter()
-        .partition(|addr| addr.is_ipv6() == first_is_v6);
+    let (same, other): (Vec<_>, Vec<_>) =
+        addrs.into_iter().partition(|addr| addr.is_ipv6() == first_is_v6);
     let (mut same, mut other) = (same.into_iter(), other.into_iter());
     let pairs = iter::from_fn(|| {
         Some([same.next(), other.next()]).filter(|pair| pair.iter().any(Option::is_some))
@@ -6155,11 +5851,7 @@ fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
 #[cfg(unix)]
 async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
     use rustix::net::{AddressFamily, SocketType};
-    let family = if addr.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
-    };
+    let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = new_socket(family, SocketType::STREAM)?;
     use rustix::io::Errno;
     match rustix::net::connect(&socket, &addr) {
@@ -6467,13 +6159,7 @@ impl From<File> for Async<File> {
     fn from(file: File) -> Async<File> {
         let file = Arc::new(file);
         let driver = Driver::Pooled(Lane::new(file.clone()));
-        Async {
-            shared: Arc::new(Driven {
-                driver,
-                io: Holder::Shared(file),
-            }),
-            owner: 0,
-        }
+        Async { shared: Arc::new(Driven { driver, io: Holder::Shared(file) }), owner: 0 }
     }
 }
 
@@ -6525,30 +6211,17 @@ struct Reaped {
 #[cfg(unix)]
 impl Process {
     fn new(child: &Child, pipes: [Option<Async<File>>; 3]) -> io::Result<Process> {
-        let pid = i32::try_from(child.id())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
         #[cfg(target_os = "linux")]
         let pidfd = {
             use rustix::process::{PidfdFlags, pidfd_open};
-            pidfd_open(pid, PidfdFlags::empty())
-                .ok()
-                .map(|fd| Async::polled(fd, false))
+            pidfd_open(pid, PidfdFlags::empty()).ok().map(|fd| Async::polled(fd, false))
         };
         #[cfg(not(target_os = "linux"))]
         let pidfd = None;
-        let reaped = Mutex::new(Reaped {
-            status: None,
-            waiters: Vec::new(),
-            watched: false,
-        });
-        Ok(Process {
-            pid,
-            pidfd,
-            reaped,
-            pipes: Mutex::new(pipes),
-        })
+        let reaped = Mutex::new(Reaped { status: None, waiters: Vec::new(), watched: false });
+        Ok(Process { pid, pidfd, reaped, pipes: Mutex::new(pipes) })
     }
 
     /// Takes the child's status from the kernel if it has ended. An error means that somebody else took it.
@@ -6581,10 +6254,7 @@ impl Process {
             let kill = rustix::process::Signal::KILL;
             return Ok(rustix::process::pidfd_send_signal(pidfd, kill)?);
         }
-        Ok(rustix::process::kill_process(
-            self.pid,
-            rustix::process::Signal::KILL,
-        )?)
+        Ok(rustix::process::kill_process(self.pid, rustix::process::Signal::KILL)?)
     }
 
     async fn status(self: &Arc<Self>) -> io::Result<ExitStatus> {
@@ -6609,15 +6279,9 @@ impl Process {
             let mut waker = cx.waker().clone();
             let watched = {
                 let mut reaped = lock(&self.reaped);
-                match reaped
-                    .waiters
-                    .iter_mut()
-                    .find(|other| other.will_wake(&waker))
-                {
+                match reaped.waiters.iter_mut().find(|other| other.will_wake(&waker)) {
                     Some(same) => mem::swap(same, &mut waker),
-                    None => reaped
-                        .waiters
-                        .push(mem::replace(&mut waker, Waker::noop().clone())),
+                    None => reaped.waiters.push(mem::replace(&mut waker, Waker::noop().clone())),
                 }
                 mem::replace(&mut reaped.watched, true)
             };
@@ -6735,18 +6399,10 @@ impl Async<Child> {
         #[cfg(unix)]
         let (driver, io) = (Process::new(&child, pipes)?, Holder::Own(child));
         #[cfg(windows)]
-        let (driver, io) = (
-            Process {
-                child: Mutex::new(child),
-                pipes: Mutex::new(pipes),
-            },
-            Holder::Elsewhere,
-        );
+        let (driver, io) =
+            (Process { child: Mutex::new(child), pipes: Mutex::new(pipes) }, Holder::Elsewhere);
         let driver = Driver::Other(Arc::new(driver));
-        Ok(Async {
-            shared: Arc::new(Driven { driver, io }),
-            owner: 0,
-        })
+        Ok(Async { shared: Arc::new(Driven { driver, io }), owner: 0 })
     }
 
     fn process(&self) -> Arc<Process> {
@@ -6793,11 +6449,7 @@ impl Async<Child> {
         let (out, err) =
             future::try_zip(drain(self.take_stdout()), drain(self.take_stderr())).await?;
         let status = self.status().await?;
-        Ok(Output {
-            status,
-            stdout: out,
-            stderr: err,
-        })
+        Ok(Output { status, stdout: out, stderr: err })
     }
 
     /// The pipe to the child's standard input, if there is one and it was not taken yet. Dropping it

@@ -38,11 +38,7 @@ fn block_on_gives_the_result_and_lets_the_future_borrow() {
         assert_eq!(block_on(async { text.len() + *not_send }), 9);
         block_on(async { future::yield_now().await });
         assert!(catch_unwind(|| block_on(async { panic!("main") })).is_err());
-        assert_eq!(
-            block_on(async { 2 }),
-            2,
-            "block_on does not work after a panic"
-        );
+        assert_eq!(block_on(async { 2 }), 2, "block_on does not work after a panic");
     });
 }
 
@@ -61,11 +57,7 @@ fn block_on_does_not_poll_without_a_wake() {
             poll_fn(|cx| {
                 polls.set(polls.get() + 1);
                 waker_to.send(cx.waker().clone()).unwrap();
-                if polls.get() == 4 {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
+                if polls.get() == 4 { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;
             assert_eq!(polls.get(), 4);
@@ -77,11 +69,7 @@ fn block_on_does_not_poll_without_a_wake() {
                 Pin::new(&mut timer).poll(cx)
             })
             .await;
-            assert!(
-                timer_polls.get() <= 3,
-                "{} polls for one timer",
-                timer_polls.get()
-            );
+            assert!(timer_polls.get() <= 3, "{} polls for one timer", timer_polls.get());
         });
         waking.join().unwrap();
     });
@@ -100,16 +88,9 @@ fn calls_nest_five_deep_through_tasks_that_block_their_worker() {
     }
     fresh_processes(
         30,
-        &[
-            &[("SMOL_THREADS", "1")],
-            &[("SMOL_THREADS", "2")],
-            &[("SMOL_THREADS", "8")],
-        ],
+        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "8")]],
         || {
-            assert_eq!(
-                block_on(async { spawn(async { block_on(spawn(async { 1 })) }).await }),
-                1
-            );
+            assert_eq!(block_on(async { spawn(async { block_on(spawn(async { 1 })) }).await }), 1);
             assert_eq!(block_on(nest(5)), 5);
             assert_eq!(foreign_block_on(spawn(nest(5))), 5);
             // Several such towers at once.
@@ -129,11 +110,7 @@ fn calls_nest_on_one_thread_with_timers_sockets_and_local_tasks() {
             let (mut one, mut two) = socket_pair();
             one.write_all(b"x").await.unwrap();
             two.read_exact(&mut [0]).await.unwrap();
-            if depth == 0 {
-                0
-            } else {
-                block_on(async { spawn_local(nest(depth - 1)).await }) + 1
-            }
+            if depth == 0 { 0 } else { block_on(async { spawn_local(nest(depth - 1)).await }) + 1 }
         })
     }
     fresh_process(30, &[], || assert_eq!(block_on(nest(5)), 5));
@@ -142,28 +119,22 @@ fn calls_nest_on_one_thread_with_timers_sockets_and_local_tasks() {
 /// async-std #644 and others: `block_on` takes a task that waits for the main future.
 #[test]
 fn a_task_that_blocks_until_the_main_future_goes_on_does_not_hold_it_up() {
-    fresh_processes(
-        30,
-        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
-        || {
-            for _ in 0..50 {
-                block_on(async {
-                    let (sender, receiver) = mpsc::channel();
-                    let task = spawn(async move {
-                        receiver
-                            .recv_timeout(SOON)
-                            .expect("the main future is held up")
-                    });
-                    for _ in 0..3 {
-                        future::yield_now().await;
-                    }
-                    Timer::after(Duration::from_millis(1)).await;
-                    sender.send(7).unwrap();
-                    assert_eq!(task.await, 7);
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        for _ in 0..50 {
+            block_on(async {
+                let (sender, receiver) = mpsc::channel();
+                let task = spawn(async move {
+                    receiver.recv_timeout(SOON).expect("the main future is held up")
                 });
-            }
-        },
-    );
+                for _ in 0..3 {
+                    future::yield_now().await;
+                }
+                Timer::after(Duration::from_millis(1)).await;
+                sender.send(7).unwrap();
+                assert_eq!(task.await, 7);
+            });
+        }
+    });
 }
 
 #[test]
@@ -372,19 +343,11 @@ fn the_thread_that_polls_the_reactor_leaves_and_the_others_go_on() {
                 inside.wait_blocking();
                 scope.spawn(|| {
                     let wait = sleep(Duration::from_millis(6));
-                    if round % 2 == 0 {
-                        block_on(wait)
-                    } else {
-                        foreign_block_on(wait)
-                    }
+                    if round % 2 == 0 { block_on(wait) } else { foreign_block_on(wait) }
                 });
                 scope.spawn(|| {
                     let wait = async { reader.read_exact(&mut [0]).await.unwrap() };
-                    if round % 4 < 2 {
-                        foreign_block_on(wait)
-                    } else {
-                        block_on(wait)
-                    }
+                    if round % 4 < 2 { foreign_block_on(wait) } else { block_on(wait) }
                 });
                 thread::sleep(Duration::from_millis(5 + round % 5));
                 Write::write_all(&mut writer.get_ref(), b"x").unwrap();
@@ -454,9 +417,7 @@ fn many_threads_that_come_and_go_all_get_their_timers_and_bytes() {
                         } else {
                             block_on(wait)
                         };
-                        let late = start
-                            .elapsed()
-                            .saturating_sub(Duration::from_micros(micros));
+                        let late = start.elapsed().saturating_sub(Duration::from_micros(micros));
                         worst.fetch_max(late.as_millis() as usize, Ordering::Relaxed);
                     }
                 });
@@ -478,9 +439,7 @@ fn a_program_that_only_calls_block_on_has_no_helper_thread() {
             one.write_all(b"x").await.unwrap();
             two.read_exact(&mut [0]).await.unwrap();
             spawn_local(async { Timer::after(Duration::from_millis(5)).await }).await;
-            smol::timeout(Duration::from_millis(5), pending::<()>())
-                .await
-                .unwrap_err();
+            smol::timeout(Duration::from_millis(5), pending::<()>()).await.unwrap_err();
             let listener = Async::<TcpListener>::bind(("127.0.0.1", 0)).unwrap();
             let addr = listener.get_ref().local_addr().unwrap();
             let (accepted, connected) =
@@ -502,17 +461,10 @@ fn a_program_that_only_calls_block_on_has_no_helper_thread() {
 fn closures_on_a_full_pool_may_wait_for_the_pool() {
     fresh_processes(
         30,
-        &[
-            &[("BLOCKING_MAX_THREADS", "1")],
-            &[("BLOCKING_MAX_THREADS", "2")],
-        ],
+        &[&[("BLOCKING_MAX_THREADS", "1")], &[("BLOCKING_MAX_THREADS", "2")]],
         || {
             fn nest(depth: u32) -> u32 {
-                if depth == 0 {
-                    0
-                } else {
-                    block_on(unblock(move || nest(depth - 1))) + 1
-                }
+                if depth == 0 { 0 } else { block_on(unblock(move || nest(depth - 1))) + 1 }
             }
             assert_eq!(block_on(unblock(|| nest(3))), 3);
             let towers: Vec<_> = (0..8).map(|_| unblock(|| nest(3))).collect();

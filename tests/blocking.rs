@@ -31,15 +31,9 @@ fn a_closure_runs_elsewhere_and_its_result_comes_back() {
         let here = thread::current().id();
         assert_ne!(block_on(unblock(|| thread::current().id())), here);
         assert_ne!(foreign_block_on(unblock(|| thread::current().id())), here);
-        assert_ne!(
-            foreign_block_on(spawn(unblock(|| thread::current().id()))),
-            here
-        );
+        assert_ne!(foreign_block_on(spawn(unblock(|| thread::current().id()))), here);
         let name = block_on(unblock(|| thread::current().name().map(str::to_owned)));
-        assert!(
-            name.as_deref().unwrap_or_default().starts_with("smol-pool"),
-            "{name:?}"
-        );
+        assert!(name.as_deref().unwrap_or_default().starts_with("smol-pool"), "{name:?}");
     });
 }
 
@@ -105,9 +99,7 @@ fn a_panic_reaches_whoever_awaits_and_no_one_else() {
     within(20, || {
         block_on(async {
             for _ in 0..50 {
-                let panicked = AssertUnwindSafe(unblock(|| panic!("mine")))
-                    .catch_unwind()
-                    .await;
+                let panicked = AssertUnwindSafe(unblock(|| panic!("mine"))).catch_unwind().await;
                 assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"mine"));
             }
             unblock(|| panic!("nobody hears this")).detach();
@@ -201,10 +193,7 @@ fn the_limit_is_kept() {
                 task.await;
             }
         });
-        assert!(
-            (2..=3).contains(&most.load(Ordering::SeqCst)),
-            "{most:?} at once"
-        );
+        assert!((2..=3).contains(&most.load(Ordering::SeqCst)), "{most:?} at once");
         // All three are there if they are needed.
         let barrier = Arc::new(Barrier::new(3));
         let tasks = [barrier.clone(), barrier.clone(), barrier]
@@ -230,10 +219,7 @@ fn closures_that_wait_for_closures_do_not_starve_each_other() {
     }
     fresh_processes(
         30,
-        &[
-            &[("BLOCKING_MAX_THREADS", "1")],
-            &[("BLOCKING_MAX_THREADS", "2")],
-        ],
+        &[&[("BLOCKING_MAX_THREADS", "1")], &[("BLOCKING_MAX_THREADS", "2")]],
         || {
             assert_eq!(foreign_block_on(unblock(|| nested(5))), 6 - 1);
             let tasks: Vec<_> = (0..20).map(|i| unblock(move || nested(i % 5))).collect();
@@ -251,15 +237,10 @@ fn closures_that_wait_for_closures_do_not_starve_each_other() {
 fn closures_that_wait_for_tasks_that_wait_for_closures_come_to_an_end() {
     fresh_processes(
         10,
-        &[
-            &[("BLOCKING_MAX_THREADS", "1")],
-            &[("BLOCKING_MAX_THREADS", "2")],
-        ],
+        &[&[("BLOCKING_MAX_THREADS", "1")], &[("BLOCKING_MAX_THREADS", "2")]],
         || {
             let deep = unblock(|| {
-                block_on(spawn(async {
-                    unblock(|| block_on(spawn(async { 1 }))).await + 1
-                }))
+                block_on(spawn(async { unblock(|| block_on(spawn(async { 1 }))).await + 1 }))
             });
             assert_eq!(foreign_block_on(deep), 2);
         },
@@ -350,10 +331,7 @@ fn idle_threads_retire_and_cost_nothing_until_then() {
         eventually(|| common::threads_named("smol-pool") <= 1);
         let retiring = common::cpu_time() - before;
         let (cpu, switches) = common::idle_cost(500 * MS);
-        assert!(
-            switches <= 1 && cpu < 50 * MS,
-            "{switches} wake-ups, {cpu:?}"
-        );
+        assert!(switches <= 1 && cpu < 50 * MS, "{switches} wake-ups, {cpu:?}");
         // `eventually` looks a thousand times a second; what is above that is theirs.
         assert!(retiring < Duration::from_secs(3), "{retiring:?}");
         assert_eq!(foreign_block_on(unblock(|| 1)), 1);
@@ -497,18 +475,9 @@ fn a_dropped_reader_of_the_standard_input_has_eaten_nothing_nobody_saw() {
             "a_dropped_reader_of_the_standard_input_has_eaten_nothing_nobody_saw",
             std::process::Stdio::piped(),
         );
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(b"one\ntwo\nthree\nfour")
-            .unwrap();
+        child.stdin.take().unwrap().write_all(b"one\ntwo\nthree\nfour").unwrap();
         let output = child.wait_with_output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stdout)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     });
 }
 
@@ -540,10 +509,7 @@ fn a_reader_of_the_standard_input_that_was_dropped_while_it_waited_eats_nothing_
         let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut lines = io::BufRead::lines(io::BufReader::new(stdout)).map(Result::unwrap);
         for i in 1..=3 {
-            assert!(
-                lines.any(|line| line.contains("dropped")),
-                "the child ended early"
-            );
+            assert!(lines.any(|line| line.contains("dropped")), "the child ended early");
             stdin.write_all(format!("late {i}\n").as_bytes()).unwrap();
         }
         assert!(lines.any(|line| line.contains("1 passed")));
@@ -614,11 +580,7 @@ impl Write for Shared {
 
     fn flush(&mut self) -> io::Result<()> {
         self.flushes.fetch_add(1, Ordering::SeqCst);
-        self.errors
-            .lock()
-            .unwrap()
-            .pop_front()
-            .map_or(Ok(()), |kind| Err(kind.into()))
+        self.errors.lock().unwrap().pop_front().map_or(Ok(()), |kind| Err(kind.into()))
     }
 }
 
@@ -650,11 +612,7 @@ fn a_reader_that_has_nothing_to_say_holds_up_nobody() {
             assert_eq!(reader.read(&mut buffer).await.unwrap(), 5);
             assert_eq!(&buffer[..5], b"first");
             for _ in 0..50 {
-                assert!(
-                    future::poll_once(reader.read(&mut buffer[..8]))
-                        .await
-                        .is_none()
-                );
+                assert!(future::poll_once(reader.read(&mut buffer[..8])).await.is_none());
                 script.send(Ok(b"again".to_vec())).unwrap();
                 let mut text = [0; 5];
                 reader.read_exact(&mut text).await.unwrap();
@@ -671,16 +629,9 @@ fn a_reader_that_has_nothing_to_say_holds_up_nobody() {
             }
             assert_eq!(all, b"abcdef");
             script.send(Err(ErrorKind::TimedOut.into())).unwrap();
-            assert_eq!(
-                reader.read(&mut buffer).await.unwrap_err().kind(),
-                ErrorKind::TimedOut
-            );
+            assert_eq!(reader.read(&mut buffer).await.unwrap_err().kind(), ErrorKind::TimedOut);
             script.send(Ok(b"x".to_vec())).unwrap();
-            assert_eq!(
-                reader.read(&mut buffer).await.unwrap(),
-                1,
-                "an error is told once"
-            );
+            assert_eq!(reader.read(&mut buffer).await.unwrap(), 1, "an error is told once");
             drop(script);
             assert_eq!(reader.read(&mut buffer).await.unwrap(), 0);
         });
@@ -693,9 +644,7 @@ fn bytes_that_were_read_before_an_error_are_told_before_it() {
         block_on(async {
             let (script, lines) = mpsc::channel();
             script.send(Ok(b"good".to_vec())).unwrap();
-            script
-                .send(Err(ErrorKind::ConnectionAborted.into()))
-                .unwrap();
+            script.send(Err(ErrorKind::ConnectionAborted.into())).unwrap();
             let mut reader = Unblock::new(Scripted(lines));
             let mut buffer = [0; 16];
             assert_eq!(reader.read(&mut buffer).await.unwrap(), 4);
@@ -719,38 +668,16 @@ fn what_a_write_counts_has_been_written_and_its_error_is_its_own() {
                 let before = shared.bytes.lock().unwrap().len();
                 let n = writer.write(&vec![1; size]).await.unwrap();
                 assert!(n > 0 && n <= size);
-                assert_eq!(
-                    shared.bytes.lock().unwrap().len(),
-                    before + n,
-                    "nothing is pending"
-                );
+                assert_eq!(shared.bytes.lock().unwrap().len(), before + n, "nothing is pending");
             }
             assert_eq!(writer.write(&[]).await.unwrap(), 0);
             for _ in 0..20 {
-                shared
-                    .errors
-                    .lock()
-                    .unwrap()
-                    .push_back(ErrorKind::StorageFull);
-                assert_eq!(
-                    writer.write(b"x").await.unwrap_err().kind(),
-                    ErrorKind::StorageFull
-                );
-                assert_eq!(
-                    writer.write(b"x").await.unwrap(),
-                    1,
-                    "an error is told once"
-                );
+                shared.errors.lock().unwrap().push_back(ErrorKind::StorageFull);
+                assert_eq!(writer.write(b"x").await.unwrap_err().kind(), ErrorKind::StorageFull);
+                assert_eq!(writer.write(b"x").await.unwrap(), 1, "an error is told once");
             }
-            shared
-                .errors
-                .lock()
-                .unwrap()
-                .push_back(ErrorKind::BrokenPipe);
-            assert_eq!(
-                writer.flush().await.unwrap_err().kind(),
-                ErrorKind::BrokenPipe
-            );
+            shared.errors.lock().unwrap().push_back(ErrorKind::BrokenPipe);
+            assert_eq!(writer.flush().await.unwrap_err().kind(), ErrorKind::BrokenPipe);
             let flushes = shared.flushes.load(Ordering::SeqCst);
             writer.flush().await.unwrap();
             assert!(shared.flushes.load(Ordering::SeqCst) > flushes);
@@ -794,21 +721,11 @@ fn an_error_of_a_write_that_was_given_up_is_not_hidden() {
 fn a_full_disk_is_never_a_write_of_nothing() {
     within(20, || {
         block_on(async {
-            let mut full = Unblock::new(
-                std::fs::OpenOptions::new()
-                    .write(true)
-                    .open("/dev/full")
-                    .unwrap(),
-            );
+            let mut full =
+                Unblock::new(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
             for _ in 0..200 {
-                assert_eq!(
-                    full.write(b"x").await.unwrap_err().kind(),
-                    ErrorKind::StorageFull
-                );
-                assert_eq!(
-                    full.write_all(b"x").await.unwrap_err().kind(),
-                    ErrorKind::StorageFull
-                );
+                assert_eq!(full.write(b"x").await.unwrap_err().kind(), ErrorKind::StorageFull);
+                assert_eq!(full.write_all(b"x").await.unwrap_err().kind(), ErrorKind::StorageFull);
             }
             full.flush().await.unwrap();
         });
@@ -829,10 +746,7 @@ fn the_position_is_the_user_s_whatever_was_read_ahead() {
                 match fastrand::u8(0..3) {
                     0 => {
                         position = fastrand::u64(0..90_000);
-                        assert_eq!(
-                            file.seek(SeekFrom::Start(position)).await.unwrap(),
-                            position
-                        );
+                        assert_eq!(file.seek(SeekFrom::Start(position)).await.unwrap(), position);
                     }
                     1 => {
                         let back = fastrand::u64(0..=position.min(1000));
@@ -860,10 +774,7 @@ fn the_position_is_the_user_s_whatever_was_read_ahead() {
             let mut back = [0; 4];
             file.read_exact(&mut back).await.unwrap();
             assert_eq!(&back, b"HERE");
-            assert_eq!(
-                file.with_mut(|file| file.stream_position().unwrap()).await,
-                19
-            );
+            assert_eq!(file.with_mut(|file| file.stream_position().unwrap()).await, 19);
             assert_eq!(file.get_mut().await.stream_position().unwrap(), 19);
             assert_eq!(file.into_inner().await.stream_position().unwrap(), 19);
         });
@@ -876,15 +787,12 @@ fn what_is_inside_can_be_used_and_taken_out() {
         block_on(async {
             let mut list = Unblock::new(vec![1, 2, 3]);
             let here = thread::current().id();
-            let (sum, there) = list
-                .with_mut(|list| (list.iter().sum::<i32>(), thread::current().id()))
-                .await;
+            let (sum, there) =
+                list.with_mut(|list| (list.iter().sum::<i32>(), thread::current().id())).await;
             assert_eq!(sum, 6);
             assert_ne!(there, here);
             list.get_mut().await.push(4);
-            let panicked = AssertUnwindSafe(list.with_mut(|_| panic!("mine")))
-                .catch_unwind()
-                .await;
+            let panicked = AssertUnwindSafe(list.with_mut(|_| panic!("mine"))).catch_unwind().await;
             assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"mine"));
         });
         block_on(async {
@@ -980,12 +888,7 @@ fn the_waker_that_asked_last_is_woken() {
         for waker in [&first, &second] {
             let mut buffer = [0; 8];
             let mut reading = pin!(reader.read(&mut buffer));
-            assert!(
-                reading
-                    .as_mut()
-                    .poll(&mut std::task::Context::from_waker(waker))
-                    .is_pending()
-            );
+            assert!(reading.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
         }
         script.send(Ok(b"x".to_vec())).unwrap();
         eventually(|| second_wakes.count() > 0);
@@ -1001,8 +904,6 @@ fn an_unblock_can_be_shown_and_sent() {
     send(&unblocked);
     assert!(format!("{unblocked:?}").contains("Unblock"));
     static USED: AtomicBool = AtomicBool::new(false);
-    within(10, || {
-        block_on(unblock(|| USED.store(true, Ordering::SeqCst)))
-    });
+    within(10, || block_on(unblock(|| USED.store(true, Ordering::SeqCst))));
     assert!(USED.load(Ordering::SeqCst));
 }

@@ -45,10 +45,7 @@ fn cancelling_from_another_thread_returns_whatever_the_state_of_the_task() {
                 pending::<u8>().await
             });
             assert_eq!(cancel_elsewhere(task).join().unwrap(), None);
-            assert!(
-                dropped.is_set(),
-                "cancel() returned before the future was gone"
-            );
+            assert!(dropped.is_set(), "cancel() returned before the future was gone");
             // Parked.
             let (parked, dropped) = (Flag::new(), Flag::new());
             let task = spawn({
@@ -193,11 +190,7 @@ fn a_cancel_that_is_dropped_half_way_has_cancelled_all_the_same() {
             }
         });
         running.wait_blocking();
-        assert!(
-            pin!(task.cancel())
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_pending()
-        );
+        assert!(pin!(task.cancel()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         release.send(()).unwrap();
         dropped.wait_blocking();
     });
@@ -263,11 +256,7 @@ fn awaiting_a_cancelled_task_is_a_panic_and_fallible_tells() {
     within(20, || {
         let task = spawn(pending::<u8>());
         let mut fallible = task.fallible();
-        assert!(
-            Pin::new(&mut fallible)
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_pending()
-        );
+        assert!(Pin::new(&mut fallible).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         assert_eq!(foreign_block_on(fallible.cancel()), None);
         // Its executor is gone: there is nothing left to await.
         let ex = Executor::new();
@@ -328,10 +317,7 @@ fn assert_flat(what: &str, mut waste: impl FnMut()) {
     let before = live_bytes();
     (0..10_000).for_each(|_| waste());
     let grown = live_bytes() - before;
-    assert!(
-        grown < 20_000,
-        "{what}: 10,000 cancelled ones left {grown} bytes"
-    );
+    assert!(grown < 20_000, "{what}: 10,000 cancelled ones left {grown} bytes");
 }
 
 /// async-std, tokio #2290, async-io #13. Nobody drives the reactor meanwhile.
@@ -356,16 +342,10 @@ fn cancelled_timers_waiters_and_tasks_leave_no_memory_behind() {
             assert!(Pin::new(&mut same).poll(cx).is_pending());
         });
         assert_flat("timeout", || {
-            assert!(
-                pin!(smol::timeout(hour, pending::<()>()))
-                    .poll(cx)
-                    .is_pending()
-            )
+            assert!(pin!(smol::timeout(hour, pending::<()>())).poll(cx).is_pending())
         });
         let (one, _two) = socket_pair();
-        assert_flat("readable", || {
-            assert!(pin!(one.readable()).poll(cx).is_pending())
-        });
+        assert_flat("readable", || assert!(pin!(one.readable()).poll(cx).is_pending()));
         assert_flat("two of readable", || {
             let (a, b) = (pin!(one.readable()), pin!(one.readable()));
             assert!(a.poll(cx).is_pending() && b.poll(cx).is_pending());
@@ -378,17 +358,11 @@ fn cancelled_timers_waiters_and_tasks_leave_no_memory_behind() {
         });
         assert_flat("readable, with ever other wakers", || {
             let (waker, _) = common::counting_waker();
-            assert!(
-                pin!(one.readable())
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_pending()
-            );
+            assert!(pin!(one.readable()).poll(&mut Context::from_waker(&waker)).is_pending());
         });
         let ex = Executor::new();
         assert_flat("tick", || assert!(pin!(ex.tick()).poll(cx).is_pending()));
-        assert_flat("run", || {
-            assert!(pin!(ex.run(pending::<()>())).poll(cx).is_pending())
-        });
+        assert_flat("run", || assert!(pin!(ex.run(pending::<()>())).poll(cx).is_pending()));
         assert_flat("task of an executor", || {
             let task = ex.spawn(pending::<()>());
             ex.try_tick();
@@ -433,12 +407,7 @@ fn cancelled_timers_waiters_and_tasks_leave_no_memory_behind() {
             move || {
                 for _ in 0..4 {
                     let (waker, _) = common::counting_waker();
-                    assert!(
-                        scope
-                            .as_mut()
-                            .poll(&mut Context::from_waker(&waker))
-                            .is_pending()
-                    );
+                    assert!(scope.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
                 }
             }
         });

@@ -55,11 +55,7 @@ fn an_executor_drops_all_its_futures_queued_or_parked_with_itself() {
                 }
             }
             drop(ex);
-            assert_eq!(
-                drops.load(Ordering::SeqCst),
-                30,
-                "futures outlive their executor"
-            );
+            assert_eq!(drops.load(Ordering::SeqCst), 30, "futures outlive their executor");
             drop(tasks);
         }
     });
@@ -91,9 +87,7 @@ fn an_executor_that_was_driven_by_many_threads_drops_all_its_futures() {
                 .detach();
             }
             stop.set();
-            drivers
-                .into_iter()
-                .for_each(|driver| driver.join().unwrap());
+            drivers.into_iter().for_each(|driver| driver.join().unwrap());
             assert_eq!(drops.load(Ordering::SeqCst), 0);
             drop(ex);
             assert_eq!(drops.load(Ordering::SeqCst), 100);
@@ -135,8 +129,7 @@ fn dropping_an_executor_while_another_thread_wakes_its_tasks_is_safe() {
                 tasks.into_iter().for_each(|task| task.detach());
             }
             let together = Arc::new(Barrier::new(2));
-            jobs.send((together.clone(), wakers.try_iter().collect()))
-                .unwrap();
+            jobs.send((together.clone(), wakers.try_iter().collect())).unwrap();
             together.wait();
             drop(ex);
             // Gone by now, or with the last wake that was under way.
@@ -152,10 +145,8 @@ fn a_finished_task_of_a_dropped_executor_still_has_its_result() {
     within(20, || {
         let (ex, local) = (Executor::new(), LocalExecutor::new());
         let dropped = Flag::new();
-        let (task, local_task) = (
-            ex.spawn(async { String::from("late") }),
-            local.spawn(async { 2 }),
-        );
+        let (task, local_task) =
+            (ex.spawn(async { String::from("late") }), local.spawn(async { 2 }));
         let unclaimed = ex.spawn({
             let result = set_on_drop(&dropped);
             async move { result }
@@ -270,11 +261,7 @@ fn a_thousand_executors_threads_and_sockets_leave_nothing_behind() {
         let grown = live_bytes() - bytes;
         assert!(grown < 50_000, "{grown} bytes");
         assert_eq!(common::open_fds(), fds);
-        assert!(
-            common::threads().len() <= threads + 2,
-            "{:?}",
-            common::threads()
-        );
+        assert!(common::threads().len() <= threads + 2, "{:?}", common::threads());
     });
 }
 

@@ -16,10 +16,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(60);
 
 const ANY_PORT: &str = "127.0.0.1:0";
-const CERTIFICATE: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/examples/common/certificate.pem"
-);
+const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/common/certificate.pem");
 
 /// A running program. Dropping it kills it.
 struct Program {
@@ -66,13 +63,9 @@ impl Program {
     }
 
     fn start(name: &str, command: &mut Command) -> Program {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
 
         let (sender, printed) = mpsc::channel();
         let stdout: Box<dyn Read + Send> = Box::new(child.stdout.take().expect("a pipe"));
@@ -81,9 +74,7 @@ impl Program {
             let sender = sender.clone();
             thread::spawn(move || {
                 for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-                    sender
-                        .send(String::from_utf8_lossy(&line).into_owned())
-                        .ok();
+                    sender.send(String::from_utf8_lossy(&line).into_owned()).ok();
                 }
             });
         }
@@ -100,11 +91,7 @@ impl Program {
 
     /// Fails the test and shows what the program has printed.
     fn fail(&self, why: &str) -> ! {
-        panic!(
-            "{}: {why}. It printed:\n{}\n",
-            self.name,
-            self.seen.join("\n")
-        )
+        panic!("{}: {why}. It printed:\n{}\n", self.name, self.seen.join("\n"))
     }
 
     /// Types a line.
@@ -163,10 +150,7 @@ impl Program {
     fn succeed(self) -> String {
         let name = self.name.clone();
         let (status, printed) = self.end();
-        assert!(
-            status.success(),
-            "{name} ended with {status}. It printed:\n{printed}\n"
-        );
+        assert!(status.success(), "{name} ended with {status}. It printed:\n{printed}\n");
         printed
     }
 
@@ -193,10 +177,7 @@ fn run(name: &str, args: &[&str]) -> String {
 
 #[track_caller]
 fn assert_has(printed: &str, text: &str) {
-    assert!(
-        printed.contains(text),
-        "no {text:?} in what was printed:\n{printed}\n"
-    );
+    assert!(printed.contains(text), "no {text:?} in what was printed:\n{printed}\n");
 }
 
 // ---------- TCP ----------
@@ -233,15 +214,8 @@ fn tcp_server_echoes_a_megabyte_while_it_is_sent() {
     });
     let mut echoed = Vec::new();
     stream.read_to_end(&mut echoed).expect("the echo");
-    sending
-        .join()
-        .expect("the sending thread")
-        .expect("the server reads");
-    assert!(
-        echoed == data,
-        "{} bytes came back, not all as they were sent",
-        echoed.len()
-    );
+    sending.join().expect("the sending thread").expect("the server reads");
+    assert!(echoed == data, "{} bytes came back, not all as they were sent", echoed.len());
 }
 
 #[test]
@@ -283,22 +257,10 @@ fn simple_server_answers_simple_client_with_and_without_tls() {
     let https = server.wait_for("Listening on https://");
     let port = https.rsplit(':').next().expect("a port");
 
-    assert_has(
-        &run("simple-client", &[&format!("http://{http}/")]),
-        "Hello from smol!",
-    );
-    assert_has(
-        &run("simple-client", &[&format!("http://{http}/nowhere")]),
-        "404 Not Found",
-    );
-    assert_has(
-        &run("simple-client", &[&format!("https://{https}/about")]),
-        "A server by hand.",
-    );
-    assert_has(
-        &run("simple-client", &[&format!("https://localhost:{port}")]),
-        "Hello from smol!",
-    );
+    assert_has(&run("simple-client", &[&format!("http://{http}/")]), "Hello from smol!");
+    assert_has(&run("simple-client", &[&format!("http://{http}/nowhere")]), "404 Not Found");
+    assert_has(&run("simple-client", &[&format!("https://{https}/about")]), "A server by hand.");
+    assert_has(&run("simple-client", &[&format!("https://localhost:{port}")]), "Hello from smol!");
 }
 
 #[test]
@@ -316,10 +278,7 @@ fn simple_server_answers_curl_which_trusts_only_its_certificate() {
     // A client that does not trust it breaks off, and the server goes on.
     if let Some(curl) = Program::curl(&[&format!("https://{https}/")]) {
         assert!(!curl.end().0.success());
-        assert_has(
-            &run("simple-client", &[&format!("https://{https}/")]),
-            "Hello from smol!",
-        );
+        assert_has(&run("simple-client", &[&format!("https://{https}/")]), "Hello from smol!");
     }
 }
 
@@ -331,15 +290,8 @@ fn hyper_server_answers_hyper_client() {
     let page = run("hyper-client", &[&url]);
     assert_has(&page, "answers 200 OK\nHello from smol!");
 
-    let echoes = run(
-        "hyper-client",
-        &["--post", "to be echoed", &url, &url, &url],
-    );
-    assert_eq!(
-        echoes.matches("answers 200 OK\nto be echoed").count(),
-        3,
-        "{echoes}"
-    );
+    let echoes = run("hyper-client", &["--post", "to be echoed", &url, &url, &url]);
+    assert_eq!(echoes.matches("answers 200 OK\nto be echoed").count(), 3, "{echoes}");
     assert_has(&echoes, "36 bytes posted");
 }
 
@@ -372,9 +324,7 @@ fn hyper_server_answers_curl() {
     assert_has(&echo, "1 new connections");
     assert_has(&echo, "0 new connections");
 
-    let refused = Program::curl(&["-i", "-X", "DELETE", &url])
-        .expect("curl was there")
-        .succeed();
+    let refused = Program::curl(&["-i", "-X", "DELETE", &url]).expect("curl was there").succeed();
     assert_has(&refused, "HTTP/1.1 405 Method Not Allowed");
 }
 
@@ -423,10 +373,7 @@ fn hyper_server_stops_on_ctrl_c_while_clients_are_connected() {
     let end = client
         .read(&mut [0])
         .map_or_else(|error| error.kind(), |_| std::io::ErrorKind::UnexpectedEof);
-    assert!(
-        end != std::io::ErrorKind::WouldBlock,
-        "the connection was left open"
-    );
+    assert!(end != std::io::ErrorKind::WouldBlock, "the connection was left open");
 }
 
 #[test]
@@ -449,12 +396,7 @@ fn async_h1_server_answers_async_h1_client_and_curl() {
     server.wait_for("GET ");
 
     if let Some(curl) = Program::curl(&["-d", "a body that nobody reads", &url, &url]) {
-        assert_eq!(
-            curl.succeed()
-                .matches("Hello from smol and async-h1!")
-                .count(),
-            2
-        );
+        assert_eq!(curl.succeed().matches("Hello from smol and async-h1!").count(), 2);
     }
 }
 
@@ -477,17 +419,11 @@ fn web_crawler_visits_the_pages_of_simple_server() {
 
 #[test]
 fn other_runtimes_fetches_a_page_through_tokio() {
-    assert_has(
-        &run("other-runtimes", &[]),
-        "answers 200 OK\nHello from smol!",
-    );
+    assert_has(&run("other-runtimes", &[]), "answers 200 OK\nHello from smol!");
 
     let mut server = Program::example("hyper-server", &[ANY_PORT]);
     let url = server.wait_for("Listening on ");
-    assert_has(
-        &run("other-runtimes", &[&url]),
-        "answers 200 OK\nHello from smol!",
-    );
+    assert_has(&run("other-runtimes", &[&url]), "answers 200 OK\nHello from smol!");
 }
 
 // ---------- TLS and WebSockets ----------
@@ -552,9 +488,8 @@ fn read_dir_lists_a_directory() {
     let printed = run("read-dir", &["examples"]);
     let mut listed: Vec<_> = printed.lines().map(PathBuf::from).collect();
     let entries = fs::read_dir("examples").expect("the directory");
-    let mut entries: Vec<_> = entries
-        .map(|entry| PathBuf::from(entry.expect("an entry").file_name()))
-        .collect();
+    let mut entries: Vec<_> =
+        entries.map(|entry| PathBuf::from(entry.expect("an entry").file_name())).collect();
     listed.sort();
     entries.sort();
     assert_eq!(listed, entries);
@@ -598,13 +533,7 @@ fn timer_sleep_sleeps_as_long_as_it_says_and_ticks() {
     let printed = run("timer-sleep", &["50"]);
     let after: Vec<u64> = printed
         .lines()
-        .map(|line| {
-            line.split(' ')
-                .rev()
-                .nth(1)
-                .and_then(|n| n.parse().ok())
-                .expect("a number")
-        })
+        .map(|line| line.split(' ').rev().nth(1).and_then(|n| n.parse().ok()).expect("a number"))
         .collect();
     assert_eq!(after.len(), 4, "{printed}");
     for (ticks, after) in (1..).zip(after) {
@@ -637,10 +566,7 @@ fn tour_runs_and_is_quiet_in_this_build() {
 #[test]
 fn thread_pool_counts_primes_and_takes_naps() {
     let printed = run("thread-pool", &[]);
-    assert_has(
-        &printed,
-        "2262 4203 6057 7837 9592 11301 13010 14683 primes",
-    );
+    assert_has(&printed, "2262 4203 6057 7837 9592 11301 13010 14683 primes");
     assert_has(&printed, "50 naps of 100 ms in ");
 }
 
@@ -661,10 +587,7 @@ fn ctrl_c_ends_on_ctrl_c() {
 fn unix_signal_reloads_on_sighup_and_ends_on_sigint_and_sigterm() {
     use rustix::process::Signal;
 
-    for (signal, name) in [
-        (Signal::INT, "SIGINT: done"),
-        (Signal::TERM, "SIGTERM: done"),
-    ] {
+    for (signal, name) in [(Signal::INT, "SIGINT: done"), (Signal::TERM, "SIGTERM: done")] {
         let mut program = Program::example("unix-signal", &[]);
         program.wait_for("waits for signals");
         for _ in 0..3 {
@@ -681,10 +604,8 @@ fn unix_signal_reloads_on_sighup_and_ends_on_sigint_and_sigterm() {
 #[test]
 fn linux_inotify_tells_which_files_come_and_go() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut program = Program::example(
-        "linux-inotify",
-        &[dir.path().to_str().expect("a path in UTF-8")],
-    );
+    let mut program =
+        Program::example("linux-inotify", &[dir.path().to_str().expect("a path in UTF-8")]);
     program.wait_for("Watching ");
 
     let path = dir.path().join("new");
@@ -699,10 +620,7 @@ fn linux_inotify_tells_which_files_come_and_go() {
 #[test]
 fn linux_timerfd_sleeps_as_long_as_it_says() {
     let printed = run("linux-timerfd", &["50"]);
-    let slept = printed
-        .split(' ')
-        .nth(1)
-        .and_then(|n| n.parse::<u64>().ok());
+    let slept = printed.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
     assert!(slept.is_some_and(|millis| millis >= 50), "{printed}");
 }
 
@@ -711,11 +629,7 @@ fn windows_uds_says_hello_or_that_it_is_for_windows() {
     let printed = run("windows-uds", &[]);
     assert_has(
         &printed,
-        if cfg!(windows) {
-            "Hello through a Unix socket!"
-        } else {
-            "only on Windows"
-        },
+        if cfg!(windows) { "Hello through a Unix socket!" } else { "only on Windows" },
     );
 }
 
@@ -728,15 +642,9 @@ fn every_example_is_run_here_and_says_what_it_is_and_how_to_run_it() {
     for entry in fs::read_dir("examples").expect("the directory") {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path
-                .file_stem()
-                .and_then(|name| name.to_str())
-                .expect("a name in UTF-8");
+            let name = path.file_stem().and_then(|name| name.to_str()).expect("a name in UTF-8");
             let text = fs::read_to_string(&path).expect("the example");
-            assert!(
-                this_file.contains(&format!("\"{name}\"")),
-                "no test runs {name}"
-            );
+            assert!(this_file.contains(&format!("\"{name}\"")), "no test runs {name}");
             assert!(text.starts_with("//! "), "{name} does not say what it is");
             // `cargo run --example NAME`, with `--release` where speed is the point, or an alias.
             assert!(

@@ -55,10 +55,7 @@ fn waking_three_times_before_the_poll_polls_once() {
             }
         }));
         assert!(ex.try_tick());
-        assert!(
-            !ex.try_tick(),
-            "a pending task was polled again without a wake"
-        );
+        assert!(!ex.try_tick(), "a pending task was polled again without a wake");
         let waker = wakers.1.recv().unwrap();
         (0..3).for_each(|_| waker.wake_by_ref());
         assert!(ex.try_tick());
@@ -127,14 +124,7 @@ fn drive(
     threads.collect()
 }
 
-const WAYS: [&str; 6] = [
-    "run",
-    "foreign run",
-    "tick",
-    "foreign tick",
-    "try_tick",
-    "short runs",
-];
+const WAYS: [&str; 6] = ["run", "foreign run", "tick", "foreign tick", "try_tick", "short runs"];
 
 #[test]
 fn every_way_of_driving_finishes_every_task() {
@@ -173,9 +163,7 @@ fn every_way_of_driving_finishes_every_task() {
             });
             assert_eq!(sum, 399 * 400 / 2);
             done.set();
-            drivers
-                .into_iter()
-                .for_each(|driver| driver.join().unwrap());
+            drivers.into_iter().for_each(|driver| driver.join().unwrap());
             assert!(ex.is_empty(), "{ways:?}");
         }
     });
@@ -224,9 +212,7 @@ fn a_notified_worker_that_is_busy_elsewhere_does_not_hold_up_tasks() {
                 thread::yield_now();
             }
             busy.join().unwrap();
-            drivers
-                .into_iter()
-                .for_each(|driver| driver.join().unwrap());
+            drivers.into_iter().for_each(|driver| driver.join().unwrap());
         }
     });
 }
@@ -272,10 +258,7 @@ fn tasks_in_the_queue_of_a_blocked_runner_are_reached_by_all_other_drivers() {
                 }
             });
             done.set();
-            runner
-                .into_iter()
-                .chain(helper)
-                .for_each(|driver| driver.join().unwrap());
+            runner.into_iter().chain(helper).for_each(|driver| driver.join().unwrap());
         }
     });
 }
@@ -318,9 +301,7 @@ fn a_task_woken_by_one_that_then_blocks_is_reached_by_all_other_drivers() {
                 }
                 foreign_block_on(async { (sleeper.await, blocker.await) });
                 done.set();
-                drivers
-                    .into_iter()
-                    .for_each(|driver| driver.join().unwrap());
+                drivers.into_iter().for_each(|driver| driver.join().unwrap());
             }
         }
     });
@@ -376,11 +357,7 @@ fn a_run_that_is_dropped_in_the_middle_leaves_its_tasks_to_others() {
         {
             let mut run = pin!(ex.run(pending::<()>()));
             let (waker, _) = counting_waker();
-            assert!(
-                run.as_mut()
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_pending()
-            );
+            assert!(run.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
         while ex.try_tick() {}
         assert_eq!(count.load(Ordering::Relaxed), 500);
@@ -454,10 +431,8 @@ fn a_task_of_one_executor_wakes_one_of_another_on_the_same_thread_and_elsewhere(
     within(30, || {
         let done = Flag::new();
         let (one, two) = (Arc::new(Executor::new()), Arc::new(Executor::new()));
-        let drivers: Vec<_> = [&one, &two]
-            .into_iter()
-            .flat_map(|ex| drive(ex, &done, &["run"]))
-            .collect();
+        let drivers: Vec<_> =
+            [&one, &two].into_iter().flat_map(|ex| drive(ex, &done, &["run"])).collect();
         for _ in 0..500 {
             let (ping, pong) = (Flag::new(), Flag::new());
             let a = one.spawn({
@@ -477,9 +452,7 @@ fn a_task_of_one_executor_wakes_one_of_another_on_the_same_thread_and_elsewhere(
             foreign_block_on(future::zip(a, b));
         }
         done.set();
-        drivers
-            .into_iter()
-            .for_each(|driver| driver.join().unwrap());
+        drivers.into_iter().for_each(|driver| driver.join().unwrap());
     });
 }
 
@@ -518,9 +491,7 @@ fn tasks_wait_for_timers_whichever_way_they_are_driven() {
                 }
             });
             done.set();
-            drivers
-                .into_iter()
-                .for_each(|driver| driver.join().unwrap());
+            drivers.into_iter().for_each(|driver| driver.join().unwrap());
         }
     });
 }
@@ -547,9 +518,7 @@ fn two_runners_share_work_that_comes_one_by_one() {
             });
         }
         done.set();
-        drivers
-            .into_iter()
-            .for_each(|driver| driver.join().unwrap());
+        drivers.into_iter().for_each(|driver| driver.join().unwrap());
     });
 }
 

@@ -88,50 +88,41 @@ async fn a_timer_and_a_byte() {
 /// tokio #4730: the worker that came from the reactor blocks, and with it the reactor.
 #[test]
 fn a_task_that_blocks_right_after_its_event_does_not_stop_the_reactor() {
-    fresh_processes(
-        30,
-        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
-        || {
-            for round in 0..30 {
-                let ((mut a, mut to_a), (mut b, mut to_b)) = (socket_pair(), socket_pair());
-                let (release, released) = mpsc::channel();
-                let x = spawn(async move {
-                    if round % 2 == 0 {
-                        a.read_exact(&mut [0]).await.unwrap();
-                    } else {
-                        Timer::after(Duration::from_millis(1)).await;
-                    }
-                    to_b.write_all(b"b").await.unwrap();
-                    released
-                        .recv_timeout(SOON)
-                        .expect("the others wait for a task that blocks");
-                });
-                let y = spawn(async move {
-                    b.read_exact(&mut [0]).await.unwrap();
-                    Timer::after(Duration::from_millis(1)).await;
-                    release.send(()).unwrap();
-                });
-                let main = async {
-                    to_a.write_all(b"a").await.unwrap();
-                    future::zip(x, y).await;
-                };
-                if round % 3 == 0 {
-                    foreign_block_on(main)
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        for round in 0..30 {
+            let ((mut a, mut to_a), (mut b, mut to_b)) = (socket_pair(), socket_pair());
+            let (release, released) = mpsc::channel();
+            let x = spawn(async move {
+                if round % 2 == 0 {
+                    a.read_exact(&mut [0]).await.unwrap();
                 } else {
-                    block_on(main)
-                };
-            }
-        },
-    );
+                    Timer::after(Duration::from_millis(1)).await;
+                }
+                to_b.write_all(b"b").await.unwrap();
+                released.recv_timeout(SOON).expect("the others wait for a task that blocks");
+            });
+            let y = spawn(async move {
+                b.read_exact(&mut [0]).await.unwrap();
+                Timer::after(Duration::from_millis(1)).await;
+                release.send(()).unwrap();
+            });
+            let main = async {
+                to_a.write_all(b"a").await.unwrap();
+                future::zip(x, y).await;
+            };
+            if round % 3 == 0 {
+                foreign_block_on(main)
+            } else {
+                block_on(main)
+            };
+        }
+    });
 }
 
 #[test]
 fn as_many_blocked_tasks_as_workers_do_not_stop_tasks_timers_and_sockets() {
-    let configurations: [&[(&str, &str)]; 3] = [
-        &[("SMOL_THREADS", "1")],
-        &[("SMOL_THREADS", "2")],
-        &[("SMOL_THREADS", "4")],
-    ];
+    let configurations: [&[(&str, &str)]; 3] =
+        [&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "4")]];
     fresh_processes(30, &configurations, || {
         let workers: usize = std::env::var("SMOL_THREADS").unwrap().parse().unwrap();
         let (blocked, all_blocked) = mpsc::channel();
@@ -146,9 +137,7 @@ fn as_many_blocked_tasks_as_workers_do_not_stop_tasks_timers_and_sockets() {
             })
             .unzip();
         (0..workers).for_each(|_| {
-            all_blocked
-                .recv_timeout(SOON)
-                .expect("the blocking tasks do not all run at once")
+            all_blocked.recv_timeout(SOON).expect("the blocking tasks do not all run at once")
         });
         // Every worker is blocked now.
         let start = Instant::now();
@@ -163,9 +152,7 @@ fn as_many_blocked_tasks_as_workers_do_not_stop_tasks_timers_and_sockets() {
             a_timer_and_a_byte().await;
         });
         assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
-        releases
-            .into_iter()
-            .for_each(|release| release.send(()).unwrap());
+        releases.into_iter().for_each(|release| release.send(()).unwrap());
         foreign_block_on(async {
             for task in tasks {
                 task.await;
@@ -177,121 +164,101 @@ fn as_many_blocked_tasks_as_workers_do_not_stop_tasks_timers_and_sockets() {
 
 #[test]
 fn a_worker_that_computes_for_ever_does_not_stop_the_others() {
-    fresh_processes(
-        30,
-        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
-        || {
-            let stop = Flag::new();
-            let tasks: Vec<_> = (0..2)
-                .map(|_| {
-                    let stop = stop.clone();
-                    spawn(async move {
-                        while !stop.is_set() {
-                            std::hint::spin_loop();
-                        }
-                    })
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        let stop = Flag::new();
+        let tasks: Vec<_> = (0..2)
+            .map(|_| {
+                let stop = stop.clone();
+                spawn(async move {
+                    while !stop.is_set() {
+                        std::hint::spin_loop();
+                    }
                 })
-                .collect();
-            let start = Instant::now();
-            foreign_block_on(spawn(a_timer_and_a_byte()));
-            assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
-            stop.set();
-            foreign_block_on(async {
-                for task in tasks {
-                    task.await;
-                }
-            });
-        },
-    );
+            })
+            .collect();
+        let start = Instant::now();
+        foreign_block_on(spawn(a_timer_and_a_byte()));
+        assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+        stop.set();
+        foreign_block_on(async {
+            for task in tasks {
+                task.await;
+            }
+        });
+    });
 }
 
 #[test]
 fn tasks_queued_by_a_task_that_then_blocks_run_on_another_worker() {
-    fresh_processes(
-        30,
-        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
-        || {
-            for _ in 0..20 {
-                let (sender, receiver) = mpsc::channel();
-                foreign_block_on(spawn(async move {
-                    let tasks: Vec<_> = (0..300)
-                        .map(|i| {
-                            let sender = sender.clone();
-                            spawn(async move { sender.send(i).unwrap() })
-                        })
-                        .collect();
-                    let sum: u32 = (0..300)
-                        .map(|_| {
-                            receiver
-                                .recv_timeout(SOON)
-                                .expect("tasks wait behind a blocked one")
-                        })
-                        .sum();
-                    assert_eq!(sum, 299 * 300 / 2);
-                    drop(tasks);
-                }));
-            }
-        },
-    );
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        for _ in 0..20 {
+            let (sender, receiver) = mpsc::channel();
+            foreign_block_on(spawn(async move {
+                let tasks: Vec<_> = (0..300)
+                    .map(|i| {
+                        let sender = sender.clone();
+                        spawn(async move { sender.send(i).unwrap() })
+                    })
+                    .collect();
+                let sum: u32 = (0..300)
+                    .map(|_| receiver.recv_timeout(SOON).expect("tasks wait behind a blocked one"))
+                    .sum();
+                assert_eq!(sum, 299 * 300 / 2);
+                drop(tasks);
+            }));
+        }
+    });
 }
 
 /// The task woken last may sit in a place of its own; when its waker blocks, somebody must find it there.
 #[test]
 fn a_task_woken_by_one_that_then_blocks_runs_on_another_worker() {
-    fresh_processes(
-        30,
-        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
-        || {
-            for _ in 0..20 {
-                let (woken, (ran, has_run)) = (Flag::new(), mpsc::channel());
-                let sleeper = spawn({
-                    let woken = woken.clone();
-                    async move {
-                        woken.wait().await;
-                        ran.send(()).unwrap();
-                    }
-                });
-                let blocker = spawn(async move {
-                    future::yield_now().await;
-                    woken.set();
-                    has_run
-                        .recv_timeout(SOON)
-                        .expect("the woken task waits behind the one that woke it");
-                });
-                foreign_block_on(future::zip(sleeper, blocker));
-            }
-        },
-    );
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        for _ in 0..20 {
+            let (woken, (ran, has_run)) = (Flag::new(), mpsc::channel());
+            let sleeper = spawn({
+                let woken = woken.clone();
+                async move {
+                    woken.wait().await;
+                    ran.send(()).unwrap();
+                }
+            });
+            let blocker = spawn(async move {
+                future::yield_now().await;
+                woken.set();
+                has_run
+                    .recv_timeout(SOON)
+                    .expect("the woken task waits behind the one that woke it");
+            });
+            foreign_block_on(future::zip(sleeper, blocker));
+        }
+    });
 }
 
 /// Tasks on their way from one queue to another must not be overlooked by a worker that goes to sleep.
 #[test]
 fn two_tasks_that_block_until_they_meet_do_meet_beside_a_busy_worker() {
-    fresh_processes(
-        60,
-        &[&[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "3")]],
-        || {
-            let busy = spawn(yield_for_ever());
-            for round in 0..200 {
-                let meet = Arc::new(Barrier::new(2));
-                let tasks = [(); 2].map(|()| {
-                    let meet = meet.clone();
-                    spawn(async move {
-                        meet.wait();
-                    })
-                });
-                foreign_block_on(async {
-                    for task in tasks {
-                        task.await;
-                    }
-                });
-                for _ in 0..round % 300 {
-                    std::hint::spin_loop();
+    fresh_processes(60, &[&[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "3")]], || {
+        let busy = spawn(yield_for_ever());
+        for round in 0..200 {
+            let meet = Arc::new(Barrier::new(2));
+            let tasks = [(); 2].map(|()| {
+                let meet = meet.clone();
+                spawn(async move {
+                    meet.wait();
+                })
+            });
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
                 }
+            });
+            for _ in 0..round % 300 {
+                std::hint::spin_loop();
             }
-            drop(busy);
-        },
-    );
+        }
+        drop(busy);
+    });
 }
 
 // ---------- tasks that are always ready ----------
@@ -310,10 +277,7 @@ fn a_task_spawned_from_outside_runs_although_the_worker_is_never_out_of_work() {
             }
         };
         let turns = Arc::new(AtomicUsize::new(0));
-        let _busy = [
-            spawn(ping_pong(turns.clone(), 0)),
-            spawn(ping_pong(turns.clone(), 1)),
-        ];
+        let _busy = [spawn(ping_pong(turns.clone(), 0)), spawn(ping_pong(turns.clone(), 1))];
         let _yields = [spawn(yield_for_ever()), spawn(yield_for_ever())];
         common::eventually(|| turns.load(Ordering::Relaxed) > 100);
         for _ in 0..100 {
@@ -327,35 +291,28 @@ fn a_task_spawned_from_outside_runs_although_the_worker_is_never_out_of_work() {
 /// tokio #2349, #5686: two tasks that wake each other keep a LIFO slot to themselves.
 #[test]
 fn two_tasks_that_wake_each_other_for_ever_do_not_starve_a_third() {
-    fresh_processes(
-        30,
-        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]],
-        || {
-            // Each waits for a wake by the other one.
-            async fn player(own: Arc<Turn>, other: Arc<Turn>) {
-                loop {
-                    own.take().await;
-                    other.give();
-                }
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        // Each waits for a wake by the other one.
+        async fn player(own: Arc<Turn>, other: Arc<Turn>) {
+            loop {
+                own.take().await;
+                other.give();
             }
-            let [a, b] = [(); 2].map(|()| Arc::new(Turn::default()));
-            let _players = [
-                spawn(player(a.clone(), b.clone())),
-                spawn(player(b, a.clone())),
-            ];
-            a.give();
-            // From outside, and from the inside of a player's worker.
-            let start = Instant::now();
-            foreign_block_on(spawn(async {}));
-            foreign_block_on(spawn(async {
-                for _ in 0..100 {
-                    spawn(async {}).await;
-                }
-            }));
-            foreign_block_on(spawn(a_timer_and_a_byte()));
-            assert!(start.elapsed() < 2 * SOON, "took {:?}", start.elapsed());
-        },
-    );
+        }
+        let [a, b] = [(); 2].map(|()| Arc::new(Turn::default()));
+        let _players = [spawn(player(a.clone(), b.clone())), spawn(player(b, a.clone()))];
+        a.give();
+        // From outside, and from the inside of a player's worker.
+        let start = Instant::now();
+        foreign_block_on(spawn(async {}));
+        foreign_block_on(spawn(async {
+            for _ in 0..100 {
+                spawn(async {}).await;
+            }
+        }));
+        foreign_block_on(spawn(a_timer_and_a_byte()));
+        assert!(start.elapsed() < 2 * SOON, "took {:?}", start.elapsed());
+    });
 }
 
 /// A token that one task at a time can take.
@@ -414,11 +371,7 @@ fn what_is_always_ready_does_not_starve_others_in_block_on() {
             block_on(future::or(always_ready(kind), task));
             // As one half of the main future.
             block_on(future::or(always_ready(kind), a_timer_and_a_byte()));
-            assert!(
-                start.elapsed() < 2 * SOON,
-                "{kind}: took {:?}",
-                start.elapsed()
-            );
+            assert!(start.elapsed() < 2 * SOON, "{kind}: took {:?}", start.elapsed());
         }
     });
 }
@@ -432,11 +385,7 @@ fn what_is_always_ready_does_not_starve_others_under_a_foreign_block_on() {
             let ex = Executor::new();
             ex.spawn(always_ready(kind)).detach();
             foreign_block_on(ex.run(a_timer_and_a_byte()));
-            assert!(
-                start.elapsed() < 2 * SOON,
-                "{kind}: took {:?}",
-                start.elapsed()
-            );
+            assert!(start.elapsed() < 2 * SOON, "{kind}: took {:?}", start.elapsed());
         }
     });
 }
@@ -565,19 +514,15 @@ fn a_task_that_has_a_worker_for_itself_gives_others_room_there() {
                 })
             })
             .collect();
-        while counts[1..]
-            .iter()
-            .any(|n| n.load(Ordering::Relaxed) < 1_000)
-        {
+        while counts[1..].iter().any(|n| n.load(Ordering::Relaxed) < 1_000) {
             std::thread::yield_now();
         }
         go.send(()).unwrap();
         // While the favoured task runs 10,000 times.
         loop {
             let (before, after) = (windows.recv().unwrap(), windows.recv().unwrap());
-            let runs: Vec<_> = iter::zip(after, before)
-                .map(|(after, before)| after - before)
-                .collect();
+            let runs: Vec<_> =
+                iter::zip(after, before).map(|(after, before)| after - before).collect();
             if runs.iter().min().unwrap() * 8 > *runs.iter().max().unwrap() {
                 break;
             }
@@ -596,16 +541,11 @@ fn a_thread_that_waits_long_does_not_keep_the_events_of_others() {
             scope.spawn(|| block_on(future::or(done.wait(), sleep(Duration::from_secs(3600)))));
             let ((mut one, mut two), start) = (socket_pair(), Instant::now());
             for _ in 0..500 {
-                block_on(future::zip(
-                    async { one.write_all(b"x").await.unwrap() },
-                    async { two.read_exact(&mut [0]).await.unwrap() },
-                ));
+                block_on(future::zip(async { one.write_all(b"x").await.unwrap() }, async {
+                    two.read_exact(&mut [0]).await.unwrap()
+                }));
             }
-            assert!(
-                start.elapsed() < 2 * SOON,
-                "500 bytes took {:?}",
-                start.elapsed()
-            );
+            assert!(start.elapsed() < 2 * SOON, "500 bytes took {:?}", start.elapsed());
             done.set();
         });
     });

@@ -48,27 +48,14 @@ struct NoDescriptors {
 impl NoDescriptors {
     fn new() -> NoDescriptors {
         let before = getrlimit(Resource::Nofile);
-        let open = std::fs::read_dir("/proc/self/fd")
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name());
-        let highest = open
-            .filter_map(|name| name.to_str()?.parse::<u64>().ok())
-            .max()
+        let open =
+            std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
+        let highest = open.filter_map(|name| name.to_str()?.parse::<u64>().ok()).max().unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(highest + 1), maximum: before.maximum })
             .unwrap();
-        setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: Some(highest + 1),
-                maximum: before.maximum,
-            },
-        )
-        .unwrap();
         // Fill the gaps.
         let taken = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
-        NoDescriptors {
-            before,
-            _taken: taken,
-        }
+        NoDescriptors { before, _taken: taken }
     }
 }
 
@@ -94,12 +81,8 @@ fn without_descriptors_every_operation_that_needs_one_says_so_and_works_later() 
         let none = NoDescriptors::new();
         // Before the runtime has anything of its own: it cannot even make a poller.
         assert!(is_exhausted(&Async::new(&a).unwrap_err()));
-        assert!(is_exhausted(
-            &Async::<UdpSocket>::bind("127.0.0.1:0").unwrap_err()
-        ));
-        assert!(is_exhausted(
-            &Async::<TcpListener>::bind("127.0.0.1:0").unwrap_err()
-        ));
+        assert!(is_exhausted(&Async::<UdpSocket>::bind("127.0.0.1:0").unwrap_err()));
+        assert!(is_exhausted(&Async::<TcpListener>::bind("127.0.0.1:0").unwrap_err()));
         assert!(is_exhausted(&Async::<UnixStream>::pair().unwrap_err()));
         // Whatever needs none works.
         let start = Instant::now();
@@ -113,32 +96,18 @@ fn without_descriptors_every_operation_that_needs_one_says_so_and_works_later() 
             let error = Async::<TcpStream>::connect(addr).await.unwrap_err();
             assert!(error.to_string().contains(&addr.to_string()), "{error}");
             assert!(is_exhausted(
-                &Async::<UnixStream>::connect(dir.path().join("x"))
-                    .await
-                    .unwrap_err()
+                &Async::<UnixStream>::connect(dir.path().join("x")).await.unwrap_err()
             ));
-            assert!(is_exhausted(
-                &Async::<File>::create(dir.path().join("x"))
-                    .await
-                    .unwrap_err()
-            ));
-            assert!(is_exhausted(
-                &Async::<File>::open("/dev/null").await.unwrap_err()
-            ));
+            assert!(is_exhausted(&Async::<File>::create(dir.path().join("x")).await.unwrap_err()));
+            assert!(is_exhausted(&Async::<File>::open("/dev/null").await.unwrap_err()));
         });
         let mut piped = Command::new("true");
-        assert!(is_exhausted(
-            &Async::<Child>::spawn(piped.stdout(Stdio::piped())).unwrap_err()
-        ));
+        assert!(is_exhausted(&Async::<Child>::spawn(piped.stdout(Stdio::piped())).unwrap_err()));
         // A process without pipes needs none, if a thread of the pool waits for it.
         assert!(
-            block_on(
-                Async::<Child>::spawn(&mut Command::new("true"))
-                    .unwrap()
-                    .status()
-            )
-            .unwrap()
-            .success()
+            block_on(Async::<Child>::spawn(&mut Command::new("true")).unwrap().status())
+                .unwrap()
+                .success()
         );
         drop(none);
         assert!(cpu_time() - cpu < Duration::from_secs(1), "something spins");
@@ -210,10 +179,7 @@ fn starve(accept_loop: AcceptLoop) {
             for _ in 0..30 {
                 Timer::after(10 * MS).await;
             }
-            assert!(
-                errors.load(Ordering::SeqCst) > 0,
-                "the limit was not reached"
-            );
+            assert!(errors.load(Ordering::SeqCst) > 0, "the limit was not reached");
             let used = cpu_time() - cpu;
             assert!(used < 150 * MS, "{used:?} of processor time in 300 ms");
             drop(none);
@@ -271,19 +237,15 @@ fn incoming_loop<'a>(
 #[test]
 fn without_threads_everything_is_done_on_the_one_that_there_is() {
     fresh_process(30, NO_THREADS, || {
-        assert!(
-            thread::Builder::new().spawn(|| ()).is_err(),
-            "the fault was not injected"
-        );
+        assert!(thread::Builder::new().spawn(|| ()).is_err(), "the fault was not injected");
         let cpu = cpu_time();
         block_on(async {
             assert_eq!(spawn(async { 1 }).await, 1);
             assert_eq!(spawn_local(async { 2 }).await, 2);
             assert_eq!(unblock(|| 3).await, 3);
             assert_eq!(spawn(async { unblock(|| 4).await }).await, 4);
-            let tasks: Vec<_> = (0..100)
-                .map(|i| spawn(async move { unblock(move || i).await }))
-                .collect();
+            let tasks: Vec<_> =
+                (0..100).map(|i| spawn(async move { unblock(move || i).await })).collect();
             for (i, task) in (0..100).zip(tasks) {
                 assert_eq!(task.await, i);
             }
@@ -329,17 +291,11 @@ fn when_threads_can_be_started_again_they_are() {
         let start_thread = || thread::Builder::new().spawn(|| ());
         let before = getrlimit(Resource::As);
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let size = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmSize:"))
-            .unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
         let size: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
         setrlimit(
             Resource::As,
-            Rlimit {
-                current: Some(size * 1024 + 1024 * 1024),
-                maximum: before.maximum,
-            },
+            Rlimit { current: Some(size * 1024 + 1024 * 1024), maximum: before.maximum },
         )
         .unwrap();
         let injected = start_thread().is_err();
@@ -377,10 +333,7 @@ fn the_errors_of_the_environment_are_clear() {
             let taken = TcpListener::bind("127.0.0.1:0").unwrap();
             let addr = taken.local_addr().unwrap();
             let expect = |error: io::Error, kind| assert_eq!(error.kind(), kind, "{error}");
-            expect(
-                Async::<TcpListener>::bind(addr).unwrap_err(),
-                ErrorKind::AddrInUse,
-            );
+            expect(Async::<TcpListener>::bind(addr).unwrap_err(), ErrorKind::AddrInUse);
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
             expect(
                 Async::<UdpSocket>::bind(udp.local_addr().unwrap()).unwrap_err(),
@@ -391,19 +344,10 @@ fn the_errors_of_the_environment_are_clear() {
                 Async::<TcpStream>::connect(addr).await.unwrap_err(),
                 ErrorKind::ConnectionRefused,
             );
-            expect(
-                Async::<File>::open("/no/such/file").await.unwrap_err(),
-                ErrorKind::NotFound,
-            );
-            expect(
-                Async::<File>::create("/").await.unwrap_err(),
-                ErrorKind::IsADirectory,
-            );
+            expect(Async::<File>::open("/no/such/file").await.unwrap_err(), ErrorKind::NotFound);
+            expect(Async::<File>::create("/").await.unwrap_err(), ErrorKind::IsADirectory);
             let mut directory = Async::<File>::open("/").await.unwrap();
-            expect(
-                directory.read(&mut [0; 1]).await.unwrap_err(),
-                ErrorKind::IsADirectory,
-            );
+            expect(directory.read(&mut [0; 1]).await.unwrap_err(), ErrorKind::IsADirectory);
             expect(
                 Async::<Child>::spawn(&mut Command::new("/no/such/program")).unwrap_err(),
                 ErrorKind::NotFound,
@@ -478,10 +422,7 @@ fn a_poller_closed_underneath_is_an_error_and_no_endless_loop() {
         });
         receiver.recv().unwrap();
         let (idle, _) = common::idle_cost(500 * MS);
-        assert!(
-            idle < 100 * MS,
-            "{idle:?} of processor time in half a second"
-        );
+        assert!(idle < 100 * MS, "{idle:?} of processor time in half a second");
         assert!(cpu_time() - cpu < Duration::from_secs(5));
     });
 }
@@ -577,10 +518,7 @@ impl Storm {
                 assert!(seen.load(Ordering::SeqCst), "there was no storm");
             }
         });
-        Storm {
-            stop,
-            thread: Some(thread),
-        }
+        Storm { stop, thread: Some(thread) }
     }
 }
 
@@ -622,18 +560,9 @@ fn in_a_storm_of_signals_timers_are_not_early_and_every_operation_comes_to_its_e
                 file.write_all(&[7; 10_000]).await.unwrap();
             }
             let mut command = Command::new("sh");
-            command
-                .args(["-c", "sleep 0.05; echo out; exit 3"])
-                .stdout(Stdio::piped());
-            let output = Async::<Child>::spawn(&mut command)
-                .unwrap()
-                .output()
-                .await
-                .unwrap();
-            assert_eq!(
-                (output.status.code(), &*output.stdout),
-                (Some(3), &b"out\n"[..])
-            );
+            command.args(["-c", "sleep 0.05; echo out; exit 3"]).stdout(Stdio::piped());
+            let output = Async::<Child>::spawn(&mut command).unwrap().output().await.unwrap();
+            assert_eq!((output.status.code(), &*output.stdout), (Some(3), &b"out\n"[..]));
             assert!(!resolve("localhost:80").await.unwrap().is_empty());
             // A pool thread that is interrupted in the middle of a read.
             let (reader, writer) = common_io::std_pipe();
@@ -667,9 +596,6 @@ fn a_storm_of_signals_costs_an_idle_program_nothing_but_the_signals() {
         });
         assert!(start.elapsed() >= 500 * MS);
         let used = cpu_time() - cpu;
-        assert!(
-            used < 300 * MS,
-            "{used:?} of processor time in half a second"
-        );
+        assert!(used < 300 * MS, "{used:?} of processor time in half a second");
     });
 }

@@ -26,11 +26,7 @@ fn a_file_is_created_written_opened_and_read() {
             let mut file = Async::<File>::create(&path).await.unwrap();
             file.write_all(b"hello ").await.unwrap();
             file.write_all(b"world").await.unwrap();
-            assert_eq!(
-                fs::read(&path).unwrap(),
-                b"hello world",
-                "nothing was pending"
-            );
+            assert_eq!(fs::read(&path).unwrap(), b"hello world", "nothing was pending");
             // `create` does not read.
             assert!(file.read(&mut [0; 8]).await.is_err());
             let mut file = Async::<File>::open(&path).await.unwrap();
@@ -59,10 +55,7 @@ fn errors_of_opening_are_those_of_std() {
                 ErrorKind::NotFound
             );
             assert_eq!(
-                Async::<File>::create(missing.join("x"))
-                    .await
-                    .unwrap_err()
-                    .kind(),
+                Async::<File>::create(missing.join("x")).await.unwrap_err().kind(),
                 ErrorKind::NotFound
             );
             let error = Async::<File>::create(dir.path()).await.unwrap_err();
@@ -71,10 +64,7 @@ fn errors_of_opening_are_those_of_std() {
             if let Ok(mut std_dir) = File::open(dir.path()) {
                 let expected = std_dir.read(&mut [0; 8]).unwrap_err();
                 let mut directory = Async::<File>::open(dir.path()).await.unwrap();
-                assert_eq!(
-                    directory.read(&mut [0; 8]).await.unwrap_err().kind(),
-                    expected.kind()
-                );
+                assert_eq!(directory.read(&mut [0; 8]).await.unwrap_err().kind(), expected.kind());
                 assert!(directory.with(|dir| dir.metadata()).await.unwrap().is_dir());
             }
         });
@@ -91,10 +81,8 @@ fn a_file_of_std_can_be_adopted_used_and_taken_back() {
             let mut log = Async::from(OpenOptions::new().append(true).open(&path).unwrap());
             log.write_all(b"2\n").await.unwrap();
             log.flush().await.unwrap();
-            let length = log
-                .with(|file| file.metadata().map(|metadata| metadata.len()))
-                .await
-                .unwrap();
+            let length =
+                log.with(|file| file.metadata().map(|metadata| metadata.len())).await.unwrap();
             assert_eq!(length, 4);
             log.with(|file| file.sync_all()).await.unwrap();
             log.with(|file| file.set_len(1)).await.unwrap();
@@ -144,11 +132,7 @@ fn a_write_counts_what_the_file_has() {
                 assert_eq!(fs::metadata(&path).unwrap().len(), length);
             }
             let n = file
-                .write_vectored(&[
-                    IoSlice::new(b""),
-                    IoSlice::new(b"abc"),
-                    IoSlice::new(b"defg"),
-                ])
+                .write_vectored(&[IoSlice::new(b""), IoSlice::new(b"abc"), IoSlice::new(b"defg")])
                 .await
                 .unwrap();
             assert!(n > 0 && n <= 7);
@@ -164,15 +148,10 @@ fn a_program_that_ends_right_after_a_write_has_written() {
     // The file is named by the one process and written by the other.
     const PATH: &str = "SMOL_TEST_PATH";
     let dir = std::env::var_os(PATH).is_none().then(|| tempdir().unwrap());
-    let path = dir
-        .as_ref()
-        .map(|dir| dir.path().join("file"))
-        .unwrap_or_default();
+    let path = dir.as_ref().map(|dir| dir.path().join("file")).unwrap_or_default();
     let ended = fresh_process_output(10, &[(PATH, path.to_str().unwrap())], || {
         block_on(async {
-            let mut file = Async::<File>::create(std::env::var_os(PATH).unwrap())
-                .await
-                .unwrap();
+            let mut file = Async::<File>::create(std::env::var_os(PATH).unwrap()).await.unwrap();
             file.write_all(&vec![b'x'; 1_000_000]).await.unwrap();
         });
         std::process::exit(0);
@@ -189,13 +168,7 @@ fn a_full_disk_is_an_error_of_the_write_that_met_it() {
     within(20, || {
         block_on(async {
             let full = || {
-                Async::from(
-                    OpenOptions::new()
-                        .read(true)
-                        .write(true)
-                        .open("/dev/full")
-                        .unwrap(),
-                )
+                Async::from(OpenOptions::new().read(true).write(true).open("/dev/full").unwrap())
             };
             let mut file = full();
             for _ in 0..100 {
@@ -211,15 +184,9 @@ fn a_full_disk_is_an_error_of_the_write_that_met_it() {
             assert_eq!(file.read(&mut [1; 4]).await.unwrap(), 4);
             let mut buffered = BufWriter::new(full());
             buffered.write_all(b"x").await.unwrap();
+            assert_eq!(buffered.flush().await.unwrap_err().kind(), ErrorKind::StorageFull);
             assert_eq!(
-                buffered.flush().await.unwrap_err().kind(),
-                ErrorKind::StorageFull
-            );
-            assert_eq!(
-                smol::io::copy(&b"abc"[..], full())
-                    .await
-                    .unwrap_err()
-                    .kind(),
+                smol::io::copy(&b"abc"[..], full()).await.unwrap_err().kind(),
                 ErrorKind::StorageFull
             );
         });
@@ -263,10 +230,7 @@ fn the_position_is_where_the_user_is() {
                 match fastrand::u8(0..4) {
                     0 => {
                         position = fastrand::u64(0..100_000);
-                        assert_eq!(
-                            file.seek(SeekFrom::Start(position)).await.unwrap(),
-                            position
-                        );
+                        assert_eq!(file.seek(SeekFrom::Start(position)).await.unwrap(), position);
                     }
                     1 => {
                         let back = fastrand::u64(0..=position.min(1000));
@@ -325,10 +289,7 @@ trait RewindTo {
 
 impl RewindTo for Async<File> {
     async fn rewind_to(&mut self, position: u64) {
-        assert_eq!(
-            self.seek(SeekFrom::Start(position)).await.unwrap(),
-            position
-        );
+        assert_eq!(self.seek(SeekFrom::Start(position)).await.unwrap(), position);
     }
 }
 
@@ -435,9 +396,7 @@ fn clones_share_the_file_and_its_position() {
             // Each write landed whole.
             assert!(
                 all.len() == 2000
-                    && all
-                        .chunks(10)
-                        .all(|chunk| chunk.iter().all(|byte| *byte == chunk[0]))
+                    && all.chunks(10).all(|chunk| chunk.iter().all(|byte| *byte == chunk[0]))
             );
             let clone = file.clone();
             file.into_inner().unwrap_err();
@@ -472,11 +431,8 @@ fn operations_that_are_given_up_leave_the_file_in_order() {
             let mut back = Vec::new();
             loop {
                 let mut buffer = [0; 7];
-                match timeout(
-                    Duration::from_micros(fastrand::u64(0..100)),
-                    file.read(&mut buffer),
-                )
-                .await
+                match timeout(Duration::from_micros(fastrand::u64(0..100)), file.read(&mut buffer))
+                    .await
                 {
                     Ok(Ok(0)) => break,
                     Ok(Ok(n)) => back.extend_from_slice(&buffer[..n]),
@@ -517,20 +473,12 @@ fn with_gives_what_the_closure_gives_and_passes_a_panic_on() {
             assert_eq!(file.with(|_| 5).await, 5);
             // Not on this thread.
             let here = std::thread::current().id();
-            assert!(
-                file.with(move |_| std::thread::current().id() != here)
-                    .await
-            );
+            assert!(file.with(move |_| std::thread::current().id() != here).await);
             let panicked = std::panic::AssertUnwindSafe(file.with(|_| panic!("mine")));
             let payload = panicked.catch_unwind().await.unwrap_err();
             assert_eq!(payload.downcast_ref::<&str>(), Some(&"mine"));
             (&file).write_all(b"still good").await.unwrap();
-            assert_eq!(
-                file.with(|file| file.metadata().map(|m| m.len()))
-                    .await
-                    .unwrap(),
-                10
-            );
+            assert_eq!(file.with(|file| file.metadata().map(|m| m.len())).await.unwrap(), 10);
         });
     });
 }
@@ -545,9 +493,7 @@ fn files_work_under_a_foreign_block_on_and_many_at_once() {
                     let path = dir.path().join(i.to_string());
                     spawn(async move {
                         let mut file = Async::<File>::create(&path).await.unwrap();
-                        file.write_all(path.to_str().unwrap().as_bytes())
-                            .await
-                            .unwrap();
+                        file.write_all(path.to_str().unwrap().as_bytes()).await.unwrap();
                         let mut file = Async::<File>::open(&path).await.unwrap();
                         let mut text = String::new();
                         file.read_to_string(&mut text).await.unwrap();
@@ -578,9 +524,7 @@ fn opening_that_does_not_come_to_an_end_can_be_given_up_and_does_not_hold_up_the
         )
         .unwrap();
         block_on(async {
-            timeout(Duration::from_millis(10), Async::<File>::open(&path))
-                .await
-                .unwrap_err();
+            timeout(Duration::from_millis(10), Async::<File>::open(&path)).await.unwrap_err();
             let mut file = Async::from(tempfile::tempfile().unwrap());
             file.write_all(b"others go on").await.unwrap();
         });
@@ -602,11 +546,7 @@ fn a_fifo_can_be_registered_and_needs_no_pool() {
             0,
         )
         .unwrap();
-        let fifo = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .unwrap();
+        let fifo = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         block_on(async {
             let fifo = Async::new(fifo).unwrap();
             let mut reading = pin!(async { (&fifo).read(&mut [0; 8]).await });

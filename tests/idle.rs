@@ -29,15 +29,8 @@ fn assert_idle() {
 #[track_caller]
 fn assert_wakes(limit: u64) {
     let (cpu, wakes) = idle_cost(Duration::from_secs(1));
-    assert!(
-        wakes <= limit,
-        "{wakes} wake-ups while idle; threads: {:?}",
-        threads()
-    );
-    assert!(
-        cpu < Duration::from_millis(50),
-        "{cpu:?} of processor time while idle"
-    );
+    assert!(wakes <= limit, "{wakes} wake-ups while idle; threads: {:?}", threads());
+    assert!(cpu < Duration::from_millis(50), "{cpu:?} of processor time while idle");
 }
 
 #[test]
@@ -45,14 +38,7 @@ fn ten_thousand_idle_sockets_and_timers_make_no_wake_ups() {
     fresh_process(40, &[], || {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let limit = getrlimit(Resource::Nofile);
-        setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: limit.maximum,
-                ..limit
-            },
-        )
-        .unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let pairs = (limit.maximum.unwrap_or(u64::MAX).saturating_sub(100) / 2).min(5_000);
         for _ in 0..pairs {
             for mut socket in
@@ -88,11 +74,7 @@ fn threads_that_wait_in_block_on_of_whatever_kind_make_no_wake_ups() {
                         _ => spawn(sleep(HOUR)).await,
                     }
                 };
-                if i % 2 == 0 {
-                    foreign_block_on(wait)
-                } else {
-                    block_on(wait)
-                }
+                if i % 2 == 0 { foreign_block_on(wait) } else { block_on(wait) }
             });
         }
         waiting.wait();
@@ -109,11 +91,7 @@ fn a_foreign_block_on_alone_makes_no_wake_ups() {
                 let short = Timer::after(Duration::from_millis(1)); // so that what polls for it has been at work
                 foreign_block_on(async {
                     short.await;
-                    if kind == 0 {
-                        sleep(HOUR).await
-                    } else {
-                        two.readable().await.unwrap()
-                    }
+                    if kind == 0 { sleep(HOUR).await } else { two.readable().await.unwrap() }
                 });
             });
         }
@@ -123,34 +101,30 @@ fn a_foreign_block_on_alone_makes_no_wake_ups() {
 
 #[test]
 fn everything_is_quiet_again_after_a_storm() {
-    fresh_processes(
-        40,
-        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "4")]],
-        || {
-            let _far = spawn(sleep(HOUR));
-            let tasks: Vec<_> = (0..10_000)
-                .map(|i| {
-                    spawn(async move {
-                        future::yield_now().await;
-                        match i % 100 {
-                            0 => sleep(Duration::from_millis(i % 7)).await,
-                            1 => unblock(thread::yield_now).await,
-                            2 => thread::sleep(Duration::from_millis(2)), // blocks its worker: spares may come
-                            _ => {}
-                        }
-                    })
+    fresh_processes(40, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "4")]], || {
+        let _far = spawn(sleep(HOUR));
+        let tasks: Vec<_> = (0..10_000)
+            .map(|i| {
+                spawn(async move {
+                    future::yield_now().await;
+                    match i % 100 {
+                        0 => sleep(Duration::from_millis(i % 7)).await,
+                        1 => unblock(thread::yield_now).await,
+                        2 => thread::sleep(Duration::from_millis(2)), // blocks its worker: spares may come
+                        _ => {}
+                    }
                 })
-                .collect();
-            block_on(async {
-                for task in tasks {
-                    task.await;
-                }
-            });
-            // The pool's threads wait once, until they retire.
-            eventually(|| threads_named("smol-pool") == 0);
-            assert_idle();
-        },
-    );
+            })
+            .collect();
+        block_on(async {
+            for task in tasks {
+                task.await;
+            }
+        });
+        // The pool's threads wait once, until they retire.
+        eventually(|| threads_named("smol-pool") == 0);
+        assert_idle();
+    });
 }
 
 #[test]
@@ -249,11 +223,7 @@ fn spare_workers_do_not_stay_when_the_blocked_ones_come_back() {
             });
         }
         let now = threads().len();
-        assert!(
-            now <= baseline + 8,
-            "{baseline} threads became {now}: {:?}",
-            threads()
-        );
+        assert!(now <= baseline + 8, "{baseline} threads became {now}: {:?}", threads());
         assert_idle();
     });
 }

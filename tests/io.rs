@@ -46,9 +46,7 @@ fn pair() -> (Async<UnixStream>, Async<UnixStream>) {
 }
 
 fn is_nonblocking(fd: impl AsFd) -> bool {
-    rustix::fs::fcntl_getfl(fd)
-        .unwrap()
-        .contains(rustix::fs::OFlags::NONBLOCK)
+    rustix::fs::fcntl_getfl(fd).unwrap().contains(rustix::fs::OFlags::NONBLOCK)
 }
 
 /// Reads with std until there is nothing left.
@@ -96,19 +94,13 @@ fn every_type_of_std_can_be_wrapped_shown_and_taken_out() {
         assert_eq!(handle.into_inner().unwrap().as_raw_fd(), raw);
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    check(
-        "TcpStream",
-        TcpStream::connect(listener.local_addr().unwrap()).unwrap(),
-    );
+    check("TcpStream", TcpStream::connect(listener.local_addr().unwrap()).unwrap());
     check("TcpListener", listener);
     check("UdpSocket", UdpSocket::bind("127.0.0.1:0").unwrap());
     check("UnixStream", UnixStream::pair().unwrap().0);
     check("UnixDatagram", UnixDatagram::unbound().unwrap());
     let dir = tempfile::tempdir().unwrap();
-    check(
-        "UnixListener",
-        UnixListener::bind(dir.path().join("socket")).unwrap(),
-    );
+    check("UnixListener", UnixListener::bind(dir.path().join("socket")).unwrap());
 }
 
 #[test]
@@ -240,13 +232,7 @@ fn a_handle_that_is_registered_twice_is_refused_and_the_first_registration_lives
             drop(first);
             // And now it is free again.
             let again = Async::new(&a).unwrap();
-            assert_eq!(
-                again
-                    .read_with(|stream| { *stream }.read(&mut [0; 2]))
-                    .await
-                    .unwrap(),
-                1
-            );
+            assert_eq!(again.read_with(|stream| { *stream }.read(&mut [0; 2])).await.unwrap(), 1);
         });
     });
 }
@@ -294,17 +280,11 @@ fn a_duplicate_that_outlives_its_handle_makes_no_work() {
             // The kernel's object lives on and has something to say, but nobody listens.
             (&b).write_all(b"x").unwrap();
             let (cpu, switches) = common::idle_cost(500 * MS);
-            assert!(
-                switches <= 2 && cpu < 50 * MS,
-                "{switches} wake-ups, {cpu:?}"
-            );
+            assert!(switches <= 2 && cpu < 50 * MS, "{switches} wake-ups, {cpu:?}");
             // It can be registered on its own, and tells of what came meanwhile.
             let handle = Async::new(duplicate).unwrap();
             foreign_block_on(async { handle.readable().await.unwrap() });
-            assert_eq!(
-                foreign_block_on(async { (&handle).read(&mut [0; 2]).await }).unwrap(),
-                1
-            );
+            assert_eq!(foreign_block_on(async { (&handle).read(&mut [0; 2]).await }).unwrap(), 1);
             stop.set();
         });
     });
@@ -363,37 +343,22 @@ fn descriptors_that_std_and_smol_do_not_know_work_too() {
             let counter = Async::new(Counter(eventfd(0, EventfdFlags::CLOEXEC).unwrap())).unwrap();
             let add = |n: u64| rustix::io::write(counter.get_ref(), &n.to_ne_bytes()).unwrap();
             for n in 1..10 {
-                let count = waits_for(
-                    "eventfd",
-                    counter.read_with(|c| take(c)),
-                    || {},
-                    || _ = add(n),
-                )
-                .await;
+                let count =
+                    waits_for("eventfd", counter.read_with(|c| take(c)), || {}, || _ = add(n))
+                        .await;
                 assert_eq!(count, n);
             }
             // It takes no more than u64::MAX - 1: then writing has to wait.
             add(u64::MAX - 1);
             let writing = counter.write_with(|c| Ok(rustix::io::write(c, &1u64.to_ne_bytes())?));
-            waits_for(
-                "full eventfd",
-                writing,
-                || {},
-                || _ = take(counter.get_ref()).unwrap(),
-            )
-            .await;
+            waits_for("full eventfd", writing, || {}, || _ = take(counter.get_ref()).unwrap())
+                .await;
 
             let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
             let timer = Async::new(timer).unwrap();
             let mut spec = Itimerspec {
-                it_interval: Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                },
-                it_value: Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 2_000_000,
-                },
+                it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+                it_value: Timespec { tv_sec: 0, tv_nsec: 2_000_000 },
             };
             timerfd_settime(timer.get_ref(), TimerfdTimerFlags::empty(), &spec).unwrap();
             timer.readable().await.unwrap();
@@ -417,9 +382,7 @@ fn every_operation_of_streams_and_pipes_waits_for_its_own_direction() {
         type Op<'a> = Pin<Box<dyn Future<Output = io::Result<usize>> + 'a>>;
         type Make = for<'a> fn(&'a Async<UnixStream>) -> Op<'a>;
         let reads: [(&str, Make); 7] = [
-            ("read", |a| {
-                Box::pin(async move { { a }.read(&mut [0; 8]).await })
-            }),
+            ("read", |a| Box::pin(async move { { a }.read(&mut [0; 8]).await })),
             ("read_vectored", |a| {
                 Box::pin(async move {
                     { a }
@@ -434,43 +397,27 @@ fn every_operation_of_streams_and_pipes_waits_for_its_own_direction() {
                 let mut a = a.clone();
                 Box::pin(async move { a.read(&mut [0; 8]).await })
             }),
-            ("read_with", |a| {
-                Box::pin(a.read_with(|mut s| s.read(&mut [0; 8])))
-            }),
-            ("readable", |a| {
-                Box::pin(async move { a.readable().await.map(|()| 1) })
-            }),
-            ("poll_readable", |a| {
-                Box::pin(poll_fn(move |cx| a.poll_readable(cx).map_ok(|()| 1)))
-            }),
+            ("read_with", |a| Box::pin(a.read_with(|mut s| s.read(&mut [0; 8])))),
+            ("readable", |a| Box::pin(async move { a.readable().await.map(|()| 1) })),
+            ("poll_readable", |a| Box::pin(poll_fn(move |cx| a.poll_readable(cx).map_ok(|()| 1)))),
             ("read_line", |a| {
                 Box::pin(async move { BufReader::new(a).read_line(&mut String::new()).await })
             }),
         ];
         let writes: [(&str, Make); 6] = [
-            ("write", |a| {
-                Box::pin(async move { { a }.write(&[7; 8]).await })
-            }),
+            ("write", |a| Box::pin(async move { { a }.write(&[7; 8]).await })),
             ("write_vectored", |a| {
                 Box::pin(async move {
-                    { a }
-                        .write_vectored(&[IoSlice::new(&[]), IoSlice::new(&[7; 8])])
-                        .await
+                    { a }.write_vectored(&[IoSlice::new(&[]), IoSlice::new(&[7; 8])]).await
                 })
             }),
             ("write of the owner", |a| {
                 let mut a = a.clone();
                 Box::pin(async move { a.write(&[7; 8]).await })
             }),
-            ("write_with", |a| {
-                Box::pin(a.write_with(|mut s| s.write(&[7; 8])))
-            }),
-            ("writable", |a| {
-                Box::pin(async move { a.writable().await.map(|()| 1) })
-            }),
-            ("poll_writable", |a| {
-                Box::pin(poll_fn(move |cx| a.poll_writable(cx).map_ok(|()| 1)))
-            }),
+            ("write_with", |a| Box::pin(a.write_with(|mut s| s.write(&[7; 8])))),
+            ("writable", |a| Box::pin(async move { a.writable().await.map(|()| 1) })),
+            ("poll_writable", |a| Box::pin(poll_fn(move |cx| a.poll_writable(cx).map_ok(|()| 1)))),
         ];
         block_on(async {
             for (name, op) in reads {
@@ -482,10 +429,9 @@ fn every_operation_of_streams_and_pipes_waits_for_its_own_direction() {
                             fill(a.get_ref());
                         }
                     };
-                    let n = waits_for(name, op(&a), fill_up, || {
-                        b.get_ref().write_all(b"\n").unwrap()
-                    })
-                    .await;
+                    let n =
+                        waits_for(name, op(&a), fill_up, || b.get_ref().write_all(b"\n").unwrap())
+                            .await;
                     assert_eq!(n, 1, "{name}");
                 }
             }
@@ -587,17 +533,8 @@ fn an_operation_of_no_bytes_is_done_at_once() {
     within(10, || {
         block_on(async {
             let (mut a, mut b) = pair();
-            assert_eq!(
-                future::poll_once(a.read(&mut [])).await.unwrap().unwrap(),
-                0
-            );
-            assert_eq!(
-                future::poll_once(a.read_vectored(&mut []))
-                    .await
-                    .unwrap()
-                    .unwrap(),
-                0
-            );
+            assert_eq!(future::poll_once(a.read(&mut [])).await.unwrap().unwrap(), 0);
+            assert_eq!(future::poll_once(a.read_vectored(&mut [])).await.unwrap().unwrap(), 0);
             assert_eq!(
                 future::poll_once(a.read_vectored(&mut [IoSliceMut::new(&mut [])]))
                     .await
@@ -607,13 +544,7 @@ fn an_operation_of_no_bytes_is_done_at_once() {
             );
             fill(a.get_ref());
             assert_eq!(future::poll_once(a.write(&[])).await.unwrap().unwrap(), 0);
-            assert_eq!(
-                future::poll_once(a.write_vectored(&[]))
-                    .await
-                    .unwrap()
-                    .unwrap(),
-                0
-            );
+            assert_eq!(future::poll_once(a.write_vectored(&[])).await.unwrap().unwrap(), 0);
             // And it is no end of file: there are bytes.
             assert!(b.read(&mut [0; 8]).await.unwrap() > 0);
         });
@@ -626,9 +557,7 @@ fn vectored_operations_use_all_their_buffers() {
         block_on(async {
             let (mut a, mut b) = pair();
             assert_eq!(
-                a.write_vectored(&[IoSlice::new(b"abc"), IoSlice::new(b"defg")])
-                    .await
-                    .unwrap(),
+                a.write_vectored(&[IoSlice::new(b"abc"), IoSlice::new(b"defg")]).await.unwrap(),
                 7
             );
             let (mut x, mut y) = ([0; 2], [0; 8]);
@@ -653,35 +582,17 @@ fn read_with_and_write_with_repeat_what_would_block_and_pass_on_the_rest() {
                 calls.set(calls.get() + 1);
                 stream.read(&mut [0; 8])
             });
-            waits_for(
-                "read_with",
-                counted,
-                || {},
-                || b.get_ref().write_all(b"xyz").unwrap(),
-            )
-            .await;
-            assert!(
-                (2..10).contains(&calls.get()),
-                "called {} times",
-                calls.get()
-            );
+            waits_for("read_with", counted, || {}, || b.get_ref().write_all(b"xyz").unwrap()).await;
+            assert!((2..10).contains(&calls.get()), "called {} times", calls.get());
 
-            let error = a
-                .read_with(|_| Err::<(), _>(io::Error::other("mine")))
-                .await
-                .unwrap_err();
+            let error = a.read_with(|_| Err::<(), _>(io::Error::other("mine"))).await.unwrap_err();
             assert_eq!(error.to_string(), "mine");
             let error = a
                 .write_with(|_| Err::<(), _>(io::Error::from(ErrorKind::InvalidData)))
                 .await
                 .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidData);
-            assert_eq!(
-                a.write_with(|stream| stream.peer_addr().map(|_| 5))
-                    .await
-                    .unwrap(),
-                5
-            );
+            assert_eq!(a.write_with(|stream| stream.peer_addr().map(|_| 5)).await.unwrap(), 5);
 
             // A panic in the closure is the caller's, and the handle survives it.
             let panicked = async { a.read_with(|_| -> io::Result<()> { panic!("mine") }).await };
@@ -757,24 +668,14 @@ fn readable_waits_even_if_the_handle_was_drained_behind_its_back() {
                 a.poll_readable_now().await;
                 // Exactly what is there, so that std never says WouldBlock.
                 a.get_ref().read_exact(&mut [0; 3]).unwrap();
-                waits_for(
-                    "readable",
-                    a.readable(),
-                    || {},
-                    || b.get_ref().write_all(b"x").unwrap(),
-                )
-                .await;
+                waits_for("readable", a.readable(), || {}, || b.get_ref().write_all(b"x").unwrap())
+                    .await;
                 let polled = poll_fn(|cx| a.poll_readable(cx));
                 polled.await.unwrap();
                 assert_eq!(drain(a.get_ref()), 1);
                 let polled = poll_fn(|cx| a.poll_readable(cx));
-                waits_for(
-                    "poll_readable",
-                    polled,
-                    || {},
-                    || b.get_ref().write_all(b"x").unwrap(),
-                )
-                .await;
+                waits_for("poll_readable", polled, || {}, || b.get_ref().write_all(b"x").unwrap())
+                    .await;
                 assert_eq!(drain(a.get_ref()), 1);
                 // The same for writing.
                 a.writable().await.unwrap();
@@ -848,11 +749,7 @@ fn what_is_ready_is_found_ready_without_waiting_for_anything_else() {
                 }
             });
             stop.store(true, Ordering::Relaxed);
-            assert!(
-                polls <= 2 * 4 * rounds,
-                "{polls} polls for {} operations",
-                4 * rounds
-            );
+            assert!(polls <= 2 * 4 * rounds, "{polls} polls for {} operations", 4 * rounds);
         });
     });
 }
@@ -863,14 +760,8 @@ fn a_reader_and_later_a_writer_of_other_tasks_are_both_woken() {
         let (a, b) = pair();
         fill(a.get_ref());
         let ((reader, reads), (writer, writes)) = (counting_waker(), counting_waker());
-        assert!(
-            a.poll_readable(&mut Context::from_waker(&reader))
-                .is_pending()
-        );
-        assert!(
-            a.poll_writable(&mut Context::from_waker(&writer))
-                .is_pending()
-        );
+        assert!(a.poll_readable(&mut Context::from_waker(&reader)).is_pending());
+        assert!(a.poll_writable(&mut Context::from_waker(&writer)).is_pending());
         drain(b.get_ref());
         b.get_ref().write_all(b"x").unwrap();
         block_on(async {
@@ -879,14 +770,8 @@ fn a_reader_and_later_a_writer_of_other_tasks_are_both_woken() {
                 Timer::after(MS).await;
             }
         });
-        assert!(
-            a.poll_readable(&mut Context::from_waker(&reader))
-                .is_ready()
-        );
-        assert!(
-            a.poll_writable(&mut Context::from_waker(&writer))
-                .is_ready()
-        );
+        assert!(a.poll_readable(&mut Context::from_waker(&reader)).is_ready());
+        assert!(a.poll_writable(&mut Context::from_waker(&writer)).is_ready());
     });
 }
 
@@ -984,11 +869,7 @@ fn all_who_wait_on_one_handle_get_their_turn() {
                 .map(|i| {
                     let mut reader = a.clone();
                     let task = async move { reader.read_exact(&mut [0; 1]).await.unwrap() };
-                    if i % 2 == 0 {
-                        spawn(task)
-                    } else {
-                        spawn_local(task)
-                    }
+                    if i % 2 == 0 { spawn(task) } else { spawn_local(task) }
                 })
                 .collect();
             block_on(async {
@@ -1090,13 +971,8 @@ fn idle_waiters_cost_nothing_however_many_share_a_handle() {
                     .unwrap();
                     let mut tasks = Vec::new();
                     for i in 0..10 {
-                        let (mut a, mut writer, tcp, udp, child) = (
-                            a.clone(),
-                            writer.clone(),
-                            tcp.clone(),
-                            udp.clone(),
-                            child.clone(),
-                        );
+                        let (mut a, mut writer, tcp, udp, child) =
+                            (a.clone(), writer.clone(), tcp.clone(), udp.clone(), child.clone());
                         let a2 = a.clone();
                         let ops: Vec<Pin<Box<dyn Future<Output = bool> + Send>>> = vec![
                             Box::pin(async move { a.read(&mut [0; 1]).await.is_ok() }),
@@ -1106,13 +982,10 @@ fn idle_waiters_cost_nothing_however_many_share_a_handle() {
                             Box::pin(async move { udp.recv_from(&mut [0; 1]).await.is_ok() }),
                             Box::pin(async move { child.status().await.is_ok() }),
                         ];
-                        tasks.extend(ops.into_iter().map(|op| {
-                            if i % 2 == 0 {
-                                spawn(op)
-                            } else {
-                                spawn_local(op)
-                            }
-                        }));
+                        tasks.extend(
+                            ops.into_iter()
+                                .map(|op| if i % 2 == 0 { spawn(op) } else { spawn_local(op) }),
+                        );
                     }
                     spawn_local(async {}).await;
                     for task in &mut tasks {
@@ -1138,19 +1011,9 @@ fn ten_thousand_idle_sockets_cost_nothing() {
     fresh_process(60, &[], || {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let maximum = getrlimit(Resource::Nofile).maximum;
-        let _ = setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: maximum,
-                maximum,
-            },
-        );
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
         // The fallback takes quadratic time to register so many.
-        let sockets = if cfg!(polling_test_poll_backend) {
-            1_000
-        } else {
-            10_000
-        };
+        let sockets = if cfg!(polling_test_poll_backend) { 1_000 } else { 10_000 };
         let sockets = maximum.map_or(sockets, |n| n.saturating_sub(100).min(sockets));
         let (polled, stop) = (Flag::new(), Flag::new());
         thread::scope(|s| {
@@ -1160,16 +1023,9 @@ fn ten_thousand_idle_sockets_cost_nothing() {
                         .map(|i| {
                             let (a, b) = pair();
                             let idle = async move {
-                                (&a).read(&mut [0; 1])
-                                    .or((&b).read(&mut [0; 1]))
-                                    .await
-                                    .unwrap();
+                                (&a).read(&mut [0; 1]).or((&b).read(&mut [0; 1])).await.unwrap();
                             };
-                            if i % 2 == 0 {
-                                spawn(idle)
-                            } else {
-                                spawn_local(idle)
-                            }
+                            if i % 2 == 0 { spawn(idle) } else { spawn_local(idle) }
                         })
                         .collect();
                     let mut far = Timer::after(HOUR);
@@ -1200,19 +1056,9 @@ fn waiters_that_gave_up_are_forgotten_and_not_woken() {
             let (waker, wakes) = counting_waker();
             for _ in 0..30 {
                 let mut readable = pin!(a.readable());
-                assert!(
-                    readable
-                        .as_mut()
-                        .poll(&mut Context::from_waker(&waker))
-                        .is_pending()
-                );
+                assert!(readable.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
                 let mut reading = pin!(a.read_with(|mut s| s.read(&mut [0; 1])));
-                assert!(
-                    reading
-                        .as_mut()
-                        .poll(&mut Context::from_waker(&waker))
-                        .is_pending()
-                );
+                assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             }
             drop(waker);
             assert_eq!(Arc::strong_count(&wakes), 1, "a waker was kept");
@@ -1232,11 +1078,7 @@ fn a_dropped_handle_drops_the_wakers_of_its_waiters() {
         let mut cx = Context::from_waker(&waker);
         assert!(a.poll_readable(&mut cx).is_pending());
         assert!(a.poll_writable(&mut cx).is_pending());
-        assert!(
-            Pin::new(&mut &a)
-                .poll_read(&mut cx, &mut [0; 1])
-                .is_pending()
-        );
+        assert!(Pin::new(&mut &a).poll_read(&mut cx, &mut [0; 1]).is_pending());
         drop(a);
         drop(waker);
         assert_eq!(Arc::strong_count(&wakes), 1);
@@ -1253,18 +1095,10 @@ fn waiters_that_gave_up_hold_no_memory() {
                 let (waker, _) = counting_waker();
                 let mut cx = Context::from_waker(&waker);
                 assert!(pin!(a.readable()).poll(&mut cx).is_pending());
-                assert!(
-                    pin!(a.read_with(|mut s| s.read(&mut [0; 1])))
-                        .poll(&mut cx)
-                        .is_pending()
-                );
+                assert!(pin!(a.read_with(|mut s| s.read(&mut [0; 1]))).poll(&mut cx).is_pending());
                 // These have no way of saying that they gave up.
                 assert!(a.poll_readable(&mut cx).is_pending());
-                assert!(
-                    Pin::new(&mut &a)
-                        .poll_read(&mut cx, &mut [0; 1])
-                        .is_pending()
-                );
+                assert!(Pin::new(&mut &a).poll_read(&mut cx, &mut [0; 1]).is_pending());
             };
             (0..1_000).for_each(|_| step());
             let before = live_bytes();
@@ -1336,10 +1170,7 @@ fn a_read_that_was_given_up_has_taken_nothing() {
             writing.await;
             assert!(
                 received.len() == BYTES
-                    && received
-                        .iter()
-                        .enumerate()
-                        .all(|(i, byte)| *byte == (i % 251) as u8)
+                    && received.iter().enumerate().all(|(i, byte)| *byte == (i % 251) as u8)
             );
             assert!(given_up > 0);
         });
@@ -1390,12 +1221,7 @@ fn always_ready() -> Vec<(&'static str, Forever)> {
         ("an error each time", {
             let ab = pair();
             Box::pin(async move {
-                while ab
-                    .0
-                    .read_with(|_| Err::<(), _>(io::Error::other("again")))
-                    .await
-                    .is_err()
-                {}
+                while ab.0.read_with(|_| Err::<(), _>(io::Error::other("again"))).await.is_err() {}
             })
         }),
         ("a write to itself", {
@@ -1468,10 +1294,7 @@ fn an_operation_that_is_always_ready_lets_its_own_task_time_out() {
             assert!(block_on(timeout(2 * MS, forever)).is_err(), "{name}");
         }
         for (name, forever) in always_ready() {
-            assert!(
-                foreign_block_on(timeout(2 * MS, forever)).is_err(),
-                "{name}"
-            );
+            assert!(foreign_block_on(timeout(2 * MS, forever)).is_err(), "{name}");
         }
     });
 }
@@ -1480,10 +1303,8 @@ fn an_operation_that_is_always_ready_lets_its_own_task_time_out() {
 fn an_operation_that_is_always_ready_does_not_starve_its_only_worker() {
     fresh_process(60, &[("SMOL_THREADS", "1")], || {
         block_on(async {
-            let forever: Vec<_> = always_ready()
-                .into_iter()
-                .map(|(_, forever)| spawn(forever))
-                .collect();
+            let forever: Vec<_> =
+                always_ready().into_iter().map(|(_, forever)| spawn(forever)).collect();
             let (a, b) = pair();
             let _echo = spawn(async move {
                 loop {
@@ -1604,11 +1425,7 @@ fn threads_that_come_and_go_hand_the_reactor_on() {
                                 _ => drop(timeout(duration, (&a).read(&mut [0; 1])).await),
                             }
                         };
-                        if seed < 6 {
-                            block_on(work)
-                        } else {
-                            foreign_block_on(work)
-                        }
+                        if seed < 6 { block_on(work) } else { foreign_block_on(work) }
                     }
                 });
             }
@@ -1686,43 +1503,18 @@ fn a_waker_may_use_handles_and_timers_when_it_is_woken_or_dropped() {
         };
         let waker = || hook_waker(hook.clone());
         // Given up, replaced, dropped with the handle.
-        assert!(
-            pin!(shared.readable())
-                .poll(&mut Context::from_waker(&waker()))
-                .is_pending()
-        );
-        assert!(
-            shared
-                .poll_readable(&mut Context::from_waker(&waker()))
-                .is_pending()
-        );
-        assert!(
-            shared
-                .poll_readable(&mut Context::from_waker(&waker()))
-                .is_pending()
-        );
+        assert!(pin!(shared.readable()).poll(&mut Context::from_waker(&waker())).is_pending());
+        assert!(shared.poll_readable(&mut Context::from_waker(&waker())).is_pending());
+        assert!(shared.poll_readable(&mut Context::from_waker(&waker())).is_pending());
         {
             let (a, _b) = pair();
-            assert!(
-                a.poll_readable(&mut Context::from_waker(&waker()))
-                    .is_pending()
-            );
+            assert!(a.poll_readable(&mut Context::from_waker(&waker())).is_pending());
         }
         // Woken by the reactor, with others on the same handle.
         let mut first = pin!(shared.readable());
         let mut second = pin!(shared.readable());
-        assert!(
-            first
-                .as_mut()
-                .poll(&mut Context::from_waker(&waker()))
-                .is_pending()
-        );
-        assert!(
-            second
-                .as_mut()
-                .poll(&mut Context::from_waker(&waker()))
-                .is_pending()
-        );
+        assert!(first.as_mut().poll(&mut Context::from_waker(&waker())).is_pending());
+        assert!(second.as_mut().poll(&mut Context::from_waker(&waker())).is_pending());
         let before = calls.load(Ordering::SeqCst);
         shared_peer.get_ref().write_all(b"x").unwrap();
         block_on(async {
@@ -1756,12 +1548,7 @@ fn a_waker_that_panics_does_not_take_the_others_with_it() {
             let mut waiters: Vec<_> = (0..9).map(|_| Box::pin(a.readable())).collect();
             for (i, waiter) in waiters.iter_mut().enumerate() {
                 let waker = if i == 4 { &bomb } else { &waker };
-                assert!(
-                    waiter
-                        .as_mut()
-                        .poll(&mut Context::from_waker(waker))
-                        .is_pending()
-                );
+                assert!(waiter.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
             }
             b.get_ref().write_all(b"x").unwrap();
             // The panic may come out here, or be swallowed; in any case the others are woken, and the reactor goes on.
@@ -1822,11 +1609,7 @@ fn lines_and_bytes_come_one_by_one() {
             let (a, mut b) = pair();
             b.write_all("one\ntwo\r\nthree".as_bytes()).await.unwrap();
             b.close().await.unwrap();
-            let lines: Vec<String> = BufReader::new(a)
-                .lines()
-                .map(Result::unwrap)
-                .collect()
-                .await;
+            let lines: Vec<String> = BufReader::new(a).lines().map(Result::unwrap).collect().await;
             assert_eq!(lines, ["one", "two", "three"]);
             let (a, mut b) = pair();
             b.write_all(b"xyz").await.unwrap();
@@ -1847,14 +1630,9 @@ fn whatever_has_a_descriptor_can_be_shared_under_a_handle() {
             let (a, b) = (Arc::new(a), Arc::new(b));
             let ours = Async::new(a.clone()).unwrap();
             let theirs = Async::new(b).unwrap();
-            theirs
-                .write_with(|stream| (&**stream).write_all(b"x"))
-                .await
-                .unwrap();
+            theirs.write_with(|stream| (&**stream).write_all(b"x")).await.unwrap();
             let mut byte = [0];
-            ours.read_with(|stream| (&**stream).read(&mut byte))
-                .await
-                .unwrap();
+            ours.read_with(|stream| (&**stream).read(&mut byte)).await.unwrap();
             assert_eq!(byte, *b"x");
             drop(ours);
             assert_eq!(Arc::strong_count(&a), 1);

@@ -173,11 +173,7 @@ fn a_wake_from_elsewhere_only_enqueues() {
                 home.check();
                 polls.set(polls.get() + 1);
                 let _ = waker_to.send(cx.waker().clone());
-                if polls.get() == 2 {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
+                if polls.get() == 2 { Poll::Ready(()) } else { Poll::Pending }
             })
         });
         assert!(ex.try_tick());
@@ -246,10 +242,7 @@ fn a_local_task_cancelled_by_another_thread_dies_at_home() {
                     future::yield_now().await;
                 }
             });
-            assert_eq!(
-                canceller.join().unwrap(),
-                if wait { None } else { Some(()) }
-            );
+            assert_eq!(canceller.join().unwrap(), if wait { None } else { Some(()) });
         }
     });
 }
@@ -277,10 +270,7 @@ fn a_thread_that_ends_takes_its_local_tasks_along() {
         })
         .join()
         .unwrap();
-        assert!(
-            dropped.is_set() && never_polled.is_set(),
-            "the futures of a thread outlive it"
-        );
+        assert!(dropped.is_set() && never_polled.is_set(), "the futures of a thread outlive it");
         waker.recv().unwrap().wake(); // says nothing to anybody
     });
 }
@@ -378,11 +368,7 @@ fn a_local_executor_survives_its_run_being_dropped_in_the_middle() {
         {
             let mut run = pin!(ex.run(pending::<()>()));
             let (waker, _) = counting_waker();
-            assert!(
-                run.as_mut()
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_pending()
-            );
+            assert!(run.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
         while ex.try_tick() {}
         assert_eq!(count.get(), 300);
@@ -409,10 +395,7 @@ fn a_global_task_woken_by_a_local_one_runs_on_a_worker() {
                 local.await;
             });
         }
-        assert!(
-            !threads.lock().unwrap().contains(&home),
-            "block_on runs what is not its own"
-        );
+        assert!(!threads.lock().unwrap().contains(&home), "block_on runs what is not its own");
     });
 }
 

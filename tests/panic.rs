@@ -18,18 +18,13 @@ use std::{
 /// What `body` panicked with.
 #[track_caller]
 fn panic_of<T>(body: impl FnOnce() -> T) -> Box<dyn Any + Send> {
-    catch_unwind(AssertUnwindSafe(body))
-        .err()
-        .expect("should have panicked")
+    catch_unwind(AssertUnwindSafe(body)).err().expect("should have panicked")
 }
 
 #[track_caller]
 fn assert_message(payload: Box<dyn Any + Send>, message: &str) {
     assert_eq!(
-        payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or(payload.downcast_ref::<String>().map(|s| &**s)),
+        payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(|s| &**s)),
         Some(message)
     );
 }
@@ -57,10 +52,7 @@ fn a_panic_reaches_the_one_who_awaits_the_task_with_its_payload() {
             panic_of(|| block_on(async { spawn_local(async { panic!("of a local one") }).await })),
             "of a local one",
         );
-        assert_message(
-            panic_of(|| block_on(unblock(|| panic!("of a job")))),
-            "of a job",
-        );
+        assert_message(panic_of(|| block_on(unblock(|| panic!("of a job")))), "of a job");
         assert_message(
             panic_of(|| {
                 block_on(async {
@@ -82,10 +74,7 @@ fn a_panic_reaches_the_one_who_awaits_the_task_with_its_payload() {
             Timer::after(Duration::from_millis(1)).await;
             panic_any(17)
         });
-        assert_eq!(
-            panic_of(|| foreign_block_on(task)).downcast_ref(),
-            Some(&17)
-        );
+        assert_eq!(panic_of(|| foreign_block_on(task)).downcast_ref(), Some(&17));
         for (i, other) in others.into_iter().enumerate() {
             assert_eq!(foreign_block_on(other), i as i32);
         }
@@ -135,11 +124,7 @@ fn detached_tasks_that_panic_leave_the_workers_alive() {
         assert_alive();
         // Not one thread more for each panic, nor one less.
         #[cfg(target_os = "linux")]
-        assert!(
-            (2..=10).contains(&common::threads_named("smol-")),
-            "{:?}",
-            common::threads()
-        );
+        assert!((2..=10).contains(&common::threads_named("smol-")), "{:?}", common::threads());
     });
 }
 
@@ -160,22 +145,14 @@ fn a_panic_of_the_main_future_leaves_its_thread_usable() {
                 "inner",
             );
             let ex = Executor::new();
-            assert_message(
-                panic_of(|| block_on(ex.run(async { panic!("run") }))),
-                "run",
-            );
+            assert_message(panic_of(|| block_on(ex.run(async { panic!("run") }))), "run");
             assert_eq!(block_on(ex.run(ex.spawn(async { 1 }))), 1);
             let local = LocalExecutor::new();
-            assert_message(
-                panic_of(|| block_on(local.run(async { panic!("run") }))),
-                "run",
-            );
+            assert_message(panic_of(|| block_on(local.run(async { panic!("run") }))), "run");
             assert_eq!(block_on(local.run(local.spawn(async { 1 }))), 1);
             assert_message(
                 panic_of(|| {
-                    block_on(smol::timeout(Duration::from_secs(9), async {
-                        panic!("timeout")
-                    }))
+                    block_on(smol::timeout(Duration::from_secs(9), async { panic!("timeout") }))
                 }),
                 "timeout",
             );
@@ -342,12 +319,7 @@ fn a_waker_that_panics_does_not_keep_others_from_being_woken() {
                 // On a machine that stalls it may be due already.
                 let _ = Pin::new(timer).poll(&mut Context::from_waker(&waker));
             }
-            assert!(
-                readable
-                    .as_mut()
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_pending()
-            );
+            assert!(readable.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             let others: Vec<_> = (0..3)
                 .map(|i| {
                     let one = one.clone();
@@ -358,11 +330,7 @@ fn a_waker_that_panics_does_not_keep_others_from_being_woken() {
                                 Timer::at(due).await;
                                 one.readable().await.unwrap();
                             };
-                            if i == 0 {
-                                foreign_block_on(wait)
-                            } else {
-                                block_on(wait)
-                            }
+                            if i == 0 { foreign_block_on(wait) } else { block_on(wait) }
                         }))
                         .is_err()
                         {}
@@ -390,17 +358,18 @@ fn a_waker_that_panics_does_not_keep_others_from_being_woken() {
 fn a_spawn_that_panics_half_way_leaves_nothing_locked() {
     within(20, || {
         let ex = Executor::new();
-        let spawned = panic_of(|| {
-            (0..3)
-                .map(|i| {
-                    if i == 2 {
-                        resume_unwind(Box::new("iterator"))
-                    } else {
-                        ex.spawn(async {})
-                    }
-                })
-                .collect::<Vec<_>>()
-        });
+        let spawned =
+            panic_of(|| {
+                (0..3)
+                    .map(|i| {
+                        if i == 2 {
+                            resume_unwind(Box::new("iterator"))
+                        } else {
+                            ex.spawn(async {})
+                        }
+                    })
+                    .collect::<Vec<_>>()
+            });
         assert_message(spawned, "iterator");
         assert_eq!(block_on(ex.run(ex.spawn(async { 1 }))), 1);
         // A waker that panics when a spawn wakes a driver.
@@ -410,11 +379,7 @@ fn a_spawn_that_panics_half_way_leaves_nothing_locked() {
                 resume_unwind(Box::new("waker"))
             }
         });
-        assert!(
-            tick.as_mut()
-                .poll(&mut Context::from_waker(&waker))
-                .is_pending()
-        );
+        assert!(tick.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         let result = catch_unwind(AssertUnwindSafe(|| ex.spawn(async { 2 })));
         let _ = catch_unwind(AssertUnwindSafe(|| drop(tick)));
         let _ = catch_unwind(AssertUnwindSafe(|| drop(waker)));

@@ -56,20 +56,9 @@ fn the_status_of_a_process_is_how_it_ended() {
     within(20, || {
         block_on(async {
             assert!(quiet("true", &[]).status().await.unwrap().success());
+            assert_eq!(quiet("sh", &["-c", "exit 7"]).status().await.unwrap().code(), Some(7));
             assert_eq!(
-                quiet("sh", &["-c", "exit 7"])
-                    .status()
-                    .await
-                    .unwrap()
-                    .code(),
-                Some(7)
-            );
-            assert_eq!(
-                quiet("sh", &["-c", "kill -TERM $$"])
-                    .status()
-                    .await
-                    .unwrap()
-                    .signal(),
+                quiet("sh", &["-c", "kill -TERM $$"]).status().await.unwrap().signal(),
                 Some(15)
             );
             let child = quiet("sh", &["-c", "exit 3"]);
@@ -205,9 +194,8 @@ fn a_process_is_waited_for_wherever_it_came_from() {
             foreign_block_on(spawn(async move { child.status().await.unwrap().code() })),
             Some(3)
         );
-        let child = thread::spawn(|| block_on(async { quiet("sh", &["-c", "exit 4"]) }))
-            .join()
-            .unwrap();
+        let child =
+            thread::spawn(|| block_on(async { quiet("sh", &["-c", "exit 4"]) })).join().unwrap();
         assert_eq!(foreign_block_on(child.status()).unwrap().code(), Some(4));
     });
 }
@@ -221,10 +209,7 @@ fn a_dropped_child_is_not_killed_and_leaves_no_zombie() {
         let done = |i: i32| dir.path().join(format!("done-{i}"));
         // Dropped while they run, after they ended, and in the middle of a wait.
         for i in 0..20 {
-            let child = quiet(
-                "sh",
-                &["-c", &format!("sleep 0.2; touch {}", done(i).display())],
-            );
+            let child = quiet("sh", &["-c", &format!("sleep 0.2; touch {}", done(i).display())]);
             if i % 2 == 0 {
                 let _ = block_on(future::poll_once(child.status()));
             }
@@ -257,10 +242,9 @@ fn a_wait_ends_even_if_somebody_else_reaped_the_process() {
             }
             match foreign_block_on(child.status()) {
                 Ok(status) => assert_eq!(status.code(), Some(3)),
-                Err(error) => assert_eq!(
-                    error.raw_os_error(),
-                    Some(rustix::io::Errno::CHILD.raw_os_error())
-                ),
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::CHILD.raw_os_error()))
+                }
             }
             // And nobody else gets the signal.
             let _ = child.kill();
@@ -293,20 +277,13 @@ fn a_wait_ends_even_if_the_signal_is_ignored() {
     let output = Command::new("sh")
         .args(["-c", "trap '' CHLD; exec \"$@\"", "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "a_wait_ends_even_if_the_signal_is_ignored",
-            "--exact",
-            "--nocapture",
-        ])
+        .args(["a_wait_ends_even_if_the_signal_is_ignored", "--exact", "--nocapture"])
         .env(IGNORED, "1")
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}"
-    );
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 // ---------- pipes ----------
@@ -317,10 +294,7 @@ fn output_collects_what_the_process_says() {
         block_on(async {
             let output = sh("echo out; echo err >&2; exit 9").output().await.unwrap();
             assert_eq!(output.status.code(), Some(9));
-            assert_eq!(
-                (&*output.stdout, &*output.stderr),
-                (&b"out\n"[..], &b"err\n"[..])
-            );
+            assert_eq!((&*output.stdout, &*output.stderr), (&b"out\n"[..], &b"err\n"[..]));
             // Nothing piped, nothing collected.
             let output = quiet("true", &[]).output().await.unwrap();
             assert!(
@@ -329,10 +303,7 @@ fn output_collects_what_the_process_says() {
             // More than the pipes hold, on both at once.
             let script = "i=0; while [ $i -lt 200 ]; do printf '%01000d' 0; printf '%01000d' 1 >&2; i=$((i+1)); done";
             let output = sh(script).output().await.unwrap();
-            assert_eq!(
-                (output.stdout.len(), output.stderr.len()),
-                (200_000, 200_000)
-            );
+            assert_eq!((output.stdout.len(), output.stderr.len()), (200_000, 200_000));
         });
     });
 }
@@ -364,10 +335,7 @@ fn output_leaves_out_the_pipes_that_were_taken() {
             let child = sh("echo out; echo err >&2");
             let mut stdout = child.take_stdout().unwrap();
             let output = child.output().await.unwrap();
-            assert_eq!(
-                (&*output.stdout, &*output.stderr),
-                (&b""[..], &b"err\n"[..])
-            );
+            assert_eq!((&*output.stdout, &*output.stderr), (&b""[..], &b"err\n"[..]));
             let mut text = String::new();
             stdout.read_to_string(&mut text).await.unwrap();
             assert_eq!(text, "out\n");
@@ -498,12 +466,7 @@ fn a_process_inherits_nothing_of_the_runtime() {
     fresh_process(20, &[], || {
         // What this process was given itself is not ours.
         let listing = || {
-            Command::new("ls")
-                .arg("/proc/self/fd")
-                .stdin(Stdio::null())
-                .output()
-                .unwrap()
-                .stdout
+            Command::new("ls").arg("/proc/self/fd").stdin(Stdio::null()).output().unwrap().stdout
         };
         let given = listing();
         block_on(async {
@@ -517,21 +480,13 @@ fn a_process_inherits_nothing_of_the_runtime() {
                     .unwrap();
             let (_accepted, _) = _listener.accept().await.unwrap();
             let _udp = Async::<std::net::UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
-            let _file = Async::<std::fs::File>::open("/proc/self/status")
-                .await
-                .unwrap();
+            let _file = Async::<std::fs::File>::open("/proc/self/status").await.unwrap();
             let other = sh("read line");
             assert!(future::poll_once(other.status()).await.is_none());
             let stdin = other.take_stdin();
             let of_ours = quiet_listing().output().await.unwrap().stdout;
-            assert_eq!(
-                String::from_utf8_lossy(&of_ours),
-                String::from_utf8_lossy(&given)
-            );
-            assert_eq!(
-                String::from_utf8_lossy(&listing()),
-                String::from_utf8_lossy(&given)
-            );
+            assert_eq!(String::from_utf8_lossy(&of_ours), String::from_utf8_lossy(&given));
+            assert_eq!(String::from_utf8_lossy(&listing()), String::from_utf8_lossy(&given));
             drop(stdin);
             other.kill().ok();
             other.status().await.unwrap();

@@ -33,24 +33,12 @@ fn every_way_to_write_an_address_is_understood() {
             assert_eq!(resolve(([0, 0, 0, 0, 0, 0, 0, 1], 80)).await.unwrap(), six);
             assert_eq!(resolve((Ipv4Addr::LOCALHOST, 80)).await.unwrap(), one);
             assert_eq!(resolve((Ipv6Addr::LOCALHOST, 80)).await.unwrap(), six);
-            assert_eq!(
-                resolve((IpAddr::from(Ipv4Addr::LOCALHOST), 80))
-                    .await
-                    .unwrap(),
-                one
-            );
+            assert_eq!(resolve((IpAddr::from(Ipv4Addr::LOCALHOST), 80)).await.unwrap(), one);
             assert_eq!(resolve(v4).await.unwrap(), one);
             assert_eq!(resolve(&v4).await.unwrap(), one);
+            assert_eq!(resolve(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80)).await.unwrap(), one);
             assert_eq!(
-                resolve(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 80))
-                    .await
-                    .unwrap(),
-                one
-            );
-            assert_eq!(
-                resolve(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 0, 0))
-                    .await
-                    .unwrap(),
+                resolve(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 0, 0)).await.unwrap(),
                 six
             );
             assert_eq!(resolve(&[v4, v6][..]).await.unwrap(), [v4, v6]);
@@ -62,10 +50,7 @@ fn every_way_to_write_an_address_is_understood() {
             assert_eq!(resolve(scoped).await.unwrap(), [SocketAddr::V6(scoped)]);
             assert_eq!(
                 resolve("[fe80::1%3]:80").await.unwrap(),
-                "[fe80::1%3]:80"
-                    .to_socket_addrs()
-                    .unwrap()
-                    .collect::<Vec<_>>()
+                "[fe80::1%3]:80".to_socket_addrs().unwrap().collect::<Vec<_>>()
             );
         });
     });
@@ -84,22 +69,14 @@ fn the_local_host_is_found_by_name() {
                 let addrs = addrs.unwrap();
                 assert!(!addrs.is_empty());
                 assert!(
-                    addrs
-                        .iter()
-                        .all(|addr| addr.ip().is_loopback() && addr.port() == 80),
+                    addrs.iter().all(|addr| addr.ip().is_loopback() && addr.port() == 80),
                     "{addrs:?}"
                 );
             }
         });
+        assert!(!foreign_block_on(resolve("localhost:80")).unwrap().is_empty());
         assert!(
-            !foreign_block_on(resolve("localhost:80"))
-                .unwrap()
-                .is_empty()
-        );
-        assert!(
-            !foreign_block_on(spawn(async { resolve("localhost:80").await }))
-                .unwrap()
-                .is_empty()
+            !foreign_block_on(spawn(async { resolve("localhost:80").await })).unwrap().is_empty()
         );
     });
 }
@@ -143,9 +120,7 @@ fn a_name_that_does_not_resolve_is_an_error() {
             let too_long = format!("{}.invalid", "x".repeat(300));
             resolve((too_long.as_str(), 80)).await.unwrap_err();
             Async::<TcpListener>::bind((too_long.as_str(), 0)).unwrap_err();
-            Async::<std::net::TcpStream>::connect((too_long.clone(), 80))
-                .await
-                .unwrap_err();
+            Async::<std::net::TcpStream>::connect((too_long.clone(), 80)).await.unwrap_err();
             Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))
                 .unwrap()
                 .send_to(b"x", (too_long.as_str(), 9))
@@ -173,42 +148,21 @@ fn numeric_addresses_do_not_wait_for_the_pool() {
         starting.recv().unwrap();
         block_on(async {
             let v4 = SocketAddr::from(([127, 0, 0, 1], 80));
+            assert_eq!(future::poll_once(resolve("127.0.0.1:80")).await.unwrap().unwrap(), [v4]);
+            assert_eq!(future::poll_once(resolve(("127.0.0.1", 80))).await.unwrap().unwrap(), [v4]);
             assert_eq!(
-                future::poll_once(resolve("127.0.0.1:80"))
-                    .await
-                    .unwrap()
-                    .unwrap(),
-                [v4]
-            );
-            assert_eq!(
-                future::poll_once(resolve(("127.0.0.1", 80)))
-                    .await
-                    .unwrap()
-                    .unwrap(),
-                [v4]
-            );
-            assert_eq!(
-                future::poll_once(resolve((String::from("::1"), 80)))
-                    .await
-                    .unwrap()
-                    .unwrap()
-                    .len(),
+                future::poll_once(resolve((String::from("::1"), 80))).await.unwrap().unwrap().len(),
                 1
             );
             assert_eq!(future::poll_once(resolve(v4)).await.unwrap().unwrap(), [v4]);
-            assert_eq!(
-                future::poll_once(resolve(vec![v4])).await.unwrap().unwrap(),
-                [v4]
-            );
+            assert_eq!(future::poll_once(resolve(vec![v4])).await.unwrap().unwrap(), [v4]);
             let listener = Async::<TcpListener>::bind("127.0.0.1:0").unwrap();
             let text = listener.get_ref().local_addr().unwrap().to_string();
             let connect = Async::<std::net::TcpStream>::connect(text);
             let (stream, _) = future::try_zip(connect, listener.accept()).await.unwrap();
             drop(stream);
             let udp = Async::<UdpSocket>::bind("127.0.0.1:0").unwrap();
-            udp.send_to(b"x", udp.get_ref().local_addr().unwrap().to_string())
-                .await
-                .unwrap();
+            udp.send_to(b"x", udp.get_ref().local_addr().unwrap().to_string()).await.unwrap();
 
             // A name waits, but does not block the thread.
             let name = spawn(resolve("localhost:80"));
@@ -239,9 +193,8 @@ fn numeric_addresses_start_no_thread() {
 fn many_names_are_looked_up_at_once_and_lookups_can_be_given_up() {
     within(30, || {
         block_on(async {
-            let tasks: Vec<_> = (1..=50u16)
-                .map(|port| spawn(resolve(("localhost", port))))
-                .collect();
+            let tasks: Vec<_> =
+                (1..=50u16).map(|port| spawn(resolve(("localhost", port)))).collect();
             for _ in 0..20 {
                 let _ = future::poll_once(resolve("localhost:80")).await;
             }

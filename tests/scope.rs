@@ -198,11 +198,7 @@ fn wakes_from_other_threads_reach_the_children() {
                     }));
                 }
             });
-            if foreign {
-                foreign_block_on(run)
-            } else {
-                block_on(run)
-            }
+            if foreign { foreign_block_on(run) } else { block_on(run) }
         }
         drop(wakers);
         waking.join().unwrap();
@@ -257,21 +253,14 @@ fn dropping_the_future_of_a_scope_drops_its_children_first() {
                 let mut future = Box::pin(future);
                 for _ in 0..polled {
                     assert!(
-                        future
-                            .as_mut()
-                            .poll(&mut Context::from_waker(Waker::noop()))
-                            .is_pending()
+                        future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
                     );
                 }
                 drop(future);
             }
             assert_eq!(alive.get(), 0, "children outlive their scope");
             assert_eq!(
-                order
-                    .borrow()
-                    .iter()
-                    .filter(|&&what| what == "child")
-                    .count(),
+                order.borrow().iter().filter(|&&what| what == "child").count(),
                 if polled > 0 { 5 } else { 0 }
             );
             assert_eq!(order.borrow().last(), Some(&"outer"));
@@ -297,9 +286,7 @@ fn a_timeout_around_a_scope_ends_the_children() {
                     }));
                 }
             });
-            smol::timeout(Duration::from_millis(20), forever)
-                .await
-                .unwrap_err();
+            smol::timeout(Duration::from_millis(20), forever).await.unwrap_err();
             assert_eq!(alive.get(), 0);
         });
     });
@@ -501,11 +488,7 @@ fn a_scope_handle_that_escapes_runs_nothing_after_the_end() {
         block_on(future::yield_now());
         drop(escaped);
         assert!(!ran.is_set());
-        assert_eq!(
-            Arc::strong_count(&ran),
-            1,
-            "the future is kept after the end of the scope"
-        );
+        assert_eq!(Arc::strong_count(&ran), 1, "the future is kept after the end of the scope");
     });
 }
 

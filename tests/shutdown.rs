@@ -28,71 +28,49 @@ use std::{
 /// smol 2: with `SMOL_THREADS=0`, `spawn` never runs.
 #[test]
 fn nonsense_as_the_number_of_threads_is_clamped_or_ignored() {
-    let values = [
-        "0",
-        "",
-        "-1",
-        "abc",
-        "1.5",
-        " 2 ",
-        "1000000000",
-        "99999999999999999999999",
-    ];
+    let values = ["0", "", "-1", "abc", "1.5", " 2 ", "1000000000", "99999999999999999999999"];
     let envs: Vec<Vec<(&str, &str)>> = values
         .iter()
         .map(|&value| vec![("SMOL_THREADS", value), ("BLOCKING_MAX_THREADS", value)])
         .collect();
-    fresh_processes(
-        10,
-        &envs.iter().map(Vec::as_slice).collect::<Vec<_>>(),
-        || {
-            let tasks: Vec<Task<u32>> = (0..200)
-                .map(|_| spawn(async { unblock(|| 1).await }))
-                .collect();
-            let sum = foreign_block_on(async {
-                let mut sum = 0;
-                for task in tasks {
-                    sum += task.await;
-                }
-                sum
-            });
-            assert_eq!(sum, 200);
-            assert_eq!(block_on(spawn(async { block_on(unblock(|| 2)) })), 2);
-            #[cfg(target_os = "linux")]
-            assert!(
-                common::threads().len() < 1200,
-                "{} threads",
-                common::threads().len()
-            );
-        },
-    );
+    fresh_processes(10, &envs.iter().map(Vec::as_slice).collect::<Vec<_>>(), || {
+        let tasks: Vec<Task<u32>> =
+            (0..200).map(|_| spawn(async { unblock(|| 1).await })).collect();
+        let sum = foreign_block_on(async {
+            let mut sum = 0;
+            for task in tasks {
+                sum += task.await;
+            }
+            sum
+        });
+        assert_eq!(sum, 200);
+        assert_eq!(block_on(spawn(async { block_on(unblock(|| 2)) })), 2);
+        #[cfg(target_os = "linux")]
+        assert!(common::threads().len() < 1200, "{} threads", common::threads().len());
+    });
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn as_many_workers_run_as_the_environment_says() {
-    fresh_processes(
-        10,
-        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "3")]],
-        || {
-            let workers: usize = std::env::var("SMOL_THREADS").unwrap().parse().unwrap();
-            // Short tasks: no reason for spares.
-            for _ in 0..100 {
-                let tasks: Vec<_> = (0..100).map(|_| spawn(future::yield_now())).collect();
-                foreign_block_on(async {
-                    for task in tasks {
-                        task.await;
-                    }
-                });
-            }
-            let count = threads_of_workers();
-            assert!(
-                (1..=workers + 1).contains(&count),
-                "{count} for {workers}: {:?}",
-                common::threads()
-            );
-        },
-    );
+    fresh_processes(10, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "3")]], || {
+        let workers: usize = std::env::var("SMOL_THREADS").unwrap().parse().unwrap();
+        // Short tasks: no reason for spares.
+        for _ in 0..100 {
+            let tasks: Vec<_> = (0..100).map(|_| spawn(future::yield_now())).collect();
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
+                }
+            });
+        }
+        let count = threads_of_workers();
+        assert!(
+            (1..=workers + 1).contains(&count),
+            "{count} for {workers}: {:?}",
+            common::threads()
+        );
+    });
 }
 
 /// Worker threads are named smol-0, smol-1 and so on.
@@ -100,10 +78,7 @@ fn as_many_workers_run_as_the_environment_says() {
 fn threads_of_workers() -> usize {
     common::threads()
         .iter()
-        .filter(|name| {
-            name.strip_prefix("smol-")
-                .is_some_and(|rest| rest.parse::<u32>().is_ok())
-        })
+        .filter(|name| name.strip_prefix("smol-").is_some_and(|rest| rest.parse::<u32>().is_ok()))
         .count()
 }
 
@@ -115,10 +90,7 @@ const NO_THREADS: &[(&str, &str)] = &[("RUST_MIN_STACK", "70368744177664")];
 /// Whatever `body` does in a process without threads, it has to do without spinning.
 #[track_caller]
 fn frugally(body: impl FnOnce()) {
-    assert!(
-        thread::Builder::new().spawn(|| ()).is_err(),
-        "threads can be started here"
-    );
+    assert!(thread::Builder::new().spawn(|| ()).is_err(), "threads can be started here");
     #[cfg(unix)]
     let before = common::cpu_time();
     body();
@@ -140,10 +112,7 @@ fn without_threads_block_on_does_all_the_work() {
             block_on(sleep(Duration::from_millis(5)));
             assert_eq!(block_on(unblock(|| 2)), 2);
             assert_eq!(block_on(spawn(async { 3 })), 3);
-            assert_eq!(
-                block_on(async { spawn(async { unblock(|| 4).await }).await }),
-                4
-            );
+            assert_eq!(block_on(async { spawn(async { unblock(|| 4).await }).await }), 4);
             block_on(async {
                 let tasks: Vec<_> = (0..100)
                     .map(|i| {
@@ -161,9 +130,7 @@ fn without_threads_block_on_does_all_the_work() {
                     spawn(
                         async move { smol::io::AsyncReadExt::read_exact(&mut two, &mut [0]).await },
                     );
-                smol::io::AsyncWriteExt::write_all(&mut one, b"x")
-                    .await
-                    .unwrap();
+                smol::io::AsyncWriteExt::write_all(&mut one, b"x").await.unwrap();
                 echo.await.unwrap();
             });
             // Spawned and let go before anybody drives.
@@ -182,21 +149,14 @@ fn without_threads_a_nested_block_on_does_the_work_too() {
     fresh_process(20, NO_THREADS, || {
         frugally(|| {
             assert_eq!(
-                block_on(spawn(async {
-                    block_on(spawn(async { block_on(unblock(|| 5)) }))
-                })),
+                block_on(spawn(async { block_on(spawn(async { block_on(unblock(|| 5)) })) })),
                 5
             );
             assert_eq!(
                 block_on(async { spawn_local(async { block_on(spawn(async { 6 })) }).await }),
                 6
             );
-            assert_eq!(
-                block_on(unblock(|| block_on(unblock(|| block_on(spawn(async {
-                    7
-                })))))),
-                7
-            );
+            assert_eq!(block_on(unblock(|| block_on(unblock(|| block_on(spawn(async { 7 })))))), 7);
         });
     });
 }
@@ -209,23 +169,12 @@ fn without_threads_a_foreign_block_on_finishes_or_panics() {
             // There may be nobody to do it; then the one who asks must hear of it.
             let ask = |what: &str, body: &dyn Fn()| {
                 let result = catch_unwind(AssertUnwindSafe(body));
-                println!(
-                    "{what}: {}",
-                    if result.is_ok() { "done" } else { "a panic" }
-                );
+                println!("{what}: {}", if result.is_ok() { "done" } else { "a panic" });
             };
-            ask("unblock", &|| {
-                assert_eq!(foreign_block_on(unblock(|| 2)), 2)
-            });
-            ask("resolve", &|| {
-                drop(foreign_block_on(smol::resolve("localhost:80")))
-            });
-            ask("timer", &|| {
-                foreign_block_on(sleep(Duration::from_millis(5)))
-            });
-            ask("spawn", &|| {
-                assert_eq!(foreign_block_on(spawn(async { 3 })), 3)
-            });
+            ask("unblock", &|| assert_eq!(foreign_block_on(unblock(|| 2)), 2));
+            ask("resolve", &|| drop(foreign_block_on(smol::resolve("localhost:80"))));
+            ask("timer", &|| foreign_block_on(sleep(Duration::from_millis(5))));
+            ask("spawn", &|| assert_eq!(foreign_block_on(spawn(async { 3 })), 3));
             ask("socket", &|| {
                 let (one, two) = socket_pair();
                 std::io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
@@ -246,23 +195,10 @@ fn when_threads_can_be_started_again_they_are() {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let kib: u64 = status
             .lines()
-            .find_map(|line| {
-                line.strip_prefix("VmSize:")?
-                    .strip_suffix("kB")?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
+            .find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB")?.trim().parse().ok())
             .unwrap();
         let limit = getrlimit(Resource::As);
-        setrlimit(
-            Resource::As,
-            Rlimit {
-                current: Some((kib + 1500) << 10),
-                ..limit
-            },
-        )
-        .unwrap();
+        setrlimit(Resource::As, Rlimit { current: Some((kib + 1500) << 10), ..limit }).unwrap();
         frugally(|| {
             assert_eq!(block_on(unblock(|| 2)), 2);
             assert_eq!(block_on(spawn(async { 3 })), 3);
@@ -286,9 +222,8 @@ fn without_descriptors_registering_is_an_error_and_the_rest_works() {
     use std::net::UdpSocket;
     fresh_process(20, &[], || {
         // The sockets first; nothing of the runtime has been used yet.
-        let sockets: Vec<UdpSocket> = (0..3)
-            .map(|_| UdpSocket::bind(("127.0.0.1", 0)).unwrap())
-            .collect();
+        let sockets: Vec<UdpSocket> =
+            (0..3).map(|_| UdpSocket::bind(("127.0.0.1", 0)).unwrap()).collect();
         let limit = getrlimit(Resource::Nofile);
         let mut spare = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
@@ -296,10 +231,7 @@ fn without_descriptors_registering_is_an_error_and_the_rest_works() {
             if spare.len() == 1 {
                 setrlimit(
                     Resource::Nofile,
-                    Rlimit {
-                        current: Some(common::open_fds() as u64 + 2),
-                        ..limit
-                    },
+                    Rlimit { current: Some(common::open_fds() as u64 + 2), ..limit },
                 )
                 .unwrap();
             }
@@ -323,10 +255,7 @@ fn without_descriptors_registering_is_an_error_and_the_rest_works() {
         // A timer has no way to say that there is no poller, but it must not hang.
         let timer = catch_unwind(|| block_on(sleep(Duration::from_millis(5))));
         println!("timer: {}", if timer.is_ok() { "fired" } else { "a panic" });
-        assert!(
-            common::cpu_time() - cpu < Duration::from_secs(1),
-            "spins without descriptors"
-        );
+        assert!(common::cpu_time() - cpu < Duration::from_secs(1), "spins without descriptors");
         // And when there are some again, all is well.
         drop(spare);
         setrlimit(Resource::Nofile, limit).unwrap();
@@ -383,12 +312,8 @@ fn whatever_a_destructor_of_a_thread_local_calls_ends_in_a_result_or_a_panic() {
     let calls: [(&str, fn()); 16] = [
         ("block_on", || assert_eq!(block_on(async { 1 }), 1)),
         ("block_on a yield", || block_on(future::yield_now())),
-        ("block_on a timer", || {
-            block_on(sleep(Duration::from_millis(1)))
-        }),
-        ("block_on a task", || {
-            assert_eq!(block_on(spawn(async { 2 })), 2)
-        }),
+        ("block_on a timer", || block_on(sleep(Duration::from_millis(1)))),
+        ("block_on a task", || assert_eq!(block_on(spawn(async { 2 })), 2)),
         ("block_on a job", || assert_eq!(block_on(unblock(|| 3)), 3)),
         ("block_on a local task", || {
             assert_eq!(block_on(async { spawn_local(async { 4 }).await }), 4)
@@ -423,12 +348,8 @@ fn whatever_a_destructor_of_a_thread_local_calls_ends_in_a_result_or_a_panic() {
         ("a timeout", || {
             block_on(smol::timeout(Duration::from_millis(1), pending::<()>())).unwrap_err();
         }),
-        ("resolve", || {
-            drop(block_on(smol::resolve("127.0.0.1:80")).unwrap())
-        }),
-        ("a cancel", || {
-            assert!(foreign_block_on(spawn(pending::<()>()).cancel()).is_none())
-        }),
+        ("resolve", || drop(block_on(smol::resolve("127.0.0.1:80")).unwrap())),
+        ("a cancel", || assert!(foreign_block_on(spawn(pending::<()>()).cancel()).is_none())),
     ];
     fresh_process(30, &[], move || {
         for (name, call) in calls {
@@ -467,12 +388,7 @@ fn what_a_thread_local_holds_of_the_runtime_is_dropped_in_peace() {
     fresh_process(30, &[], || {
         fn polled<F: Future + 'static>(future: F) -> Pin<Box<dyn Future<Output = F::Output>>> {
             let mut future: Pin<Box<dyn Future<Output = F::Output>>> = Box::pin(future);
-            assert!(
-                future
-                    .as_mut()
-                    .poll(&mut Context::from_waker(Waker::noop()))
-                    .is_pending()
-            );
+            assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
             future
         }
         let hour = Duration::from_secs(3600);
@@ -560,11 +476,7 @@ fn wakers_woken_and_dropped_by_a_thread_local_find_their_tasks() {
                 let mut sleeper = Some(sleeper);
                 OnDrop(move || {
                     for waker in wakers.drain(..) {
-                        if by_value {
-                            waker.wake()
-                        } else {
-                            waker.wake_by_ref()
-                        }
+                        if by_value { waker.wake() } else { waker.wake_by_ref() }
                     }
                     done.wait_blocking();
                     other_done.wait_blocking();
@@ -660,26 +572,18 @@ fn attempts() -> [(&'static str, fn()); 8] {
     [
         ("block_on", || assert_eq!(block_on(async { 1 }), 1)),
         ("a timer", || block_on(sleep(Duration::from_millis(5)))),
-        ("a foreign timer", || {
-            foreign_block_on(sleep(Duration::from_millis(5)))
-        }),
+        ("a foreign timer", || foreign_block_on(sleep(Duration::from_millis(5)))),
         ("a task", || assert_eq!(block_on(spawn(async { 2 })), 2)),
-        ("a foreign task", || {
-            assert_eq!(foreign_block_on(spawn(async { 3 })), 3)
-        }),
+        ("a foreign task", || assert_eq!(foreign_block_on(spawn(async { 3 })), 3)),
         ("a job", || assert_eq!(block_on(unblock(|| 4)), 4)),
-        ("a foreign job", || {
-            assert_eq!(foreign_block_on(unblock(|| 5)), 5)
-        }),
+        ("a foreign job", || assert_eq!(foreign_block_on(unblock(|| 5)), 5)),
         ("a socket", || {
             let (one, two) = socket_pair();
             let writing = async {
                 sleep(Duration::from_millis(5)).await;
                 std::io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
             };
-            block_on(future::zip(writing, async {
-                one.readable().await.unwrap()
-            }));
+            block_on(future::zip(writing, async { one.readable().await.unwrap() }));
         }),
     ]
 }
@@ -702,10 +606,7 @@ fn in_the_child_of_a_fork_the_runtime_works_or_says_why_not() {
         for (what, attempt) in attempts() {
             println!("{what}");
             if let Err(message) = in_a_forked_child(attempt) {
-                assert!(
-                    message.contains("fork"),
-                    "{what}: not a clear message: {message}"
-                );
+                assert!(message.contains("fork"), "{what}: not a clear message: {message}");
             }
         }
         // The parent has lost nothing.
@@ -722,11 +623,7 @@ fn what_the_child_of_a_fork_drops_the_parent_keeps() {
     fresh_process(60, &[], || {
         let (one, two) = socket_pair();
         // Registered by a wait that does not end.
-        assert!(
-            pin!(one.readable())
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_pending()
-        );
+        assert!(pin!(one.readable()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let kept = RefCell::new(Some((one, Timer::after(Duration::from_secs(3600)))));
         // The child has a copy of all this, its last handle among it.
         assert_eq!(in_a_forked_child(|| drop(kept.take())), Ok(()));
@@ -778,10 +675,7 @@ fn a_program_ends_while_tasks_timers_and_jobs_still_run() {
         block_on(Timer::after(Duration::from_millis(20)));
     });
     if let Some(ended) = ended {
-        assert!(
-            ended.status.success() && ended.took < Duration::from_secs(8),
-            "{ended:?}"
-        );
+        assert!(ended.status.success() && ended.took < Duration::from_secs(8), "{ended:?}");
     }
 }
 

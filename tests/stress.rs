@@ -59,11 +59,7 @@ fn random_task(
                     unblock(move || thread::sleep(Duration::from_micros(micros))).await;
                 }
                 6 if depth > 0 => {
-                    count += block_on(spawn(random_task(
-                        random.u64(..),
-                        depth - 1,
-                        census.clone(),
-                    )))
+                    count += block_on(spawn(random_task(random.u64(..), depth - 1, census.clone())))
                 }
                 7..=9 if depth > 0 => {
                     let tasks: Vec<Task<u64>> = (0..random.u32(1..5))
@@ -106,11 +102,7 @@ fn random_task(
 fn tasks_that_do_random_things_all_end() {
     fresh_processes(
         60,
-        &[
-            &[("SMOL_THREADS", "1")],
-            &[("SMOL_THREADS", "2")],
-            &[("SMOL_THREADS", "6")],
-        ],
+        &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "6")]],
         || {
             let census = Arc::new(Census::default());
             thread::scope(|threads| {
@@ -190,14 +182,8 @@ fn tasks_spawned_from_everywhere_run_once_each() {
 fn a_chain_of_a_hundred_thousand_tasks_reaches_its_end() {
     within(60, || {
         fn link(left: u32, done: Arc<Flag>) {
-            spawn(async move {
-                if left == 0 {
-                    done.set()
-                } else {
-                    link(left - 1, done)
-                }
-            })
-            .detach();
+            spawn(async move { if left == 0 { done.set() } else { link(left - 1, done) } })
+                .detach();
         }
         let done = Flag::new();
         link(100_000, done.clone());
@@ -239,37 +225,31 @@ impl<T> Channel<T> {
 
 #[test]
 fn pairs_that_play_ping_pong_across_all_workers_never_lose_the_ball() {
-    fresh_processes(
-        60,
-        &[&[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "4")]],
-        || {
-            let pairs: Vec<_> = (0..8)
-                .flat_map(|_| {
-                    let (ping, pong) = (Channel::new(), Channel::new());
-                    let player = |from: Arc<Channel<u32>>, to: Arc<Channel<u32>>| async move {
-                        loop {
-                            let ball = from.receive().await;
-                            to.send(ball + 1);
-                            if ball >= 5_000 {
-                                return;
-                            }
+    fresh_processes(60, &[&[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "4")]], || {
+        let pairs: Vec<_> = (0..8)
+            .flat_map(|_| {
+                let (ping, pong) = (Channel::new(), Channel::new());
+                let player = |from: Arc<Channel<u32>>, to: Arc<Channel<u32>>| async move {
+                    loop {
+                        let ball = from.receive().await;
+                        to.send(ball + 1);
+                        if ball >= 5_000 {
+                            return;
                         }
-                    };
-                    let tasks = [
-                        spawn(player(ping.clone(), pong.clone())),
-                        spawn(player(pong, ping.clone())),
-                    ];
-                    ping.send(0);
-                    tasks
-                })
-                .collect();
-            block_on(async {
-                for task in pairs {
-                    task.await;
-                }
-            });
-        },
-    );
+                    }
+                };
+                let tasks =
+                    [spawn(player(ping.clone(), pong.clone())), spawn(player(pong, ping.clone()))];
+                ping.send(0);
+                tasks
+            })
+            .collect();
+        block_on(async {
+            for task in pairs {
+                task.await;
+            }
+        });
+    });
 }
 
 #[test]

@@ -242,12 +242,7 @@ fn large_futures_do_not_overflow_small_stacks() {
             Box::pin(Large([1; N], Cell::new(false)))
         }
         let small_stack = |body: fn()| {
-            thread::Builder::new()
-                .stack_size(512 << 10)
-                .spawn(body)
-                .unwrap()
-                .join()
-                .unwrap()
+            thread::Builder::new().stack_size(512 << 10).spawn(body).unwrap().join().unwrap()
         };
         // A megabyte, boxed on a large stack, spawned and awaited on a small one.
         let large = thread::Builder::new()
@@ -257,14 +252,7 @@ fn large_futures_do_not_overflow_small_stacks() {
             .join()
             .unwrap();
         let small = thread::Builder::new().stack_size(256 << 10);
-        assert_eq!(
-            small
-                .spawn(|| block_on(spawn(large)))
-                .unwrap()
-                .join()
-                .unwrap(),
-            1 << 20
-        );
+        assert_eq!(small.spawn(|| block_on(spawn(large))).unwrap().join().unwrap(), 1 << 20);
         // 64 KiB and not boxed: every layer that takes a future by value copies it in a debug build, so there must not be many.
         fn unboxed() -> Large<{ 64 << 10 }> {
             Large([1; 64 << 10], Cell::new(false))

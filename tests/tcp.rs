@@ -31,17 +31,12 @@ async fn pair() -> (Async<TcpStream>, Async<TcpStream>) {
 
 /// An address that nobody listens on.
 fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Makes `close` send a reset instead of waiting for what is unsent.
 fn reset_on_close(stream: &Async<TcpStream>) {
-    socket2::SockRef::from(stream.get_ref())
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    socket2::SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 /// A listener whose queue is full: further connects get no answer. Keep what it returns.
@@ -101,23 +96,14 @@ fn every_operation_waits_for_its_own_direction() {
             let connect = || drop(TcpStream::connect(addr).unwrap());
             waits_for("accept", listener.accept(), || {}, connect).await;
             let mut incoming = listener.incoming();
-            waits_for(
-                "incoming",
-                async { incoming.next().await.unwrap() },
-                || {},
-                connect,
-            )
-            .await;
+            waits_for("incoming", async { incoming.next().await.unwrap() }, || {}, connect).await;
 
             let (a, b) = pair().await;
             let send = || b.get_ref().write_all(b"x").unwrap();
             let mut buffer = [0; 8];
             assert_eq!(waits_for("peek", a.peek(&mut buffer), || {}, send).await, 1);
             assert_eq!((&a).read(&mut buffer).await.unwrap(), 1);
-            assert_eq!(
-                waits_for("read", (&a).read(&mut buffer), || {}, send).await,
-                1
-            );
+            assert_eq!(waits_for("read", (&a).read(&mut buffer), || {}, send).await, 1);
             waits_for("readable", a.readable(), || {}, send).await;
 
             // Until nothing fits any more: the peer's buffers fill up, too.
@@ -323,10 +309,9 @@ fn a_reset_reaches_a_reader_and_a_writer_that_wait() {
                 reset_on_close(&b);
                 drop(b);
                 match writing {
-                    None => assert_eq!(
-                        reading.await.unwrap_err().kind(),
-                        ErrorKind::ConnectionReset
-                    ),
+                    None => {
+                        assert_eq!(reading.await.unwrap_err().kind(), ErrorKind::ConnectionReset)
+                    }
                     Some(writing) => {
                         // The error of a reset is told once; the other one sees an end.
                         let results = (reading.await.map(|_| ()), writing.await);
@@ -375,10 +360,7 @@ fn writing_to_a_closed_connection_is_an_error_and_no_signal() {
             };
             let error: io::Error = Result::<(), _>::unwrap_err(result.await);
             assert!(
-                matches!(
-                    error.kind(),
-                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-                ),
+                matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
                 "{error}"
             );
         });
@@ -424,18 +406,13 @@ fn a_connect_that_std_refuses_to_try_fails_alike() {
         // A broadcast address; and nothing at all.
         let addr = SocketAddr::from(([255, 255, 255, 255], 9));
         if let Err(expected) = TcpStream::connect_timeout(&addr, Duration::from_secs(1)) {
-            let error = block_on(timeout(
-                Duration::from_secs(5),
-                Async::<TcpStream>::connect(addr),
-            ));
+            let error =
+                block_on(timeout(Duration::from_secs(5), Async::<TcpStream>::connect(addr)));
             assert_eq!(error.unwrap().unwrap_err().kind(), expected.kind());
         }
         let nothing: &[SocketAddr] = &[];
         let error = block_on(Async::<TcpStream>::connect(nothing)).unwrap_err();
-        assert_eq!(
-            error.kind(),
-            TcpStream::connect(nothing).unwrap_err().kind()
-        );
+        assert_eq!(error.kind(), TcpStream::connect(nothing).unwrap_err().kind());
     });
 }
 
@@ -449,9 +426,7 @@ fn connect_tries_one_address_after_the_other() {
             assert_eq!(stream.get_ref().peer_addr().unwrap(), live);
             listener.accept().await.unwrap();
             // The first that answers.
-            let stream = Async::<TcpStream>::connect(vec![live, addrs[0]])
-                .await
-                .unwrap();
+            let stream = Async::<TcpStream>::connect(vec![live, addrs[0]]).await.unwrap();
             assert_eq!(stream.get_ref().peer_addr().unwrap(), live);
         });
     });
@@ -487,41 +462,23 @@ fn an_address_that_does_not_answer_holds_up_a_connect_only_for_a_moment() {
             let mut alone = pin!(Async::<TcpStream>::connect(silent));
             assert!(future::poll_once(alone.as_mut()).await.is_none());
             let start = Instant::now();
-            let stream = Async::<TcpStream>::connect(&[silent, live][..])
-                .await
-                .unwrap();
+            let stream = Async::<TcpStream>::connect(&[silent, live][..]).await.unwrap();
             assert_eq!(stream.get_ref().peer_addr().unwrap(), live);
-            assert!(
-                start.elapsed() < Duration::from_secs(5),
-                "took {:?}",
-                start.elapsed()
-            );
+            assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
             // An address that is refused meanwhile does not end the attempt at the silent one; nor does it make the next wait.
             let start = Instant::now();
-            let stream = Async::<TcpStream>::connect(&[silent, dead_address(), live][..])
-                .await
-                .unwrap();
+            let stream =
+                Async::<TcpStream>::connect(&[silent, dead_address(), live][..]).await.unwrap();
             assert_eq!(stream.get_ref().peer_addr().unwrap(), live);
-            assert!(
-                start.elapsed() < Duration::from_secs(5),
-                "took {:?}",
-                start.elapsed()
-            );
+            assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
             timeout(20 * MS, alone).await.unwrap_err();
         });
         // Nothing is left of those who lost or were given up, though the reactor has seen no event of theirs.
         let after = common::open_fds();
-        assert!(
-            after <= before + 4,
-            "{before} descriptors before, {after} after"
-        ); // epoll, eventfd, timerfd
+        assert!(after <= before + 4, "{before} descriptors before, {after} after"); // epoll, eventfd, timerfd
         let again = common::open_fds();
         block_on(async {
-            let _ = timeout(
-                MS,
-                Async::<TcpStream>::connect(&[silent, silent, silent][..]),
-            )
-            .await;
+            let _ = timeout(MS, Async::<TcpStream>::connect(&[silent, silent, silent][..])).await;
             drop(Async::<TcpStream>::connect(&[silent, live][..]).await);
         });
         assert_eq!(common::open_fds(), again);
@@ -567,9 +524,7 @@ fn both_families_are_spoken() {
             assert!(peer.is_ipv6());
             // A name that may stand for both.
             let (v4, addr4) = self::listener();
-            let stream = Async::<TcpStream>::connect(("localhost", addr4.port()))
-                .await
-                .unwrap();
+            let stream = Async::<TcpStream>::connect(("localhost", addr4.port())).await.unwrap();
             assert_eq!(stream.get_ref().peer_addr().unwrap(), addr4);
             v4.accept().await.unwrap();
         });
@@ -673,9 +628,7 @@ fn an_address_that_is_not_ours_cannot_be_bound() {
     let error = Async::<TcpListener>::bind((Ipv4Addr::new(192, 0, 2, 1), 0)).unwrap_err();
     assert_eq!(
         error.kind(),
-        TcpListener::bind((Ipv4Addr::new(192, 0, 2, 1), 0))
-            .unwrap_err()
-            .kind()
+        TcpListener::bind((Ipv4Addr::new(192, 0, 2, 1), 0)).unwrap_err().kind()
     );
 }
 

@@ -37,11 +37,7 @@ fn lines_of(source: &str) -> Vec<Line> {
             '"' => {
                 let before = line.code.trim_end_matches('#');
                 let is_raw = before.ends_with('r');
-                let hashes = if is_raw {
-                    &line.code[before.len()..]
-                } else {
-                    ""
-                };
+                let hashes = if is_raw { &line.code[before.len()..] } else { "" };
                 let end = format!("\"{hashes}");
                 while !rest[len..].starts_with(&end) {
                     let escape = !is_raw && rest[len..].starts_with('\\');
@@ -81,10 +77,7 @@ fn number_before(text: &str, what: &str) -> usize {
     let before = text.split(what).next().unwrap();
     let number = before.rsplit(|c: char| c != ',' && !c.is_ascii_digit());
     let number = number.map(|number| number.replace(',', "")).next();
-    number
-        .unwrap()
-        .parse()
-        .unwrap_or_else(|_| panic!("how many{what}?"))
+    number.unwrap().parse().unwrap_or_else(|_| panic!("how many{what}?"))
 }
 
 /// The numbers of `§1 §3-§5`.
@@ -94,10 +87,7 @@ fn section_numbers(text: &str) -> Vec<usize> {
         let (first, last) = word.split_once('-').unwrap_or((word, word));
         Some(number(first)?..=number(last)?)
     };
-    text.split_whitespace()
-        .filter_map(range)
-        .flatten()
-        .collect()
+    text.split_whitespace().filter_map(range).flatten().collect()
 }
 
 struct Section {
@@ -115,33 +105,19 @@ fn sections(lines: &[Line]) -> Vec<Section> {
     let ends = starts.iter().skip(1).copied().chain([lines.len()]);
     let section = |(&start, end): (&usize, usize)| {
         for bar in [start - 1, start + 1] {
-            assert!(
-                lines[bar].comment.starts_with("// ===="),
-                "line {}: no banner",
-                bar + 1
-            );
+            assert!(lines[bar].comment.starts_with("// ===="), "line {}: no banner", bar + 1);
         }
         let banner = lines[start].comment[3..].to_owned();
         let mut head = lines[start..end].iter().map(|line| line.comment.as_str());
-        let head = head
-            .find(|text| text.starts_with("// uses "))
-            .expect(&banner);
+        let head = head.find(|text| text.starts_with("// uses ")).expect(&banner);
         let fact = |which: &str| {
-            let fact = head[2..]
-                .split('·')
-                .find_map(|fact| fact.trim().strip_prefix(which));
+            let fact = head[2..].split('·').find_map(|fact| fact.trim().strip_prefix(which));
             let fact = fact.unwrap_or_default();
             (fact != "all").then(|| section_numbers(fact))
         };
         let (uses, used_by) = (fact("uses "), fact("used by "));
         let number = section_numbers(banner.split_once(' ').unwrap().0)[0];
-        Section {
-            number,
-            banner,
-            lines: start..end,
-            uses,
-            used_by,
-        }
+        Section { number, banner, lines: start..end, uses, used_by }
     };
     starts.iter().zip(ends).map(section).collect()
 }
@@ -188,19 +164,9 @@ fn the_header_lists_the_sections_and_their_numbers_are_consecutive() {
     let sections = sections(&lines_of(&source));
     let numbers = sections.iter().map(|section| section.number);
     assert!(numbers.eq(1..=sections.len()));
-    let banners: Vec<_> = sections
-        .iter()
-        .map(|section| section.banner.as_str())
-        .collect();
-    let items = source
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! - "));
-    assert_eq!(
-        banners,
-        items
-            .filter(|item| item.starts_with('§'))
-            .collect::<Vec<_>>()
-    );
+    let banners: Vec<_> = sections.iter().map(|section| section.banner.as_str()).collect();
+    let items = source.lines().filter_map(|line| line.strip_prefix("//! - "));
+    assert_eq!(banners, items.filter(|item| item.starts_with('§')).collect::<Vec<_>>());
 }
 
 #[test]
@@ -211,10 +177,8 @@ fn a_section_uses_what_its_head_says_and_nothing_from_below() {
     let definitions = definitions(&lines);
     let mut violations = Vec::new();
     for section in &sections {
-        for (at, (before, word, after)) in section
-            .lines
-            .clone()
-            .flat_map(|at| words(&lines[at].code).map(move |word| (at, word)))
+        for (at, (before, word, after)) in
+            section.lines.clone().flat_map(|at| words(&lines[at].code).map(move |word| (at, word)))
         {
             // Methods, fields, variants, and local names that happen to be the same.
             let is_path = before.ends_with("::") && !before.ends_with("crate::");
@@ -228,10 +192,7 @@ fn a_section_uses_what_its_head_says_and_nothing_from_below() {
                 "mod" => !after.starts_with("::"),
                 _ => false,
             };
-            let home = sections
-                .iter()
-                .find(|home| home.lines.contains(place))
-                .unwrap();
+            let home = sections.iter().find(|home| home.lines.contains(place)).unwrap();
             let (here, there) = (section.number, home.number);
             if is_path || is_member || is_other || before.ends_with("fn") || here == there {
                 continue;
@@ -244,11 +205,7 @@ fn a_section_uses_what_its_head_says_and_nothing_from_below() {
             if !uses.contains(&there) {
                 violations.push(format!("{fact}; the head of §{here} does not say so"));
             }
-            if home
-                .used_by
-                .as_ref()
-                .is_some_and(|users| !users.contains(&here))
-            {
+            if home.used_by.as_ref().is_some_and(|users| !users.contains(&here)) {
                 violations.push(format!("{fact}; the head of §{there} does not say so"));
             }
         }
@@ -263,11 +220,7 @@ fn each_ordering_says_why() {
     let says = |line: &Line| line.comment.contains("Ordering:");
     let uses = (6..lines.len()).filter(|&at| lines[at].code.contains("Ordering::"));
     let silent = uses.filter(|&at| !lines[at - 6..=at].iter().any(says));
-    report(
-        silent
-            .map(|at| format!("line {}: no `Ordering:`", at + 1))
-            .collect(),
-    );
+    report(silent.map(|at| format!("line {}: no `Ordering:`", at + 1)).collect());
 }
 
 #[test]
@@ -279,16 +232,9 @@ fn each_unsafe_says_why_it_is_safe_and_readme_knows_how_many() {
     for &at in &blocks {
         let above = lines[..at].iter().rev().map(|line| line.comment.as_str());
         let mut above = above.take_while(|comment| !comment.is_empty());
-        assert!(
-            above.any(|comment| comment.starts_with("// SAFETY:")),
-            "line {}",
-            at + 1
-        );
+        assert!(above.any(|comment| comment.starts_with("// SAFETY:")), "line {}", at + 1);
     }
-    assert_eq!(
-        blocks.len(),
-        number_before(&read("README.md"), " `unsafe` blocks")
-    );
+    assert_eq!(blocks.len(), number_before(&read("README.md"), " `unsafe` blocks"));
 }
 
 #[test]
@@ -297,12 +243,7 @@ fn cited_tests_and_invariants_exist() {
     let lines = lines_of(&source);
     let mut violations = Vec::new();
     // Comments as running text, since a citation may be spread over two lines.
-    let said = |line: &Line| {
-        line.comment
-            .trim_start_matches(['/', '!'])
-            .trim()
-            .to_owned()
-    };
+    let said = |line: &Line| line.comment.trim_start_matches(['/', '!']).trim().to_owned();
     let prose = lines.iter().map(said).collect::<Vec<_>>().join(" ");
     for text in [&prose, &read("README.md"), &read("CONTRIBUTING.md")] {
         // `tests/file.rs::name`, or `tests/file.rs`, `name`
@@ -313,9 +254,7 @@ fn cited_tests_and_invariants_exist() {
             let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/{file}.rs"));
             let tests = fs::read_to_string(tests).unwrap_or_default();
             let name = rest.strip_prefix("::").or(rest.strip_prefix("`, `"));
-            let name = name
-                .and_then(|name| words(name).next())
-                .map_or("", |(_, name, _)| name);
+            let name = name.and_then(|name| words(name).next()).map_or("", |(_, name, _)| name);
             if !name.starts_with("tests") && !tests.contains(&format!("fn {name}")) {
                 violations.push(format!("there is no tests/{file}.rs {name}"));
             }
@@ -323,16 +262,10 @@ fn cited_tests_and_invariants_exist() {
     }
     let words = prose.split(|c: char| !c.is_alphanumeric() && c != '.');
     for word in words.map(|word| word.trim_matches('.')) {
-        let numbers = word
-            .strip_prefix('I')
-            .and_then(|numbers| numbers.split_once('.'));
+        let numbers = word.strip_prefix('I').and_then(|numbers| numbers.split_once('.'));
         let is_cited = numbers.is_some_and(|(_, number)| number.parse::<u8>().is_ok());
         let definition = format!("// {word} ");
-        if is_cited
-            && !lines
-                .iter()
-                .any(|line| line.comment.starts_with(&definition))
-        {
+        if is_cited && !lines.iter().any(|line| line.comment.starts_with(&definition)) {
             violations.push(format!("nothing defines {word}"));
         }
     }
@@ -343,10 +276,7 @@ fn cited_tests_and_invariants_exist() {
 fn the_tour_has_ten_stops_and_readme_knows_where_to_look() {
     let source = read("src/lib.rs");
     let lines = lines_of(&source);
-    let code: String = lines
-        .iter()
-        .map(|line| line.code.trim().to_owned() + " ")
-        .collect();
+    let code: String = lines.iter().map(|line| line.code.trim().to_owned() + " ").collect();
     let stops = code.split("tour!(").skip(1);
     let stops = stops.filter_map(|stop| stop.trim_start().split(',').next()?.parse::<u32>().ok());
     let mut stops: Vec<_> = stops.collect();
@@ -354,10 +284,8 @@ fn the_tour_has_ten_stops_and_readme_knows_where_to_look() {
     assert_eq!(stops, (1..=10).collect::<Vec<_>>());
     // A question's row: | where does a future live? | `new_task` |
     let readme = read("README.md");
-    let names: Vec<_> = readme
-        .lines()
-        .filter_map(|line| line.split_once("? | `")?.1.strip_suffix("` |"))
-        .collect();
+    let names: Vec<_> =
+        readme.lines().filter_map(|line| line.split_once("? | `")?.1.strip_suffix("` |")).collect();
     assert_eq!(names.len(), 10);
     for name in names {
         let is_defined = words(&code).any(|(before, word, _)| {
@@ -381,31 +309,14 @@ fn nothing_is_left_to_do() {
 #[test]
 fn readme_states_the_right_numbers() {
     let (readme, manifest, source) = (read("README.md"), read("Cargo.toml"), read("src/lib.rs"));
-    let msrv = manifest
-        .split("rust-version = \"")
-        .nth(1)
-        .unwrap()
-        .split('"')
-        .next()
-        .unwrap();
-    assert!(
-        readme.contains(&format!("Rust {msrv} or newer")),
-        "README does not say {msrv}"
-    );
+    let msrv = manifest.split("rust-version = \"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(readme.contains(&format!("Rust {msrv} or newer")), "README does not say {msrv}");
     let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap();
-    let dependencies = dependencies
-        .lines()
-        .take_while(|line| !line.starts_with('['));
+    let dependencies = dependencies.lines().take_while(|line| !line.starts_with('['));
     let always = dependencies.filter(|line| line.contains(" = ") && !line.contains("optional"));
-    assert_eq!(
-        always.count(),
-        number_before(&readme, " dependencies, and `rustix` on Unix")
-    );
+    assert_eq!(always.count(), number_before(&readme, " dependencies, and `rustix` on Unix"));
     let (lines, stated) = (source.lines().count(), number_before(&readme, " lines"));
-    assert!(
-        stated.abs_diff(lines) * 10 <= lines,
-        "README says {stated} lines, it is {lines}"
-    );
+    assert!(stated.abs_diff(lines) * 10 <= lines, "README says {stated} lines, it is {lines}");
 }
 
 #[test]
@@ -430,15 +341,8 @@ fn numbers_that_are_printed_and_not_judged() {
     let is_doc = |line: &Line| line.comment.starts_with("///") || line.comment.starts_with("//!");
     let is_comment = |line: &Line| !is_code(line) && !is_doc(line) && !line.comment.is_empty();
     let (code, docs, comments) = (percent(&is_code), percent(&is_doc), percent(&is_comment));
-    println!(
-        "{} lines: {code} % code, {docs} % docs, {comments} % other comments",
-        lines.len()
-    );
+    println!("{} lines: {code} % code, {docs} % docs, {comments} % other comments", lines.len());
     let (count, median) = (functions.len(), functions[functions.len() / 2].0);
     println!("{count} functions, median {median} lines; the longest:");
-    functions
-        .iter()
-        .rev()
-        .take(5)
-        .for_each(|(len, name)| println!("{len:4} {name}"));
+    functions.iter().rev().take(5).for_each(|(len, name)| println!("{len:4} {name}"));
 }

@@ -80,11 +80,7 @@ fn a_timer_never_fires_early() {
                     };
                     let now = Instant::now();
                     assert!(now >= deadline, "{:?} early", deadline - now);
-                    assert!(
-                        fired >= deadline,
-                        "it says so itself: {:?} early",
-                        deadline - fired
-                    );
+                    assert!(fired >= deadline, "it says so itself: {:?} early", deadline - fired);
                     assert!(fired <= now, "it claims to have fired in the future");
                 }
             }
@@ -184,9 +180,8 @@ fn timers_fire_in_the_order_of_their_deadlines() {
         block_on(async {
             let order = Arc::new(Mutex::new(Vec::new()));
             let now = Instant::now();
-            let mut timers: Vec<_> = (0..40)
-                .map(|i| (i, Timer::at(now + 30 * MS + i * MS / 2)))
-                .collect();
+            let mut timers: Vec<_> =
+                (0..40).map(|i| (i, Timer::at(now + 30 * MS + i * MS / 2))).collect();
             fastrand::shuffle(&mut timers);
             for (i, timer) in &mut timers {
                 let (i, order, woken) = (*i, order.clone(), AtomicBool::new(false));
@@ -303,11 +298,7 @@ fn timers_made_set_and_dropped_by_eight_threads_at_once_all_fire() {
                             assert!(Instant::now() >= deadline);
                         }
                     };
-                    if seed % 2 == 0 {
-                        block_on(work)
-                    } else {
-                        foreign_block_on(work)
-                    }
+                    if seed % 2 == 0 { block_on(work) } else { foreign_block_on(work) }
                 });
             }
         });
@@ -476,30 +467,18 @@ fn huge_durations_mean_never() {
     within(30, || {
         block_on(async {
             for huge in huge_durations() {
-                let mut anew = [
-                    Timer::after(MS),
-                    Timer::after(MS),
-                    Timer::after(MS),
-                    Timer::after(MS),
-                ];
+                let mut anew =
+                    [Timer::after(MS), Timer::after(MS), Timer::after(MS), Timer::after(MS)];
                 anew[0].set_after(huge);
                 anew[1].set_interval(huge);
-                anew[2].set_at(
-                    Instant::now()
-                        .checked_add(huge)
-                        .unwrap_or_else(last_instant),
-                );
+                anew[2].set_at(Instant::now().checked_add(huge).unwrap_or_else(last_instant));
                 anew[3].set_interval_at(last_instant(), huge);
                 let timers = [
                     Timer::after(huge),
                     Timer::interval(huge),
                     Timer::interval_at(last_instant(), huge),
                     Timer::interval_at(last_instant(), MS),
-                    Timer::at(
-                        Instant::now()
-                            .checked_add(huge)
-                            .unwrap_or_else(last_instant),
-                    ),
+                    Timer::at(Instant::now().checked_add(huge).unwrap_or_else(last_instant)),
                     Timer::at(last_instant()),
                 ];
                 let mut timers: Vec<_> = timers.into_iter().chain(anew).collect();
@@ -557,10 +536,8 @@ fn an_interval_is_a_stream() {
             assert!(ticks.is_sorted());
             assert_eq!(ticks.len(), 5);
             // Combinators of streams apply.
-            let both = stream::or(
-                Timer::interval(MS).map(|_| 'a'),
-                Timer::interval(MS).map(|_| 'b'),
-            );
+            let both =
+                stream::or(Timer::interval(MS).map(|_| 'a'), Timer::interval(MS).map(|_| 'b'));
             let both: String = both.take(10).collect().await;
             assert!(both.contains('a'));
         });
@@ -574,10 +551,7 @@ fn a_timer_that_fires_once_is_a_stream_of_one_item() {
             let mut timer = Timer::after(MS);
             timer.next().await.unwrap();
             // Whether the stream ends or stays silent: there is no second item.
-            assert!(!matches!(
-                future::poll_once(timer.next()).await,
-                Some(Some(_))
-            ));
+            assert!(!matches!(future::poll_once(timer.next()).await, Some(Some(_))));
         });
     });
 }
@@ -600,18 +574,11 @@ fn an_interval_that_was_held_up_ticks_once_and_keeps_its_phase() {
                 let next = start + period * u32::try_from(elapsed / period.as_nanos() + 1).unwrap();
                 interval.next().await.unwrap();
                 let now = Instant::now();
-                assert!(
-                    now >= next,
-                    "a second tick {:?} before its time",
-                    next - now
-                );
+                assert!(now >= next, "a second tick {:?} before its time", next - now);
                 best = best.min(now - next);
             }
             // A raster shifted to the late tick would be late by half a period each time.
-            assert!(
-                best < period / 3,
-                "never nearer to the raster than {best:?}"
-            );
+            assert!(best < period / 3, "never nearer to the raster than {best:?}");
         });
     });
 }
@@ -714,10 +681,7 @@ fn timeout_gives_the_result_in_time_or_an_error() {
                 "what is ready is not late"
             );
             assert_eq!(timeout(MS, future::pending::<()>()).await, Err(TimedOut));
-            assert_eq!(
-                timeout(Duration::ZERO, future::pending::<()>()).await,
-                Err(TimedOut)
-            );
+            assert_eq!(timeout(Duration::ZERO, future::pending::<()>()).await, Err(TimedOut));
             let start = Instant::now();
             timeout(10 * MS, future::pending::<()>()).await.unwrap_err();
             assert!(start.elapsed() >= 10 * MS);
@@ -767,9 +731,7 @@ fn timed_out_is_an_error_like_any_other() {
     assert!(!format!("{copy:?} {:?}", Timer::after(HOUR)).is_empty());
     // `?` turns it into an io::Error.
     fn in_io() -> io::Result<()> {
-        within(10, || {
-            Ok(block_on(timeout(Duration::ZERO, future::pending()))?)
-        })
+        within(10, || Ok(block_on(timeout(Duration::ZERO, future::pending()))?))
     }
     assert_eq!(in_io().unwrap_err().kind(), io::ErrorKind::TimedOut);
 }
@@ -781,9 +743,7 @@ fn a_dropped_or_set_timer_gives_up_its_waker_at_once() {
     within(10, || {
         let (waker, wakes) = counting_waker();
         let mut timers: Vec<_> = (0..100).map(|_| Timer::after(HOUR)).collect();
-        timers
-            .iter_mut()
-            .for_each(|timer| assert!(poll_once_with(timer, &waker).is_pending()));
+        timers.iter_mut().for_each(|timer| assert!(poll_once_with(timer, &waker).is_pending()));
         drop(waker);
         assert!(Arc::strong_count(&wakes) > 1);
         for timer in &mut timers[..50] {
@@ -840,9 +800,7 @@ fn timers_that_fired_give_their_memory_back() {
         let wave = || {
             block_on(async {
                 let deadline = Instant::now() + 5 * MS;
-                let tasks: Vec<_> = (0..5_000)
-                    .map(|_| spawn_local(Timer::at(deadline)))
-                    .collect();
+                let tasks: Vec<_> = (0..5_000).map(|_| spawn_local(Timer::at(deadline))).collect();
                 for task in tasks {
                     task.await;
                 }
@@ -865,9 +823,8 @@ fn ten_thousand_far_timers_cost_nothing_while_they_wait() {
         thread::scope(|s| {
             s.spawn(|| {
                 block_on(async {
-                    let mut tasks: Vec<_> = (0..5_000)
-                        .map(|_| spawn_local(Timer::after(HOUR)))
-                        .collect();
+                    let mut tasks: Vec<_> =
+                        (0..5_000).map(|_| spawn_local(Timer::after(HOUR))).collect();
                     tasks.extend((0..5_000).map(|_| spawn(Timer::after(HOUR))));
                     for task in &mut tasks {
                         assert!(future::poll_once(task).await.is_none());
@@ -905,10 +862,7 @@ fn a_waker_may_use_timers_and_handles_when_it_is_woken_or_dropped() {
                 #[cfg(unix)]
                 {
                     let (a, _b) = Async::<std::os::unix::net::UnixStream>::pair().unwrap();
-                    assert!(
-                        a.poll_readable(&mut Context::from_waker(Waker::noop()))
-                            .is_pending()
-                    );
+                    assert!(a.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending());
                 }
                 #[cfg(not(unix))]
                 drop(Async::<std::net::UdpSocket>::bind(([127, 0, 0, 1], 0)));
@@ -925,10 +879,7 @@ fn a_waker_may_use_timers_and_handles_when_it_is_woken_or_dropped() {
         assert!(poll(&mut timer).is_pending());
         drop(timer);
         let after_drops = calls.load(Ordering::SeqCst);
-        assert!(
-            after_drops >= 4,
-            "only {after_drops} of the wakers were dropped"
-        );
+        assert!(after_drops >= 4, "only {after_drops} of the wakers were dropped");
         // Woken by the reactor.
         let mut timer = Timer::after(MS);
         let pending = poll(&mut timer).is_pending();

@@ -144,9 +144,7 @@ fn a_new_earliest_timer_is_heard_by_a_thread_that_sleeps_until_a_later_one() {
 #[test]
 fn what_blocks_in_unblock_holds_up_nobody() {
     let (sender, receiver) = mpsc::channel();
-    let sleepers: Vec<_> = (0..50)
-        .map(|_| smol::unblock(|| thread::sleep(100 * MS)))
-        .collect();
+    let sleepers: Vec<_> = (0..50).map(|_| smol::unblock(|| thread::sleep(100 * MS))).collect();
     let waiting = smol::unblock(move || receiver.recv().unwrap());
     // Fifty threads sleep and one waits; tasks, timers and one more job run all the same.
     within(10, || {

@@ -39,12 +39,8 @@ fn datagrams_arrive_with_their_sender() {
             assert_eq!(b.recv_from(&mut buffer).await.unwrap(), (5, a_addr));
             assert_eq!(&buffer[..5], b"hello");
             // Every way to say where to.
-            b.send_to(b"1", (Ipv4Addr::LOCALHOST, a_addr.port()))
-                .await
-                .unwrap();
-            b.send_to(b"2", ([127, 0, 0, 1], a_addr.port()))
-                .await
-                .unwrap();
+            b.send_to(b"1", (Ipv4Addr::LOCALHOST, a_addr.port())).await.unwrap();
+            b.send_to(b"2", ([127, 0, 0, 1], a_addr.port())).await.unwrap();
             b.send_to(b"3", a_addr.to_string()).await.unwrap();
             b.send_to(b"4", ("127.0.0.1", a_addr.port())).await.unwrap();
             b.send_to(b"5", &[a_addr][..]).await.unwrap();
@@ -53,10 +49,7 @@ fn datagrams_arrive_with_their_sender() {
                 assert_eq!(buffer[0], *expected);
             }
             let nothing: &[SocketAddr] = &[];
-            assert_eq!(
-                a.send_to(b"x", nothing).await.unwrap_err().kind(),
-                ErrorKind::InvalidInput
-            );
+            assert_eq!(a.send_to(b"x", nothing).await.unwrap_err().kind(), ErrorKind::InvalidInput);
         });
     });
 }
@@ -107,29 +100,13 @@ fn every_operation_waits_for_its_own_direction() {
             let send = || assert_eq!(b.get_ref().send(b"xyz").unwrap(), 3);
             let take = || assert_eq!(a.get_ref().recv(&mut [0; 16]).unwrap(), 3);
             assert_eq!(waits_for("recv", a.recv(&mut buffer), || {}, send).await, 3);
-            assert_eq!(
-                waits_for("recv_from", a.recv_from(&mut buffer), || {}, send)
-                    .await
-                    .0,
-                3
-            );
+            assert_eq!(waits_for("recv_from", a.recv_from(&mut buffer), || {}, send).await.0, 3);
             assert_eq!(waits_for("peek", a.peek(&mut buffer), || {}, send).await, 3);
             take();
-            assert_eq!(
-                waits_for("peek_from", a.peek_from(&mut buffer), || {}, send)
-                    .await
-                    .0,
-                3
-            );
+            assert_eq!(waits_for("peek_from", a.peek_from(&mut buffer), || {}, send).await.0, 3);
             take();
             assert_eq!(
-                waits_for(
-                    "read_with",
-                    a.read_with(|s| s.recv(&mut buffer)),
-                    || {},
-                    send
-                )
-                .await,
+                waits_for("read_with", a.read_with(|s| s.recv(&mut buffer)), || {}, send).await,
                 3
             );
             waits_for("readable", a.readable(), || {}, send).await;
@@ -138,22 +115,13 @@ fn every_operation_waits_for_its_own_direction() {
             for _ in 0..3 {
                 assert_eq!(future::poll_once(a.send(b"x")).await.unwrap().unwrap(), 1);
                 assert_eq!(
-                    future::poll_once(a.write_with(|s| s.send(b"x")))
-                        .await
-                        .unwrap()
-                        .unwrap(),
+                    future::poll_once(a.write_with(|s| s.send(b"x"))).await.unwrap().unwrap(),
                     1
                 );
                 assert!(timeout(Duration::from_secs(5), a.writable()).await.is_ok());
                 let to = b.get_ref().local_addr().unwrap();
                 let (free, _) = socket();
-                assert_eq!(
-                    future::poll_once(free.send_to(b"x", to))
-                        .await
-                        .unwrap()
-                        .unwrap(),
-                    1
-                );
+                assert_eq!(future::poll_once(free.send_to(b"x", to)).await.unwrap().unwrap(), 1);
             }
         });
     });
@@ -221,10 +189,7 @@ fn a_refused_datagram_wakes_the_receiver_with_an_error() {
             let mut receiving = pin!(a.recv(&mut buffer));
             assert!(future::poll_once(receiving.as_mut()).await.is_none());
             a.send(b"anybody?").await.unwrap();
-            assert_eq!(
-                receiving.await.unwrap_err().kind(),
-                ErrorKind::ConnectionRefused
-            );
+            assert_eq!(receiving.await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
             // It goes on working.
             let back = Async::<UdpSocket>::bind(gone_addr);
             if let Ok(back) = back {
@@ -292,10 +257,7 @@ fn udp_works_under_a_foreign_block_on() {
 #[test]
 fn a_port_in_use_is_an_error_and_the_next_address_is_tried() {
     let (_socket, addr) = socket();
-    assert_eq!(
-        Async::<UdpSocket>::bind(addr).unwrap_err().kind(),
-        ErrorKind::AddrInUse
-    );
+    assert_eq!(Async::<UdpSocket>::bind(addr).unwrap_err().kind(), ErrorKind::AddrInUse);
     assert!(Async::<UdpSocket>::bind(&[addr, SocketAddr::from(LOCAL)][..]).is_ok());
 }
 

@@ -40,10 +40,7 @@ fn a_client_and_a_server_talk() {
             let dir = tempdir().unwrap();
             let path = dir.path().join("socket");
             let listener = Async::<UnixListener>::bind(&path).unwrap();
-            assert_eq!(
-                listener.get_ref().local_addr().unwrap().as_pathname(),
-                Some(&*path)
-            );
+            assert_eq!(listener.get_ref().local_addr().unwrap().as_pathname(), Some(&*path));
             let server = spawn(async move {
                 let (mut stream, peer) = listener.accept().await.unwrap();
                 assert!(peer.is_unnamed());
@@ -52,10 +49,7 @@ fn a_client_and_a_server_talk() {
                 stream.write_all(&request).await.unwrap();
             });
             let mut client = Async::<UnixStream>::connect(&path).await.unwrap();
-            assert_eq!(
-                client.get_ref().peer_addr().unwrap().as_pathname(),
-                Some(&*path)
-            );
+            assert_eq!(client.get_ref().peer_addr().unwrap().as_pathname(), Some(&*path));
             client.write_all(b"ping").await.unwrap();
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
@@ -100,24 +94,13 @@ fn every_operation_waits_for_its_own_direction() {
             let connect = || drop(UnixStream::connect(&path).unwrap());
             waits_for("accept", listener.accept(), || {}, connect).await;
             let mut incoming = listener.incoming();
-            waits_for(
-                "incoming",
-                async { incoming.next().await.unwrap() },
-                || {},
-                connect,
-            )
-            .await;
+            waits_for("incoming", async { incoming.next().await.unwrap() }, || {}, connect).await;
 
             let (a, b) = datagram_pair();
             let mut buffer = [0; 16];
             let send = || assert_eq!(b.get_ref().send(b"xyz").unwrap(), 3);
             assert_eq!(waits_for("recv", a.recv(&mut buffer), || {}, send).await, 3);
-            assert_eq!(
-                waits_for("recv_from", a.recv_from(&mut buffer), || {}, send)
-                    .await
-                    .0,
-                3
-            );
+            assert_eq!(waits_for("recv_from", a.recv_from(&mut buffer), || {}, send).await.0, 3);
             waits_for("readable", a.readable(), || {}, send).await;
             a.recv(&mut buffer).await.unwrap();
 
@@ -136,10 +119,7 @@ fn every_operation_waits_for_its_own_direction() {
             sender.get_ref().connect(&name).unwrap();
             while sender.get_ref().send_to(b"flood", &name).is_ok() {}
             let drain = || while receiver.get_ref().recv(&mut [0; 16]).is_ok() {};
-            assert_eq!(
-                waits_for("send_to", sender.send_to(b"xyz", &name), || {}, drain).await,
-                3
-            );
+            assert_eq!(waits_for("send_to", sender.send_to(b"xyz", &name), || {}, drain).await, 3);
         });
     });
 }
@@ -165,10 +145,7 @@ fn connect_fails_as_it_does_in_std() {
             let datagrams = dir.path().join("datagrams");
             let _socket = UnixDatagram::bind(&datagrams).unwrap();
             let error = Async::<UnixStream>::connect(&datagrams).await.unwrap_err();
-            assert_eq!(
-                error.kind(),
-                UnixStream::connect(&datagrams).unwrap_err().kind()
-            );
+            assert_eq!(error.kind(), UnixStream::connect(&datagrams).unwrap_err().kind());
         });
     });
 }
@@ -178,23 +155,11 @@ fn bind_fails_as_it_does_in_std() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("socket");
     let _listener = Async::<UnixListener>::bind(&path).unwrap();
-    assert_eq!(
-        Async::<UnixListener>::bind(&path).unwrap_err().kind(),
-        ErrorKind::AddrInUse
-    );
-    assert_eq!(
-        Async::<UnixDatagram>::bind(&path).unwrap_err().kind(),
-        ErrorKind::AddrInUse
-    );
+    assert_eq!(Async::<UnixListener>::bind(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
+    assert_eq!(Async::<UnixDatagram>::bind(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
     let nowhere = dir.path().join("no/such/directory");
-    assert_eq!(
-        Async::<UnixListener>::bind(&nowhere).unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
-    assert_eq!(
-        Async::<UnixDatagram>::bind(&nowhere).unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(Async::<UnixListener>::bind(&nowhere).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(Async::<UnixDatagram>::bind(&nowhere).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 /// `sun_path` holds 108 bytes on Linux, the terminating zero included.
@@ -298,9 +263,7 @@ fn a_connect_to_a_full_queue_waits_or_fails_but_never_pretends() {
             let path = dir.path().join("socket");
             let listener =
                 socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-            listener
-                .bind(&socket2::SockAddr::unix(&path).unwrap())
-                .unwrap();
+            listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
             listener.listen(1).unwrap();
             let connects: Vec<_> = (0..6u8)
                 .map(|i| {
@@ -335,10 +298,7 @@ fn a_connect_to_a_full_queue_waits_or_fails_but_never_pretends() {
                         streams.push(stream);
                     }
                     Err(e) => assert!(
-                        matches!(
-                            e.kind(),
-                            ErrorKind::WouldBlock | ErrorKind::ConnectionRefused
-                        ),
+                        matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused),
                         "{e:?}"
                     ),
                 }
@@ -364,13 +324,10 @@ fn a_connect_that_waits_for_a_queue_learns_that_its_listener_is_gone() {
             let path = dir.path().join("socket");
             let listener =
                 socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-            listener
-                .bind(&socket2::SockAddr::unix(&path).unwrap())
-                .unwrap();
+            listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
             listener.listen(0).unwrap();
-            let connects: Vec<_> = (0..4)
-                .map(|_| spawn(Async::<UnixStream>::connect(path.clone())))
-                .collect();
+            let connects: Vec<_> =
+                (0..4).map(|_| spawn(Async::<UnixStream>::connect(path.clone()))).collect();
             Timer::after(10 * MS).await;
             drop(listener);
             for connect in connects {
@@ -416,10 +373,7 @@ fn a_hang_up_reaches_a_reader_and_a_writer_that_wait() {
             drop(b);
             let error = sending.await.unwrap_err();
             assert!(
-                matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
-                ),
+                matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset),
                 "{error:?}"
             );
         });
@@ -504,10 +458,7 @@ fn datagrams_arrive_whole_and_with_their_sender() {
             assert_eq!(a.send_to(b"", &two).await.unwrap(), 0);
             let mut buffer = [0; 16];
             let (n, from) = b.recv_from(&mut buffer).await.unwrap();
-            assert_eq!(
-                (&buffer[..n], from.as_pathname()),
-                (&b"named"[..], Some(&*one))
-            );
+            assert_eq!((&buffer[..n], from.as_pathname()), (&b"named"[..], Some(&*one)));
             let (n, from) = b.recv_from(&mut buffer).await.unwrap();
             assert!(n == 7 && from.is_unnamed());
             assert_eq!(b.recv(&mut buffer).await.unwrap(), 0);
@@ -515,15 +466,9 @@ fn datagrams_arrive_whole_and_with_their_sender() {
             b.get_ref().connect(&one).unwrap();
             b.send(b"back").await.unwrap();
             assert_eq!(a.recv(&mut buffer).await.unwrap(), 4);
-            let error = nobody
-                .send_to(b"x", dir.path().join("missing"))
-                .await
-                .unwrap_err();
+            let error = nobody.send_to(b"x", dir.path().join("missing")).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::NotFound);
-            assert_eq!(
-                nobody.send(b"x").await.unwrap_err().kind(),
-                ErrorKind::NotConnected
-            );
+            assert_eq!(nobody.send(b"x").await.unwrap_err().kind(), ErrorKind::NotConnected);
         });
     });
 }
@@ -590,10 +535,7 @@ fn a_sender_that_waits_for_a_queue_that_others_filled_does_not_spin() {
             let sending = timeout(Duration::from_millis(500), sender.send_to(b"x", &path));
             assert!(sending.await.is_err());
             let used = common::cpu_time() - before;
-            assert!(
-                used < 100 * MS,
-                "{used:?} of processor time in half a second"
-            );
+            assert!(used < 100 * MS, "{used:?} of processor time in half a second");
             drop(receiver);
         });
     });

@@ -37,10 +37,7 @@ fn the_last_of_many_wakes_is_seen_whoever_else_wakes() {
                         waker_to.send(cx.waker().clone()).unwrap();
                     }
                     // Relaxed: it is the wake that has to publish them.
-                    if values
-                        .iter()
-                        .all(|value| value.load(Ordering::Relaxed) == 5000)
-                    {
+                    if values.iter().all(|value| value.load(Ordering::Relaxed) == 5000) {
                         Poll::Ready(())
                     } else {
                         Poll::Pending
@@ -72,25 +69,15 @@ fn each_wake_leads_to_a_poll_that_sees_what_was_written_before() {
         drive: impl FnOnce(Task<()>) + Send,
     ) {
         const ROUNDS: usize = 5_000;
-        let (written, waker) = (
-            Arc::new(AtomicUsize::new(0)),
-            Arc::new(Mutex::new(None::<Waker>)),
-        );
+        let (written, waker) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None::<Waker>)));
         let (sees, seen) = mpsc::channel();
         let task = spawn(Box::pin(poll_fn({
             let (written, waker) = (written.clone(), waker.clone());
             move |cx| {
-                waker
-                    .lock()
-                    .unwrap()
-                    .get_or_insert_with(|| cx.waker().clone());
+                waker.lock().unwrap().get_or_insert_with(|| cx.waker().clone());
                 let value = written.load(Ordering::Relaxed);
                 sees.send(value).unwrap();
-                if value == ROUNDS {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
+                if value == ROUNDS { Poll::Ready(()) } else { Poll::Pending }
             }
         })));
         thread::scope(|scope| {
@@ -156,9 +143,7 @@ fn a_wake_during_the_poll_leads_to_another_poll() {
         block_on(async { spawn_local(wakes_itself_in_mid_poll(100)).await });
         let ex = Executor::new();
         foreign_block_on(ex.run(ex.spawn(wakes_itself_in_mid_poll(100))));
-        block_on(smol::scope(async |scope| {
-            scope.spawn(wakes_itself_in_mid_poll(100)).await
-        }));
+        block_on(smol::scope(async |scope| scope.spawn(wakes_itself_in_mid_poll(100)).await));
     });
 }
 
@@ -219,18 +204,10 @@ fn a_task_awaited_by_ever_other_wakers_wakes_the_last_one() {
         });
         for _ in 0..100 {
             let (waker, _) = common::counting_waker();
-            assert!(
-                Pin::new(&mut task)
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_pending()
-            );
+            assert!(Pin::new(&mut task).poll(&mut Context::from_waker(&waker)).is_pending());
         }
         let (waker, wakes) = common::counting_waker();
-        assert!(
-            Pin::new(&mut task)
-                .poll(&mut Context::from_waker(&waker))
-                .is_pending()
-        );
+        assert!(Pin::new(&mut task).poll(&mut Context::from_waker(&waker)).is_pending());
         go.set();
         common::eventually(|| wakes.count() == 1);
         foreign_block_on(task);
@@ -307,10 +284,7 @@ fn wakers_that_spawn_set_timers_and_register_sockets_meet_no_lock() {
     within(60, || {
         for give_up in [false, true] {
             poll_meddling(Timer::after(Duration::from_millis(3)), give_up);
-            poll_meddling(
-                smol::timeout(Duration::from_millis(3), pending::<()>()),
-                give_up,
-            );
+            poll_meddling(smol::timeout(Duration::from_millis(3), pending::<()>()), give_up);
             poll_meddling(unblock(|| thread::sleep(Duration::from_millis(3))), give_up);
             poll_meddling(spawn(sleep(Duration::from_millis(3))), give_up);
             let ex = Executor::new();
@@ -331,8 +305,7 @@ fn wakers_that_spawn_set_timers_and_register_sockets_meet_no_lock() {
             poll_meddling(two.writable(), give_up);
             poll_meddling(
                 async {
-                    one.read_with(|_| Err::<(), _>(std::io::ErrorKind::WouldBlock.into()))
-                        .await
+                    one.read_with(|_| Err::<(), _>(std::io::ErrorKind::WouldBlock.into())).await
                 },
                 true,
             );
@@ -341,10 +314,7 @@ fn wakers_that_spawn_set_timers_and_register_sockets_meet_no_lock() {
                 give_up,
             );
             let local = LocalExecutor::new();
-            poll_meddling(
-                local.run(local.spawn(sleep(Duration::from_millis(3)))),
-                give_up,
-            );
+            poll_meddling(local.run(local.spawn(sleep(Duration::from_millis(3)))), give_up);
             let mut cancelled = spawn(pending::<()>());
             poll_meddling(&mut cancelled, true);
             poll_meddling(cancelled.cancel(), false);
@@ -460,11 +430,7 @@ fn a_waker_that_runs_the_executor_that_wakes_it_meets_no_lock() {
                     ex.try_tick();
                 }
             });
-            assert!(
-                run.as_mut()
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_pending()
-            );
+            assert!(run.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             let task = ex.spawn(async { 1 });
             drop(run);
             ex.try_tick();

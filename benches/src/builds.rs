@@ -23,32 +23,22 @@ fn server(runtime: &str) -> (String, &'static str) {
         let blocks = lock
             .split("[[package]]")
             .filter(|block| block.contains(&format!("name = \"{name}\"\n")));
-        let version = blocks
-            .filter_map(|block| block.split("version = \"").nth(1)?.split('"').next())
-            .last();
+        let version =
+            blocks.filter_map(|block| block.split("version = \"").nth(1)?.split('"').next()).last();
         version.expect("a locked package").to_string()
     };
     match runtime {
         "raw" => (String::new(), RAW),
-        "ours" => (
-            format!("smol = {{ path = {:?} }}", Path::new(MANIFEST).join("..")),
-            OURS,
-        ),
+        "ours" => (format!("smol = {{ path = {:?} }}", Path::new(MANIFEST).join("..")), OURS),
         "tokio" => {
             let features = "[\"io-util\", \"net\", \"rt-multi-thread\"]";
             (
-                format!(
-                    "tokio = {{ version = \"={}\", features = {features} }}",
-                    locked("tokio")
-                ),
+                format!("tokio = {{ version = \"={}\", features = {features} }}", locked("tokio")),
                 TOKIO,
             )
         }
         "smol2" => (format!("smol = \"={}\"", locked("smol")), SMOL2),
-        "async-std" => (
-            format!("async-std = \"={}\"", locked("async-std")),
-            ASYNC_STD,
-        ),
+        "async-std" => (format!("async-std = \"={}\"", locked("async-std")), ASYNC_STD),
         _ => unreachable!("a runtime of the row"),
     }
 }
@@ -65,20 +55,12 @@ fn build(runtime: &str) -> Report {
     fs::create_dir(directory.path().join("src")).unwrap();
     fs::write(directory.path().join("Cargo.toml"), manifest).unwrap();
     fs::write(directory.path().join("src/main.rs"), program).unwrap();
-    fs::copy(
-        Path::new(MANIFEST).join("../Cargo.lock"),
-        directory.path().join("Cargo.lock"),
-    )
-    .unwrap();
+    fs::copy(Path::new(MANIFEST).join("../Cargo.lock"), directory.path().join("Cargo.lock"))
+        .unwrap();
     let cargo = |args: &[&str]| {
         let mut command = Command::new("cargo");
-        command
-            .args(args)
-            .args(["--quiet", "--offline"])
-            .current_dir(&directory);
-        command
-            .env("CARGO_TARGET_DIR", directory.path().join("target"))
-            .stderr(Stdio::inherit());
+        command.args(args).args(["--quiet", "--offline"]).current_dir(&directory);
+        command.env("CARGO_TARGET_DIR", directory.path().join("target")).stderr(Stdio::inherit());
         let output = command.output().unwrap();
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap()
@@ -90,9 +72,7 @@ fn build(runtime: &str) -> Report {
     let mut crates: Vec<_> = tree.lines().map(|line| line.split(" (").next()).collect();
     crates.sort();
     crates.dedup();
-    let size = fs::metadata(directory.path().join("target/release/server"))
-        .unwrap()
-        .len();
+    let size = fs::metadata(directory.path().join("target/release/server")).unwrap().len();
     Report(vec![
         ("", cpu * 1e9),
         ("wall", wall * 1e9),
@@ -106,11 +86,7 @@ fn build(runtime: &str) -> Report {
 fn cpu_of_children() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let ticks = fields
-        .split(' ')
-        .skip(13)
-        .take(2)
-        .map(|field| field.parse::<f64>().unwrap());
+    let ticks = fields.split(' ').skip(13).take(2).map(|field| field.parse::<f64>().unwrap());
     ticks.sum::<f64>() / rustix::param::clock_ticks_per_second() as f64
 }
 

@@ -21,9 +21,7 @@ trait Children: Runtime {
 
 impl Children for Ours {
     async fn run_program() -> io::Result<ExitStatus> {
-        smol::Async::<Child>::spawn(&mut Command::new(PROGRAM))?
-            .status()
-            .await
+        smol::Async::<Child>::spawn(&mut Command::new(PROGRAM))?.status().await
     }
 }
 
@@ -57,9 +55,8 @@ async fn run<R: Children>(n: u64, at_once: u64) -> Duration {
 fn run_raw(n: u64, at_once: u64) -> Duration {
     let start = Instant::now();
     for _ in 0..n / at_once {
-        let children: Vec<_> = (0..at_once)
-            .map(|_| Command::new(PROGRAM).spawn().unwrap())
-            .collect();
+        let children: Vec<_> =
+            (0..at_once).map(|_| Command::new(PROGRAM).spawn().unwrap()).collect();
         for mut child in children {
             assert!(child.wait().unwrap().success());
         }
@@ -83,11 +80,7 @@ pub const ROWS: &[Row] = &[
         ALL,
         |runtime, n| report(runtime, n, 16, 1),
     ),
-    Row::new(
-        "proc_true_x32",
-        "the same, 32 at once",
-        (128, 640),
-        ALL,
-        |runtime, n| report(runtime, n, MANY, MANY),
-    ),
+    Row::new("proc_true_x32", "the same, 32 at once", (128, 640), ALL, |runtime, n| {
+        report(runtime, n, MANY, MANY)
+    }),
 ];

@@ -48,10 +48,7 @@ pub fn run(args: &[&str]) {
 /// As many descriptors as this process may have, and how many that is.
 pub fn raise_descriptors() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: maximum,
-        maximum,
-    };
+    let raised = Rlimit { current: maximum, maximum };
     setrlimit(Resource::Nofile, raised).expect("to raise the soft limit of descriptors");
     maximum.unwrap_or(u64::MAX)
 }
@@ -107,10 +104,7 @@ fn udp(address: &str) -> impl FnMut(&[u8], &mut [u8]) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     move |sent, received| {
         socket.send(sent).unwrap();
-        assert_eq!(
-            socket.recv(received).expect("an answer in time"),
-            sent.len()
-        );
+        assert_eq!(socket.recv(received).expect("an answer in time"), sent.len());
     }
 }
 
@@ -179,22 +173,13 @@ impl Dialogue for Http {
     }
     fn answered(&mut self, bytes: &[u8]) -> bool {
         self.received.extend_from_slice(bytes);
-        let Some(head) = self
-            .received
-            .strip_suffix(HELLO)
-            .and_then(|head| head.strip_suffix(b"\r\n\r\n"))
+        let Some(head) =
+            self.received.strip_suffix(HELLO).and_then(|head| head.strip_suffix(b"\r\n\r\n"))
         else {
             return false;
         };
-        assert!(
-            head.starts_with(b"HTTP/1.1 200 OK\r\n"),
-            "{}",
-            head.escape_ascii()
-        );
-        assert!(
-            !head.windows(4).any(|bytes| bytes == b"\r\n\r\n"),
-            "two answers to one request"
-        );
+        assert!(head.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", head.escape_ascii());
+        assert!(!head.windows(4).any(|bytes| bytes == b"\r\n\r\n"), "two answers to one request");
         self.received.clear();
         true
     }
@@ -207,13 +192,8 @@ fn many<D: Dialogue>(address: &str, connections: usize, n: u64) -> Duration {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     for (number, (stream, _)) in all.iter().enumerate() {
         stream.set_nonblocking(true).unwrap();
-        epoll::add(
-            &epoll,
-            stream,
-            epoll::EventData::new_u64(number as u64),
-            epoll::EventFlags::IN,
-        )
-        .unwrap();
+        epoll::add(&epoll, stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)
+            .unwrap();
     }
     let mut buf = [0; 1024];
     let mut events = Vec::with_capacity(1024);
@@ -225,12 +205,8 @@ fn many<D: Dialogue>(address: &str, connections: usize, n: u64) -> Duration {
         while answered < asked {
             events.clear();
             let patience = PATIENCE.try_into().unwrap();
-            epoll::wait(
-                &epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                Some(&patience),
-            )
-            .unwrap();
+            epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&patience))
+                .unwrap();
             assert!(!events.is_empty(), "the server has fallen silent");
             for event in &events {
                 let (stream, dialogue) = &mut all[event.data.u64() as usize];
@@ -266,9 +242,7 @@ fn open<D: Dialogue>(address: &str, connections: usize) -> Vec<(TcpStream, D)> {
     let mut buf = [0; 1024];
     while all.len() < connections {
         let batch = UNACCEPTED.min(connections - all.len());
-        let mut new: Vec<_> = (0..batch)
-            .map(|_| (connect(address), D::default()))
-            .collect();
+        let mut new: Vec<_> = (0..batch).map(|_| (connect(address), D::default())).collect();
         for (stream, dialogue) in &mut new {
             dialogue.ask(stream);
         }

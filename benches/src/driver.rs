@@ -86,18 +86,12 @@ fn run(args: &[&str]) -> Result<()> {
             let (header, samples) = load(words[0])?;
             table::print(&header, &samples, write)
         }
-        ("evidence", words) => keep(
-            &evidence::report(&header(mode)?, words, &runtimes)?,
-            "EVIDENCE.md",
-            write,
-        ),
+        ("evidence", words) => {
+            keep(&evidence::report(&header(mode)?, words, &runtimes)?, "EVIDENCE.md", write)
+        }
         ("growth", words) => {
             let passes = passes.unwrap_or(3);
-            keep(
-                &growth::report(&header(mode)?, words, &runtimes, passes)?,
-                "GROWTH.md",
-                write,
-            )
+            keep(&growth::report(&header(mode)?, words, &runtimes, passes)?, "GROWTH.md", write)
         }
         ("list", []) => {
             rows().for_each(|row| println!("{:22}{}", row.name, row.what));
@@ -144,9 +138,7 @@ pub fn find(name: &str) -> Option<&'static Row> {
 
 /// Starts a process for this row, and returns what it reported.
 pub fn measure_one(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Vec<(String, f64)>> {
-    let output = command(row, runtime, n, workers)?
-        .stderr(Stdio::inherit())
-        .output()?;
+    let output = command(row, runtime, n, workers)?.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err(format!("{} {runtime} {n}: {}", row.name, output.status).into());
     }
@@ -185,11 +177,7 @@ pub fn command(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Comma
 /// Where the numbers are kept: beside the programs.
 pub fn directory() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
-    let directory = program
-        .ancestors()
-        .nth(2)
-        .ok_or("no target directory")?
-        .join("smol-bench");
+    let directory = program.ancestors().nth(2).ok_or("no target directory")?.join("smol-bench");
     fs::create_dir_all(&directory)?;
     Ok(directory)
 }
@@ -224,10 +212,7 @@ fn measure(
     let start = Instant::now();
     for pass in 1..=most {
         for row in &rows {
-            for runtime in runtimes
-                .iter()
-                .filter(|runtime| row.runtimes.contains(runtime))
-            {
+            for runtime in runtimes.iter().filter(|runtime| row.runtimes.contains(runtime)) {
                 if pass > 1 && row.once() {
                     continue;
                 }
@@ -241,12 +226,7 @@ fn measure(
                 for (value, number) in values {
                     let line = json!({"row": row.name, "value": value, "runtime": runtime, "pass": pass, "number": number});
                     writeln!(file, "{line}")?;
-                    samples.push(Sample {
-                        row,
-                        value,
-                        runtime,
-                        number,
-                    });
+                    samples.push(Sample { row, value, runtime, number });
                 }
             }
         }
@@ -270,15 +250,8 @@ fn load(mode: &str) -> Result<(String, Vec<Sample>)> {
         let (name, runtime) = (text("row")?, text("runtime")?);
         // A row may have gone since then.
         if let (Some(row), Some(runtime)) = (find(name), ALL.iter().find(|one| **one == runtime)) {
-            let number = line["number"]
-                .as_f64()
-                .ok_or("a sample without its number")?;
-            samples.push(Sample {
-                row,
-                value: text("value")?.into(),
-                runtime,
-                number,
-            });
+            let number = line["number"].as_f64().ok_or("a sample without its number")?;
+            samples.push(Sample { row, value: text("value")?.into(), runtime, number });
         }
     }
     Ok((header, samples))
@@ -288,9 +261,7 @@ fn load(mode: &str) -> Result<(String, Vec<Sample>)> {
 pub fn header(mode: &str) -> Result<String> {
     let date = String::from_utf8(Command::new("date").arg("+%F").output()?.stdout)?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
-    let model = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("an unknown processor", |(_, model)| model);
     let cores = std::thread::available_parallelism()?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;

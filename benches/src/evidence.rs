@@ -56,23 +56,14 @@ pub fn report(header: &str, words: &[&str], runtimes: &[&str]) -> Result<String>
         "# Evidence\n\n{header}\n\nThe difference between runs with n and with 2n operations, divided by n. \
         Clients and children that a row starts are not counted, once they run their program.\n"
     );
-    let tables: [(&str, &str, Meter); 2] = [
-        ("Instructions", "valgrind", instructions),
-        ("System calls", "strace", system_calls),
-    ];
+    let tables: [(&str, &str, Meter); 2] =
+        [("Instructions", "valgrind", instructions), ("System calls", "strace", system_calls)];
     for (what, tool, meter) in tables {
         if Command::new(tool).arg("--version").output().is_err() {
-            writeln!(
-                out,
-                "\n{what} per operation: skipped, {tool} is not installed."
-            )?;
+            writeln!(out, "\n{what} per operation: skipped, {tool} is not installed.")?;
             continue;
         }
-        writeln!(
-            out,
-            "\n## {what} per operation\n\n| row | {} |",
-            runtimes.join(" | ")
-        )?;
+        writeln!(out, "\n## {what} per operation\n\n| row | {} |", runtimes.join(" | "))?;
         writeln!(out, "|---|{}", "---:|".repeat(runtimes.len()))?;
         for (name, n) in ROWS {
             let row = find(name)
@@ -107,11 +98,7 @@ pub fn report(header: &str, words: &[&str], runtimes: &[&str]) -> Result<String>
 fn under(tool: &str, args: &[&str], row: &Row, runtime: &str, n: u64) -> Result<Command> {
     let measured = command(row, runtime, n, row.workers)?;
     let mut command = Command::new(tool);
-    command
-        .args(args)
-        .arg(measured.get_program())
-        .args(measured.get_args())
-        .stdout(Stdio::null());
+    command.args(args).arg(measured.get_program()).args(measured.get_args()).stdout(Stdio::null());
     for (name, value) in measured.get_envs() {
         command.env(name, value.unwrap_or_default());
     }
@@ -122,9 +109,7 @@ fn instructions(row: &Row, runtime: &str, n: u64) -> Result<f64> {
     let args = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
     let output = under("valgrind", &args, row, runtime, n)?.output()?;
     let text = String::from_utf8_lossy(&output.stderr);
-    let count = text
-        .lines()
-        .find_map(|line| line.split_once("Collected : "));
+    let count = text.lines().find_map(|line| line.split_once("Collected : "));
     match (output.status.success(), count) {
         (true, Some((_, count))) => Ok(count.trim().parse()?),
         _ => Err(format!("{}\n{text}", output.status).into()),
@@ -142,8 +127,6 @@ fn system_calls(row: &Row, runtime: &str, n: u64) -> Result<f64> {
         return Err(format!("{}\n{text}", output.status).into());
     }
     let table = fs::read_to_string(path)?;
-    let total = table
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("total"));
+    let total = table.lines().find_map(|line| line.trim().strip_prefix("total"));
     Ok(total.ok_or("no total")?.trim().parse()?)
 }

@@ -60,12 +60,7 @@ files!(Ours, futures_lite, smol::Async<File>, contents);
 files!(Tokio, tokio_io, tokio::fs::File, tokio::fs::read);
 files!(TokioCt, tokio_io, tokio::fs::File, tokio::fs::read);
 files!(Smol2, futures_lite, smol2::fs::File, smol2::fs::read);
-files!(
-    AsyncStd,
-    futures_lite,
-    async_std::fs::File,
-    async_std::fs::read::<PathBuf>
-);
+files!(AsyncStd, futures_lite, async_std::fs::File, async_std::fs::read::<PathBuf>);
 
 /// What the documentation says to do with small files, and what the peers' functions do inside.
 async fn contents(path: PathBuf) -> io::Result<Vec<u8>> {
@@ -155,11 +150,8 @@ fn small(runtime: &str, n: u64) -> Report {
     (0..n).for_each(|number| fs::write(path(number), bytes(number)).unwrap());
     let mut numbers = 0..n;
     best_of_five(n, |n| {
-        let files: Vec<_> = numbers
-            .by_ref()
-            .take(n as usize)
-            .map(|number| (path(number), bytes(number)))
-            .collect();
+        let files: Vec<_> =
+            numbers.by_ref().take(n as usize).map(|number| (path(number), bytes(number))).collect();
         each!(runtime,
             raw => timed(|| for (path, bytes) in files {
                 assert_eq!(fs::read(path).unwrap(), bytes);
@@ -208,16 +200,10 @@ const READ_64K: &str =
 const READ_SMALL: &str = "one of 10,000 files of 1 kB (quick mode: 1,000) opened, read, closed";
 
 pub const ROWS: &[Row] = &[
-    Row::new("fs_read_1g", READ_64K, (64, 1_024), ALL, |runtime, n| {
-        read(runtime, n, 64 * KIB)
+    Row::new("fs_read_1g", READ_64K, (64, 1_024), ALL, |runtime, n| read(runtime, n, 64 * KIB)),
+    Row::new("fs_read_1m", "the same in pieces of 1 MiB", (64, 1_024), ALL, |runtime, n| {
+        read(runtime, n, MIB as usize)
     }),
-    Row::new(
-        "fs_read_1m",
-        "the same in pieces of 1 MiB",
-        (64, 1_024),
-        ALL,
-        |runtime, n| read(runtime, n, MIB as usize),
-    ),
     Row::new("fs_small", READ_SMALL, (1_000, 10_000), ALL, small),
     Row::new(
         "fs_write_back",
@@ -226,9 +212,7 @@ pub const ROWS: &[Row] = &[
         ALL,
         |runtime, n| write_back(runtime, n, if n < 256 { 8 } else { 64 }),
     ),
-    Row::new("fs_read_1cpu", READ_64K, (64, 1_024), ALL, |runtime, n| {
-        read(runtime, n, 64 * KIB)
-    })
-    .one_cpu(),
+    Row::new("fs_read_1cpu", READ_64K, (64, 1_024), ALL, |runtime, n| read(runtime, n, 64 * KIB))
+        .one_cpu(),
     Row::new("fs_small_1cpu", READ_SMALL, (1_000, 10_000), ALL, small).one_cpu(),
 ];

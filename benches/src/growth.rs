@@ -31,33 +31,21 @@ pub const ROWS: &[Row] = &[
 const fn spawning<const TASKS: u64>(name: &'static str) -> Row {
     const WHAT: &str = "spawn + join, so many at once";
     Row::new(name, WHAT, (0, 400_000), RUNTIMES, |runtime, n| {
-        repeat(
-            n,
-            TASKS,
-            || each!(runtime, R => R::run(spawn_join::<R>(TASKS, TASKS))),
-        )
+        repeat(n, TASKS, || each!(runtime, R => R::run(spawn_join::<R>(TASKS, TASKS))))
     })
 }
 
 const fn yielding<const TASKS: u64>(name: &'static str) -> Row {
     const WHAT: &str = "a yield (and a twentieth of spawn + join), so many tasks";
     Row::new(name, WHAT, (0, 2_000_000), RUNTIMES, |runtime, n| {
-        repeat(
-            n,
-            20 * TASKS,
-            || each!(runtime, R => R::run(yields::<R>(20 * TASKS, TASKS))),
-        )
+        repeat(n, 20 * TASKS, || each!(runtime, R => R::run(yields::<R>(20 * TASKS, TASKS))))
     })
 }
 
 const fn timing<const TIMERS: u64>(name: &'static str) -> Row {
     const WHAT: &str = "a timer is created, polled once and dropped, so many pending";
     Row::new(name, WHAT, (0, 400_000), RUNTIMES, |runtime, n| {
-        repeat(
-            n,
-            TIMERS,
-            || each!(runtime, R => R::run(pending::<R>(TIMERS))),
-        )
+        repeat(n, TIMERS, || each!(runtime, R => R::run(pending::<R>(TIMERS))))
     })
 }
 
@@ -86,9 +74,8 @@ pub fn report(header: &str, words: &[&str], runtimes: &[&str], passes: u32) -> R
         if !words.is_empty() && !words.iter().any(|word| prefix.contains(word)) {
             continue;
         }
-        let rows = sizes
-            .iter()
-            .map(|size| find(&format!("{prefix}_{size}")).ok_or("a row is missing"));
+        let rows =
+            sizes.iter().map(|size| find(&format!("{prefix}_{size}")).ok_or("a row is missing"));
         let rows = rows.collect::<std::result::Result<Vec<_>, _>>()?;
         let heads: Vec<_> = sizes.iter().map(|size| size.to_string()).collect();
         writeln!(
@@ -98,10 +85,8 @@ pub fn report(header: &str, words: &[&str], runtimes: &[&str], passes: u32) -> R
             heads.join(" | ")
         )?;
         writeln!(out, "|---|{}---|", "---:|".repeat(sizes.len()))?;
-        let runtimes: Vec<_> = runtimes
-            .iter()
-            .filter(|name| rows[0].runtimes.contains(name))
-            .collect();
+        let runtimes: Vec<_> =
+            runtimes.iter().filter(|name| rows[0].runtimes.contains(name)).collect();
         let mut costs = vec![vec![f64::INFINITY; sizes.len()]; runtimes.len()];
         for _ in 0..passes {
             for (i, row) in rows.iter().enumerate() {
@@ -113,12 +98,7 @@ pub fn report(header: &str, words: &[&str], runtimes: &[&str], passes: u32) -> R
         }
         for (runtime, costs) in runtimes.iter().zip(&costs) {
             let cells: Vec<_> = costs.iter().map(|cost| show(*cost, rows[0].unit)).collect();
-            writeln!(
-                out,
-                "| {runtime} | {} | {} |",
-                cells.join(" | "),
-                verdict(sizes, costs)
-            )?;
+            writeln!(out, "| {runtime} | {} | {} |", cells.join(" | "), verdict(sizes, costs))?;
         }
         eprintln!("{prefix} is done");
     }

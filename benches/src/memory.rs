@@ -99,27 +99,14 @@ pub fn program() -> driver::Result<&'static PathBuf> {
     let target = first.ancestors().nth(2).ok_or("no target directory")?;
     let build = || {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo.args([
-            "build",
-            "--quiet",
-            "--release",
-            "-p",
-            "smol-bench",
-            "--bin",
-            NAME,
-        ]);
-        cargo
-            .arg("--target-dir")
-            .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo.args(["build", "--quiet", "--release", "-p", "smol-bench", "--bin", NAME]);
+        cargo.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
         let copy = driver::PROGRAM.get()?.with_file_name(NAME);
         let built = cargo.status().ok()?.success();
         let copied = built && std::fs::copy(target.join("release").join(NAME), &copy).is_ok();
         copied.then_some(copy)
     };
-    COPY.get_or_init(build)
-        .as_ref()
-        .ok_or("smol-bench-counted could not be built".into())
+    COPY.get_or_init(build).as_ref().ok_or("smol-bench-counted could not be built".into())
 }
 
 const NAME: &str = "smol-bench-counted";

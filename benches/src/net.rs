@@ -166,10 +166,7 @@ macro_rules! net_tokio {
             }
             async fn accept_unix(listener: UnixListener) -> io::Result<Self::Unix> {
                 listener.set_nonblocking(true)?;
-                Ok(tokio::net::UnixListener::from_std(listener)?
-                    .accept()
-                    .await?
-                    .0)
+                Ok(tokio::net::UnixListener::from_std(listener)?.accept().await?.0)
             }
             fn udp(socket: UdpSocket) -> io::Result<Self::Udp> {
                 socket.set_nonblocking(true)?;
@@ -218,10 +215,7 @@ impl Net for AsyncStd {
         Ok(stream)
     }
     async fn accept_unix(listener: UnixListener) -> io::Result<Self::Unix> {
-        Ok(async_std::os::unix::net::UnixListener::from(listener)
-            .accept()
-            .await?
-            .0)
+        Ok(async_std::os::unix::net::UnixListener::from(listener).accept().await?.0)
     }
     fn udp(socket: UdpSocket) -> io::Result<Self::Udp> {
         Ok(socket.into())
@@ -364,22 +358,14 @@ fn start_client(kind: &str, address: &str, connections: u64, n: u64) -> Child {
 
 /// Runs the client to its end, and reports the time that it has measured.
 fn run_client(kind: &str, address: &str, connections: u64, n: u64) -> Report {
-    let output = start_client(kind, address, connections, n)
-        .wait_with_output()
-        .unwrap();
+    let output = start_client(kind, address, connections, n).wait_with_output().unwrap();
     assert!(output.status.success(), "the client: {}", output.status);
-    let nanos = String::from_utf8(output.stdout)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
+    let nanos = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
     Report::time(Duration::from_nanos(nanos), n)
 }
 
 fn many(runtime: &str, service: Service, kind: &'static str, connections: u64, n: u64) -> Report {
-    serve(runtime, service, move |address| {
-        run_client(kind, address, connections, n)
-    })
+    serve(runtime, service, move |address| run_client(kind, address, connections, n))
 }
 
 fn tcp_ping_pong(runtime: &str, n: u64) -> Report {
@@ -428,10 +414,7 @@ async fn both_ends<R: Net>(n: u64) -> Duration {
     let mut elapsed = Duration::ZERO;
     for n in [each / 10 + 1, each] {
         let start = Instant::now();
-        let tasks: Vec<_> = streams
-            .drain(..)
-            .map(|stream| R::spawn(talk(stream, n)))
-            .collect();
+        let tasks: Vec<_> = streams.drain(..).map(|stream| R::spawn(talk(stream, n))).collect();
         for task in tasks {
             streams.push(task.await);
         }
@@ -455,27 +438,17 @@ async fn talk<S: Stream>(mut stream: S, n: u64) -> S {
 fn wrk(runtime: &str, connections: u64, seconds: u64) -> Report {
     serve(runtime, Service::Http, move |address| {
         let mut wrk = Command::new("wrk");
-        wrk.arg("-t1")
-            .args([format!("-c{connections}"), format!("-d{seconds}")]);
-        let Ok(output) = wrk
-            .arg("--latency")
-            .arg(format!("http://{address}/"))
-            .output()
-        else {
+        wrk.arg("-t1").args([format!("-c{connections}"), format!("-d{seconds}")]);
+        let Ok(output) = wrk.arg("--latency").arg(format!("http://{address}/")).output() else {
             eprintln!("wrk is not installed: its rows are left out");
             return Report(Vec::new());
         };
         let text = String::from_utf8(output.stdout).unwrap();
-        let errors = ["Non-2xx", "Socket errors"]
-            .iter()
-            .any(|error| text.contains(error));
+        let errors = ["Non-2xx", "Socket errors"].iter().any(|error| text.contains(error));
         assert!(output.status.success() && !errors, "{text}");
         let value = |label| {
             let mut words = text.split_whitespace();
-            words
-                .find(|word| *word == label)
-                .and_then(|_| words.next())
-                .expect("a number from wrk")
+            words.find(|word| *word == label).and_then(|_| words.next()).expect("a number from wrk")
         };
         let rate: f64 = value("Requests/sec:").parse().unwrap();
         Report(vec![("", 1e9 / rate), ("p99", nanos(value("99%")))])
@@ -498,9 +471,7 @@ fn nanos(text: &str) -> f64 {
 fn with_idle<T>(address: &str, connections: u64, look: impl FnOnce() -> T) -> T {
     let mut client = start_client("idle", address, connections, 0);
     let mut ready = String::new();
-    BufReader::new(client.stdout.take().unwrap())
-        .read_line(&mut ready)
-        .unwrap();
+    BufReader::new(client.stdout.take().unwrap()).read_line(&mut ready).unwrap();
     assert_eq!(ready, "ready\n");
     let seen = look();
     // This also closes the client's standard input.
@@ -518,10 +489,7 @@ fn memory(runtime: &str, n: u64) -> Report {
             let each = |before, after| (after - before) / n as f64;
             Report(vec![
                 ("", each(heap_before.bytes, heap.bytes)),
-                (
-                    "allocations",
-                    each(heap_before.allocations, heap.allocations),
-                ),
+                ("allocations", each(heap_before.allocations, heap.allocations)),
                 ("resident", each(resident_before, resident)),
             ])
         })
@@ -555,15 +523,11 @@ fn cpu_time() -> Duration {
 /// How often the other threads of this process have waited for something.
 fn wakeups() -> u64 {
     let myself = rustix::thread::gettid().as_raw_nonzero().to_string();
-    let threads = std::fs::read_dir("/proc/self/task")
-        .unwrap()
-        .map(|entry| entry.unwrap());
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap());
     let others = threads.filter(|entry| entry.file_name() != *myself);
     let waits = others.map(|entry| {
         let status = std::fs::read_to_string(entry.path().join("status")).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
         line.unwrap().trim().parse::<u64>().unwrap()
     });
     waits.sum()
@@ -592,9 +556,7 @@ const fn http_row<const CONNECTIONS: u64>(name: &'static str) -> Row {
 
 const fn wrk_row<const CONNECTIONS: u64>(name: &'static str) -> Row {
     const WHAT: &str = "the same, asked by wrk (full mode only)";
-    Row::new(name, WHAT, (0, 2), ALL, |runtime, seconds| {
-        wrk(runtime, CONNECTIONS, seconds)
-    })
+    Row::new(name, WHAT, (0, 2), ALL, |runtime, seconds| wrk(runtime, CONNECTIONS, seconds))
 }
 
 const fn bulk_row(
@@ -623,12 +585,8 @@ pub const ROWS: &[Row] = &[
             tcp_ping_pong,
         )
     },
-    ping_pong_row(
-        "tcp_pp_same",
-        "the same with client and server on one processor",
-        tcp_ping_pong,
-    )
-    .one_cpu(),
+    ping_pong_row("tcp_pp_same", "the same with client and server on one processor", tcp_ping_pong)
+        .one_cpu(),
     echo_row::<64>("tcp_echo_64").workers(1),
     echo_row::<1_000>("tcp_echo_1000").workers(1),
     echo_row::<64>("tcp_echo_64_2w"),
@@ -640,10 +598,7 @@ pub const ROWS: &[Row] = &[
         ALL,
         |runtime, n| {
             let raw = |n| raw_net::both_ends(&listen().0, PAIRS, n);
-            best_of_five(
-                n,
-                |n| each!(runtime, raw => raw(n), R => R::run(both_ends::<R>(n))),
-            )
+            best_of_five(n, |n| each!(runtime, raw => raw(n), R => R::run(both_ends::<R>(n))))
         },
     ),
     Row::new(
@@ -656,11 +611,9 @@ pub const ROWS: &[Row] = &[
     bulk_row("tcp_send_1m", "1 MiB sent, in one piece", |runtime, n| {
         many(runtime, Service::Source, "receive", 1, n)
     }),
-    bulk_row(
-        "tcp_recv_64k",
-        "1 MiB received, in pieces of 64 KiB",
-        |runtime, n| many(runtime, Service::Sink, "send", 1, n),
-    ),
+    bulk_row("tcp_recv_64k", "1 MiB received, in pieces of 64 KiB", |runtime, n| {
+        many(runtime, Service::Sink, "send", 1, n)
+    }),
     ping_pong_row(
         "udp_pp",
         "a datagram of 64 bytes there and back, all on one processor",
@@ -672,14 +625,8 @@ pub const ROWS: &[Row] = &[
     http_row::<1_000>("http_1000"),
     wrk_row::<64>("http_wrk_64"),
     wrk_row::<1_000>("http_wrk_1000"),
-    Row::new(
-        "mem_conn",
-        "an idle connection and its task",
-        (1_000, 10_000),
-        RUNTIMES,
-        memory,
-    )
-    .unit(Unit::Bytes),
+    Row::new("mem_conn", "an idle connection and its task", (1_000, 10_000), RUNTIMES, memory)
+        .unit(Unit::Bytes),
     Row::new(
         "idle",
         "processor time in a second with 10,000 idle connections (full mode only)",

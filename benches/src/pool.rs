@@ -34,28 +34,14 @@ pub const ROWS: &[Row] = &[
         (2, 10),
         ALL,
         |runtime, n| {
-            best(
-                n,
-                1,
-                |_| each!(runtime, raw => raw_sleepers(), R => R::run(sleepers::<R>())),
-            )
+            best(n, 1, |_| each!(runtime, raw => raw_sleepers(), R => R::run(sleepers::<R>())))
         },
     ),
-    Row::new(
-        "unblock_1_1cpu",
-        "`unblock_1` on one processor",
-        (5_000, 50_000),
-        ALL,
-        one,
-    )
-    .one_cpu(),
+    Row::new("unblock_1_1cpu", "`unblock_1` on one processor", (5_000, 50_000), ALL, one).one_cpu(),
 ];
 
 fn one(runtime: &str, n: u64) -> crate::row::Report {
-    best_of_five(
-        n,
-        |n| each!(runtime, raw => raw_unblock(n, 1), R => R::run(unblock::<R>(n, 1))),
-    )
+    best_of_five(n, |n| each!(runtime, raw => raw_unblock(n, 1), R => R::run(unblock::<R>(n, 1))))
 }
 
 async fn unblock<R: Runtime>(n: u64, at_once: u64) -> Duration {
@@ -75,9 +61,7 @@ const NAP: Duration = Duration::from_millis(10);
 
 async fn sleepers<R: Runtime>() -> Duration {
     let start = Instant::now();
-    let jobs: Vec<_> = (0..500)
-        .map(|_| R::unblock(|| thread::sleep(NAP)))
-        .collect();
+    let jobs: Vec<_> = (0..500).map(|_| R::unblock(|| thread::sleep(NAP))).collect();
     for job in jobs {
         job.await;
     }
@@ -110,9 +94,7 @@ fn raw_unblock(n: u64, at_once: u64) -> Duration {
 
 fn raw_sleepers() -> Duration {
     let start = Instant::now();
-    let threads: Vec<_> = (0..500)
-        .map(|_| thread::spawn(|| thread::sleep(NAP)))
-        .collect();
+    let threads: Vec<_> = (0..500).map(|_| thread::spawn(|| thread::sleep(NAP))).collect();
     for thread in threads {
         thread.join().unwrap();
     }

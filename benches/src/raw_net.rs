@@ -17,12 +17,9 @@ pub fn serve(listener: &TcpListener, service: Service) {
     match service {
         Service::Echo => epoll_loop(listener, echo),
         Service::Http => epoll_loop(listener, http),
-        Service::Source => one_by_one(
-            listener,
-            |mut stream| {
-                while stream.write_all(&client::BULK).is_ok() {}
-            },
-        ),
+        Service::Source => {
+            one_by_one(listener, |mut stream| while stream.write_all(&client::BULK).is_ok() {})
+        }
         Service::Sink => one_by_one(listener, |mut stream| {
             let mut buf = vec![0; PIECE];
             let mut position = 0;

@@ -66,10 +66,7 @@ impl Row {
     }
 
     pub const fn one_cpu(self) -> Row {
-        Row {
-            one_cpu: true,
-            ..self
-        }
+        Row { one_cpu: true, ..self }
     }
 }
 

@@ -38,10 +38,7 @@ pub fn inside<R: Runtime, T: Send + 'static>(
 
 /// The number of worker threads that this process shall have.
 pub fn workers() -> usize {
-    std::env::var("BENCH_WORKERS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(2)
+    std::env::var("BENCH_WORKERS").ok().and_then(|n| n.parse().ok()).unwrap_or(2)
 }
 
 /// tokio's handle, which yields a `Result`, as a future of the output.
@@ -50,9 +47,7 @@ pub struct Joined<T>(tokio::task::JoinHandle<T>);
 impl<T> Future for Joined<T> {
     type Output = T;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        Pin::new(&mut self.0)
-            .poll(cx)
-            .map(|result| result.expect("a task of the benchmark failed"))
+        Pin::new(&mut self.0).poll(cx).map(|result| result.expect("a task of the benchmark failed"))
     }
 }
 
@@ -112,10 +107,7 @@ impl TokioCt {
     pub fn runtime() -> &'static tokio::runtime::Runtime {
         static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
         RUNTIME.get_or_init(|| {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap()
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
         })
     }
 }

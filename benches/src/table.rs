@@ -22,9 +22,7 @@ struct Line {
 
 impl Line {
     fn name(&self) -> String {
-        format!("{} {}", self.row.name, self.value)
-            .trim_end()
-            .to_string()
+        format!("{} {}", self.row.name, self.value).trim_end().to_string()
     }
 
     /// The unit of an additional value is in its name.
@@ -44,9 +42,7 @@ impl Line {
 
     /// The best peer by minima, and by medians.
     fn best_peer(&self, by: fn((f64, f64)) -> f64) -> Option<(&'static str, f64)> {
-        let peers = PEERS
-            .iter()
-            .filter_map(|name| Some((*name, by(self.of(name)?))));
+        let peers = PEERS.iter().filter_map(|name| Some((*name, by(self.of(name)?))));
         peers.min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
@@ -78,10 +74,8 @@ fn lines(samples: &[Sample]) -> Vec<Line> {
     let mut lines = Vec::new();
     for (section, rows) in SECTIONS {
         for row in *rows {
-            let mine: Vec<_> = samples
-                .iter()
-                .filter(|sample| sample.row.name == row.name)
-                .collect();
+            let mine: Vec<_> =
+                samples.iter().filter(|sample| sample.row.name == row.name).collect();
             let mut values: Vec<&str> = Vec::new();
             for sample in &mine {
                 if !values.contains(&&*sample.value) {
@@ -92,24 +86,14 @@ fn lines(samples: &[Sample]) -> Vec<Line> {
                 let numbers = ALL.iter().map(|runtime| {
                     let of_runtime =
                         |sample: &&&Sample| sample.value == value && sample.runtime == *runtime;
-                    let mut all: Vec<f64> = mine
-                        .iter()
-                        .filter(of_runtime)
-                        .map(|sample| sample.number)
-                        .collect();
+                    let mut all: Vec<f64> =
+                        mine.iter().filter(of_runtime).map(|sample| sample.number).collect();
                     all.sort_by(f64::total_cmp);
-                    let (low, high) = (
-                        all.get(all.len().saturating_sub(1) / 2)?,
-                        all.get(all.len() / 2)?,
-                    );
+                    let (low, high) =
+                        (all.get(all.len().saturating_sub(1) / 2)?, all.get(all.len() / 2)?);
                     Some((all[0], (low + high) / 2.0))
                 });
-                lines.push(Line {
-                    section,
-                    row,
-                    value: value.into(),
-                    numbers: numbers.collect(),
-                });
+                lines.push(Line { section, row, value: value.into(), numbers: numbers.collect() });
             }
         }
     }
@@ -126,16 +110,10 @@ pub fn print(header: &str, samples: &[Sample], write: bool) -> Result<(), Box<dy
         fs::write(benches.join("RESULTS.md"), full)?;
         let readme = benches.join("../README.md");
         let text = fs::read_to_string(&readme)?;
-        let (before, rest) = text
-            .split_once(BEGIN)
-            .ok_or("README.md has no place for the table")?;
-        let (_, after) = rest
-            .split_once(END)
-            .ok_or("README.md has no end of the table")?;
-        fs::write(
-            &readme,
-            format!("{before}{BEGIN}\n{}{END}{after}", short(header, &lines)?),
-        )?;
+        let (before, rest) =
+            text.split_once(BEGIN).ok_or("README.md has no place for the table")?;
+        let (_, after) = rest.split_once(END).ok_or("README.md has no end of the table")?;
+        fs::write(&readme, format!("{before}{BEGIN}\n{}{END}{after}", short(header, &lines)?))?;
     }
     Ok(())
 }
@@ -151,10 +129,7 @@ fn long(header: &str, lines: &[Line]) -> Result<String, Box<dyn Error>> {
         PEERS.join(", "),
     );
     for (section, _) in SECTIONS {
-        let lines: Vec<_> = lines
-            .iter()
-            .filter(|line| line.section == *section)
-            .collect();
+        let lines: Vec<_> = lines.iter().filter(|line| line.section == *section).collect();
         if lines.is_empty() {
             continue;
         }
@@ -187,10 +162,7 @@ fn long(header: &str, lines: &[Line]) -> Result<String, Box<dyn Error>> {
         }
     }
     writeln!(out, "\n## Summary\n\n{}", summary(lines)?)?;
-    writeln!(
-        out,
-        "## What the rows are\n\n| row | one operation | workers |\n|---|---|---:|"
-    )?;
+    writeln!(out, "## What the rows are\n\n| row | one operation | workers |\n|---|---|---:|")?;
     let mut last = "";
     for line in lines {
         if line.row.name != last {
@@ -204,18 +176,12 @@ fn long(header: &str, lines: &[Line]) -> Result<String, Box<dyn Error>> {
 fn short(header: &str, lines: &[Line]) -> Result<String, Box<dyn Error>> {
     let columns: Vec<_> = ALL.iter().filter(|name| **name != "tokio-ct").collect();
     let names: Vec<_> = columns.iter().map(|name| name.to_string()).collect();
-    let mut out = format!(
-        "{header}\n\n| row | {} | ratio | by medians |\n",
-        names.join(" | ")
-    );
+    let mut out = format!("{header}\n\n| row | {} | ratio | by medians |\n", names.join(" | "));
     writeln!(out, "|---|{}", "---:|".repeat(columns.len() + 2))?;
     for line in lines {
         write!(out, "| {} |", line.name())?;
         for name in &columns {
-            let number = line
-                .of(name)
-                .map(|(low, _)| show(low, line.unit()))
-                .unwrap_or_default();
+            let number = line.of(name).map(|(low, _)| show(low, line.unit())).unwrap_or_default();
             write!(out, " {number} |")?;
         }
         let ratios = [line.against_peers(minimum), line.against_peers(median)];
@@ -229,10 +195,8 @@ fn summary(lines: &[Line]) -> Result<String, Box<dyn Error>> {
     let mut out = String::new();
     for (name, by) in [("minima", minimum as fn(_) -> _), ("medians", median)] {
         let own = lines.iter().filter(|line| line.value.is_empty());
-        let ratios: Vec<f64> = own
-            .filter_map(|line| line.against("tokio", by))
-            .filter(|ratio| *ratio > 0.0)
-            .collect();
+        let ratios: Vec<f64> =
+            own.filter_map(|line| line.against("tokio", by)).filter(|ratio| *ratio > 0.0).collect();
         let mean = (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp();
         writeln!(
             out,
@@ -242,21 +206,13 @@ fn summary(lines: &[Line]) -> Result<String, Box<dyn Error>> {
         let list = |limit: f64, ratio: &dyn Fn(&Line) -> Option<f64>| {
             let over = lines.iter().filter_map(|line| Some((line, ratio(line)?)));
             let over = over.filter(|(_, ratio)| *ratio > limit);
-            let names: Vec<_> = over
-                .map(|(line, ratio)| format!("{} {ratio:.2}", line.name()))
-                .collect();
-            if names.is_empty() {
-                "none".to_string()
-            } else {
-                names.join(", ")
-            }
+            let names: Vec<_> =
+                over.map(|(line, ratio)| format!("{} {ratio:.2}", line.name())).collect();
+            if names.is_empty() { "none".to_string() } else { names.join(", ") }
         };
         let peers = list(BEHIND, &|line| line.against_peers(by));
         writeln!(out, "- Above {BEHIND} × the best peer, by {name}: {peers}.")?;
-        let raw = list(FAR, &|line| {
-            IO.contains(&line.section)
-                .then(|| line.against("raw", by))?
-        });
+        let raw = list(FAR, &|line| IO.contains(&line.section).then(|| line.against("raw", by))?);
         writeln!(out, "- I/O above {FAR} × `raw`, by {name}: {raw}.")?;
     }
     Ok(out)
@@ -273,11 +229,7 @@ pub fn show(number: f64, unit: Unit) -> String {
         Unit::Bytes => (1.0, "B"),
     };
     // Without the sign of a zero.
-    let number = if number.abs() < 0.005 {
-        0.0
-    } else {
-        number / scale
-    };
+    let number = if number.abs() < 0.005 { 0.0 } else { number / scale };
     let decimals = match number.abs() {
         number if number >= 99.95 || number == 0.0 => 0,
         number if number >= 9.995 => 1,

@@ -388,10 +388,7 @@ async fn pingpong<R: Runtime>(n: u64, pairs: u64) -> Duration {
 /// Two players; each returns how often it had the ball.
 fn rally(
     n: u64,
-) -> (
-    impl Future<Output = u64> + Send + 'static,
-    impl Future<Output = u64> + Send + 'static,
-) {
+) -> (impl Future<Output = u64> + Send + 'static, impl Future<Output = u64> + Send + 'static) {
     let (ping, pinged) = bounded(1);
     let (pong, ponged) = bounded(1);
     let first = async move {
@@ -445,9 +442,7 @@ const fn scale_spawn(name: &'static str, workers: usize) -> Row {
 pub async fn share<R: Runtime>(n: u64) -> Duration {
     let start = Instant::now();
     let each = n / workers() as u64;
-    let roots: Vec<_> = (0..workers())
-        .map(|_| R::spawn(spawn_join::<R>(each, each)))
-        .collect();
+    let roots: Vec<_> = (0..workers()).map(|_| R::spawn(spawn_join::<R>(each, each))).collect();
     for root in roots {
         root.await;
     }
@@ -465,9 +460,7 @@ const fn scale_yield(name: &'static str, workers: usize) -> Row {
 async fn local_spawn<R: Runtime>(n: u64, at_once: u64) -> Duration {
     let start = Instant::now();
     for _ in 0..n / at_once {
-        let tasks: Vec<_> = (0..at_once)
-            .map(|i| R::spawn_local(async move { i }))
-            .collect();
+        let tasks: Vec<_> = (0..at_once).map(|i| R::spawn_local(async move { i })).collect();
         let mut sum = 0;
         for task in tasks {
             sum += task.await;
@@ -553,17 +546,11 @@ fn block_on_ready<R: Runtime>(n: u64) -> Duration {
 }
 
 fn block_on_wake(runtime: &str, n: u64) -> Report {
-    best_of_five(
-        n,
-        |n| each!(runtime, raw => raw_wake(n), R => R::run(woken(n))),
-    )
+    best_of_five(n, |n| each!(runtime, raw => raw_wake(n), R => R::run(woken(n))))
 }
 
 fn wake_remote(runtime: &str, n: u64) -> Report {
-    best_of_five(
-        n,
-        |n| each!(runtime, raw => raw_wake(n), R => inside::<R, _>(woken(n))),
-    )
+    best_of_five(n, |n| each!(runtime, raw => raw_wake(n), R => inside::<R, _>(woken(n))))
 }
 
 /// Sends its waker to a thread and waits, `n` times.

@@ -29,11 +29,7 @@ pub const ROWS: &[Row] = &[
         (250_000, 1_000_000),
         ALL,
         |runtime, n| {
-            best(
-                n,
-                n,
-                |n| each!(runtime, raw => raw_pending(n, n), R => R::run(pending::<R>(n))),
-            )
+            best(n, n, |n| each!(runtime, raw => raw_pending(n, n), R => R::run(pending::<R>(n))))
         },
     ),
     Row::new(
@@ -166,9 +162,7 @@ fn reset(runtime: &str, n: u64) -> Duration {
 
 /// How late it is. No timer may be early.
 fn late(at: Instant) -> Duration {
-    Instant::now()
-        .checked_duration_since(at)
-        .expect("a timer that is not early")
+    Instant::now().checked_duration_since(at).expect("a timer that is not early")
 }
 
 /// The median is the row's value.

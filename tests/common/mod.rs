@@ -103,17 +103,8 @@ pub(crate) fn fresh_processes<F: FnOnce()>(seconds: u64, envs: &[&[(&str, &str)]
     }
     for env in envs {
         let ended = run_again::<F>(seconds, env);
-        assert!(
-            ended.status.success(),
-            "{} with {env:?}\n{}",
-            ended.status,
-            ended.output
-        );
-        assert!(
-            ended.output.contains("1 passed"),
-            "the test did not run:\n{}",
-            ended.output
-        );
+        assert!(ended.status.success(), "{} with {env:?}\n{}", ended.status, ended.output);
+        assert!(ended.output.contains("1 passed"), "the test did not run:\n{}", ended.output);
     }
 }
 
@@ -168,14 +159,8 @@ fn run_again<F>(seconds: u64, env: &[(&str, &str)]) -> Ended {
     capture.rewind().unwrap();
     capture.read_to_end(&mut output).unwrap();
     let output = String::from_utf8_lossy(&output).into_owned();
-    let Some(status) = status else {
-        panic!("`{name}` did not end within {seconds} s:\n{output}")
-    };
-    Ended {
-        status,
-        output,
-        took,
-    }
+    let Some(status) = status else { panic!("`{name}` did not end within {seconds} s:\n{output}") };
+    Ended { status, output, took }
 }
 
 // ---------- foreign machinery ----------
@@ -349,10 +334,7 @@ pub(crate) fn threads() -> Vec<String> {
 /// How many threads of this process bear a name that starts with `prefix`.
 #[cfg(target_os = "linux")]
 pub(crate) fn threads_named(prefix: &str) -> usize {
-    threads()
-        .iter()
-        .filter(|name| name.starts_with(prefix))
-        .count()
+    threads().iter().filter(|name| name.starts_with(prefix)).count()
 }
 
 /// How often the threads of this process that are alive now went to sleep on their own accord, that is: how often something woke them.
@@ -380,10 +362,7 @@ pub(crate) fn idle_cost(duration: Duration) -> (Duration, u64) {
         let (cpu, switches) = (cpu_time(), voluntary_switches());
         thread::sleep(duration);
         // This thread's own sleep is one switch.
-        (
-            cpu_time() - cpu,
-            voluntary_switches().saturating_sub(switches + 1),
-        )
+        (cpu_time() - cpu, voluntary_switches().saturating_sub(switches + 1))
     };
     let patience = Instant::now() + Duration::from_secs(5);
     while measure(Duration::from_millis(100)).1 > 0 && Instant::now() < patience {}
