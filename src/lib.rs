@@ -129,7 +129,7 @@
 //!
 //! Fairness: the constants in §1. Who sleeps and who is woken: `notify` and `sleep` in §3, and `Sleeper::sleep` in
 //! §6. Who asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The size of
-//! the pool: `submit` in §9. Platforms: `registration` in §5, and the `cfg`s of §10-§12.
+//! the pool: `submit` in §9. Platforms: `Kernel` in §5, and the `cfg`s of §10-§12.
 
 // ============================================================================================
 // §1  Ground: what everything stands on
@@ -149,21 +149,26 @@ use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::iter;
 use std::marker::PhantomData;
 use std::mem;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 #[cfg(unix)]
-use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, BorrowedFd as Borrowed, OwnedFd, RawFd};
 #[cfg(unix)]
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
 #[cfg(windows)]
 use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
+#[cfg(windows)]
+use std::os::windows::io::BorrowedSocket as Borrowed;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -173,7 +178,15 @@ use concurrent_queue::ConcurrentQueue;
 use futures_lite::stream::Stream;
 use futures_lite::{AsyncRead, AsyncSeek, AsyncWrite};
 use once_cell::sync::OnceCell;
+use parking::{Parker, Unparker};
 use pin_project_lite::pin_project;
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
+use polling::PollMode;
+use polling::{Event, Poller};
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+use rustix::event::epoll;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::event::Timespec;
 use waker_fn::waker_fn;
 
 pub use async_task::{FallibleTask, Task};
@@ -207,8 +220,9 @@ const ROTATION: usize = 2;
 /// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
-/// Ticks without anything happening after which the watcher sleeps without a timeout.
-const LINGER: u32 = 2;
+/// How long a `block_on` inside of a local task leaves that task's siblings alone, see [`block_on`]:
+/// longer than most things last that it may wait for, and short enough for whoever waits for a sibling.
+const SIBLINGS_WAIT: Duration = Duration::from_millis(100);
 /// From this size on, in bytes, a future gets an allocation of its own (async-task would do the same).
 const LARGE_FUTURE: usize = 2048;
 /// The longest sleep where the kernel's poller cannot be had (no descriptors left, or closed by
@@ -396,12 +410,12 @@ fn is_forked() -> bool {
     *HOME.get_or_init(|| here) != here
 }
 
-/// To be called before waiting for something that another thread does.
+const FORKED: &str =
+    "smol was used before fork() and cannot be used in the child: its threads did not come along";
+
+/// To be called before waiting for something that another thread does. Destructors must not.
 fn check_for_fork() {
-    assert!(
-        !is_forked(),
-        "smol was used before fork() and cannot be used in the child: its threads did not come along"
-    );
+    assert!(!is_forked(), "{FORKED}");
 }
 
 thread_local! {
@@ -441,6 +455,56 @@ fn spend(cx: &mut Context<'_>) -> Poll<()> {
         return Poll::Pending;
     }
     Poll::Ready(())
+}
+
+/// Counts the watcher's ticks (§6), which come while threads are busy: a clock for those who cannot
+/// afford to look at a real one after each task (20 ns; this is less than one).
+static CLOCK: AtomicU32 = AtomicU32::new(0);
+
+#[inline]
+fn clock() -> u32 {
+    // Ordering: Relaxed. Nothing is read because of its value.
+    CLOCK.load(Ordering::Relaxed)
+}
+
+fn tick_clock() {
+    // Ordering: Relaxed, as above.
+    CLOCK.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Tells somebody who polls tasks and is never idle when it is time to look at something else: after so
+/// many polls, or at a tick of the watcher, or after a millisecond.
+struct Pace {
+    polls: Cell<u32>,
+    clock: Cell<u32>,
+    last: Cell<Option<Instant>>,
+}
+
+impl Pace {
+    fn new() -> Pace {
+        Pace { polls: Cell::new(0), clock: Cell::new(clock()), last: Cell::new(None) }
+    }
+
+    /// Counts a poll; says whether it is time.
+    #[inline]
+    fn is_due(&self) -> bool {
+        let polls = self.polls.get() + 1;
+        self.polls.set(polls);
+        let is_late = self.clock.replace(clock()) != clock();
+        // The real clock costs as much as a task; so only at the first, second, fourth, eighth … poll.
+        if !polls.is_power_of_two() && polls < TASKS_PER_GLANCE && !is_late {
+            return false;
+        }
+        let now = Instant::now();
+        let last = self.last.get().unwrap_or(now);
+        let is_late = is_late || now.saturating_duration_since(last) > Duration::from_millis(1);
+        let is_due = is_late || polls >= TASKS_PER_GLANCE;
+        self.last.set(if is_due { None } else { Some(last) });
+        if is_due {
+            self.polls.set(0);
+        }
+        is_due
+    }
 }
 
 // ============================================================================================
@@ -529,25 +593,21 @@ where
 // §3  Executor: tickets in queues, workers that take them
 // ============================================================================================
 //
-// uses §1-§2 · used by §4 §6 · locks: sleepers (leaf), active (leaf), locals (leaf)
+// uses §1-§2 · used by §6 · locks: drivers (leaf), active (leaf), locals (leaf)
 //
 // PROBLEM   Tasks become ready on any thread; some thread must poll each of them soon, and a thread
 //           that finds nothing must sleep without missing what comes next.
 // IDEA      Each worker has a queue of its own, which costs no contention. What comes from elsewhere
 //           goes to the injector. A worker without work takes a share of the injector, else steals
 //           half of another's queue (Blumofe and Leiserson, "Scheduling Multithreaded Computations by
-//           Work Stealing", 1999), else announces that it sleeps, looks once more, and sleeps.
-// STATE     of a worker:  awake --nothing--> searching --nothing--> asleep --notified--> searching
-//                           ^------------ found a ticket -----------'         (or awake: spurious)
-// I3.1      A ticket is in a queue that every worker of the crew can reach. A slot is left to its owner as
-//           long as that gets on: thieves try it last, and with our own threads the watcher (§6) empties it.
-// I3.2      Whoever puts a ticket in a queue looks for a sleeper afterwards, unless the thread that
-//           puts it there will itself look at that queue next (the first ticket in its own queue, or a
-//           batch that costs less than a call: `begin_batch`); if that thread blocks before it is done,
-//           the watcher (§6) sees it within two ticks.
-// I3.3      In a crew of our own threads, one searching worker is enough: the last one to stop searching
-//           calls the next one if it leaves work behind. The drivers of an `Executor` are not ours and
-//           may do something else first, so that there every push wakes one more sleeper.
+//           Work Stealing", 1999). Who finds nothing at all announces that it sleeps, looks once more,
+//           and sleeps: the drivers of an [`Executor`] here, the threads of our own in §6.
+// I3.1      A ticket is in a queue that every worker can reach. A slot is left to its owner as long as
+//           that gets on: drivers take from it last, our own threads never, but the watcher empties it.
+// I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's queue
+//           after 61 tasks, and after each one while the clock of §1 goes on between two tasks.
+// I3.3      The drivers of an `Executor` may do something else before they search. So each push there
+//           wakes one more of them, and who was woken passes it on before it polls anything else.
 // NEVER     mentions the reactor or a thread: it knows wakers.
 // REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price of a
 //           spawn); one global queue (yields cost double as soon as two workers contend).
@@ -573,25 +633,418 @@ impl Local {
     fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.slot.is_empty()
     }
+
+    /// Takes all tickets out.
+    fn drain(&self) -> impl Iterator<Item = Runnable> + '_ {
+        self.slot.try_iter().chain(self.queue.try_iter())
+    }
 }
 
-/// What an executor's workers share.
-struct Crew {
+/// Where the tickets of an executor are.
+struct Queues {
     /// Tickets from outside, and what overflowed.
     injector: ConcurrentQueue<Runnable>,
     /// The workers' own queues, for thieves.
     locals: RwLock<Vec<Arc<Local>>>,
-    /// Atomics: how many workers search, and above [`SLEEPING`] how many sleep.
-    counts: AtomicUsize,
-    /// Workers that sleep, by name; the last to come is the first to be woken, its cache is warm.
-    sleepers: Mutex<Vec<(usize, Waker)>>,
-    /// Names for sleepers.
-    names: AtomicUsize,
-    /// The workers are threads of our own, which search as soon as they are woken (I3.3).
-    own_threads: bool,
-    /// Told when a ticket was queued and nobody was called. `true`: because nobody searches or
-    /// sleeps, so that one more worker would help; `false`: because the pusher sees to it itself.
-    short_handed: fn(bool),
+}
+
+/// What a thread that polls tasks for an executor knows about itself.
+struct Here {
+    /// The address of the executor's queues, to tell executors apart.
+    queues: usize,
+    local: Arc<Local>,
+    mode: Cell<Mode>,
+    /// When the worker began with what it had collected, until that is done; and what a task took in
+    /// such a batch.
+    batch_began: Cell<Option<Instant>>,
+    task_cost: Cell<Option<Duration>>,
+}
+
+/// What a worker is doing when it queues a ticket.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    /// A task runs: what it wakes may go to the slot.
+    Task,
+    /// Something else than a task runs.
+    Other,
+    /// The same, and the worker looks at its queue afterwards, once for all.
+    Collecting,
+    /// The worker has looked at the kernel because it was late: the news go where they are seen first.
+    Late,
+}
+
+thread_local! {
+    /// The worker whose tasks this thread is polling. With nested executors, the innermost.
+    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+}
+
+/// What the worker on this thread knows, if there is one.
+fn with_here<T>(f: impl FnOnce(&Here) -> T) -> Option<T> {
+    let here = HERE.try_with(|here| here.borrow().as_ref().map(f));
+    here.ok().flatten()
+}
+
+/// What became of a ticket that was queued.
+#[derive(PartialEq)]
+enum Pushed {
+    /// It is the only one that the worker on this thread has to look at.
+    Alone,
+    /// The worker is collecting, and will look at its queue when it has all.
+    Collected,
+    /// Somebody else should be called.
+    Queued,
+}
+
+impl Here {
+    /// Queues a ticket on the worker that runs on this thread.
+    fn push(&self, queues: &Queues, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+        let mode = self.mode.get();
+        if mode == Mode::Late {
+            let _ = queues.injector.push(runnable);
+            return Pushed::Queued;
+        }
+        let local = &self.local;
+        let mut next = Some(runnable);
+        // A task that woke itself goes behind all others. What it woke before it goes to the slot.
+        if mode == Mode::Task && !info.woken_while_running {
+            next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
+        }
+        let alone = match next.map(|runnable| local.queue.push(runnable)) {
+            None => true,
+            Some(Ok(())) => local.queue.len() == 1 && local.slot.is_empty(),
+            Some(Err(full)) => {
+                for runnable in local.queue.try_iter().take(LOCAL_QUEUE / 2) {
+                    let _ = queues.injector.push(runnable);
+                }
+                let _ = queues.injector.push(full.into_inner());
+                false
+            }
+        };
+        match (mode, alone) {
+            (Mode::Collecting, _) => Pushed::Collected,
+            (_, true) => Pushed::Alone,
+            (_, false) => Pushed::Queued,
+        }
+    }
+
+    /// A batch of tasks was collected. Says whether it is worth calling another worker, judging by the
+    /// last batches: the worst one counts, half as much with each that follows.
+    fn begin_batch(&self, tasks: usize) -> bool {
+        if tasks < 2 || self.mode.get() == Mode::Task {
+            // A `block_on` inside of a task has collected: it may take its time.
+            return tasks > 0 && self.mode.get() == Mode::Task;
+        }
+        self.batch_began.set(Some(Instant::now()));
+        let cost = self.task_cost.get();
+        cost.is_none_or(|cost| cost.saturating_mul(tasks as u32) >= CALL)
+    }
+
+    /// Whether the batch takes longer than was thought.
+    fn is_batch_late(&self) -> bool {
+        let late = |began: Instant| began.elapsed() >= CALL;
+        self.batch_began.get().is_some_and(late)
+    }
+
+    /// The batch is done, and so many tasks have run, of it or woken by it.
+    fn end_batch(&self, ran: u32) {
+        if let Some(began) = self.batch_began.take() {
+            let faded = self.task_cost.get().unwrap_or_default() / 2;
+            let cost = began.elapsed() / ran.max(1);
+            self.task_cost.set(Some(cost.max(faded)));
+        }
+    }
+}
+
+impl Queues {
+    const fn new() -> Queues {
+        Queues { injector: ConcurrentQueue::unbounded(), locals: RwLock::new(Vec::new()) }
+    }
+
+    fn id(&self) -> usize {
+        self as *const Queues as usize
+    }
+
+    fn locals(&self) -> RwLockReadGuard<'_, Vec<Arc<Local>>> {
+        self.locals.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn locals_mut(&self) -> RwLockWriteGuard<'_, Vec<Arc<Local>>> {
+        self.locals.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a ticket: this is what every waker of a task ends in. This is W1 of the proof in §0.
+    fn push(&self, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+        tour!(2, "a ticket is queued");
+        let mut ticket = Some(runnable);
+        let pushed = HERE.try_with(|here| {
+            let here = here.borrow();
+            let here = here.as_ref().filter(|here| here.queues == self.id())?;
+            Some(here.push(self, ticket.take()?, info))
+        });
+        if let Some(runnable) = ticket {
+            // From outside. The injector is never closed, so that this cannot fail.
+            let _ = self.injector.push(runnable);
+        }
+        pushed.ok().flatten().unwrap_or(Pushed::Queued)
+    }
+
+    /// Puts tickets into the injector, where every worker looks.
+    fn inject(&self, tickets: impl Iterator<Item = Runnable>) {
+        for runnable in tickets {
+            let _ = self.injector.push(runnable);
+        }
+    }
+
+    /// Whether a ticket is anywhere. This is S2 of the proof in §0: `is_empty` of a queue loads its tail
+    /// with SeqCst, and a push is a SeqCst exchange of the tail.
+    fn has_tickets(&self) -> bool {
+        !self.injector.is_empty() || self.locals().iter().any(|local| !local.is_empty())
+    }
+
+    /// The same, without the slots of workers, which they alone take from.
+    fn has_work(&self) -> bool {
+        !self.injector.is_empty() || self.locals().iter().any(|local| !local.queue.is_empty())
+    }
+}
+
+/// Somebody who takes tickets out of queues: a worker thread, or a call of `run` or `tick`.
+struct Worker<'a> {
+    queues: &'a Queues,
+    /// `tick` takes one ticket at a time and has no queue of its own.
+    local: Option<Arc<Local>>,
+    /// May it take from others' slots? Our own threads leave that to the watcher.
+    takes_slots: bool,
+    ticks: Cell<u32>,
+    /// The clock of §1 when this worker last looked elsewhere.
+    clock: Cell<u32>,
+    /// The last ticket was taken out of turn.
+    was_late: Cell<bool>,
+    slot_runs: Cell<u32>,
+    random: Cell<u32>,
+    /// Tickets went from one queue to another, and in between nobody could see them.
+    moved: Cell<bool>,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker with queues of its own, or a mere `tick` without. `seed` is for its random numbers.
+    fn new(queues: &'a Queues, with_queue: bool, takes_slots: bool, seed: u32) -> Worker<'a> {
+        let local = with_queue.then(|| Arc::new(Local::new()));
+        queues.locals_mut().extend(local.clone());
+        Worker {
+            queues,
+            local,
+            takes_slots,
+            ticks: Cell::new(0),
+            clock: Cell::new(clock()),
+            was_late: Cell::new(false),
+            slot_runs: Cell::new(0),
+            random: Cell::new(seed.wrapping_mul(0x9E37_79B9) | 1),
+            moved: Cell::new(false),
+        }
+    }
+
+    /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is dropped.
+    fn enter(&self) -> impl Drop + use<> {
+        let here = self.local.clone().map(|local| Here {
+            queues: self.queues.id(),
+            local,
+            mode: Cell::new(Mode::Other),
+            batch_began: Cell::new(None),
+            task_cost: Cell::new(None),
+        });
+        let mut outer = HERE.try_with(|cell| cell.replace(here)).ok();
+        OnDrop(move || {
+            if let Some(outer) = outer.take() {
+                let _ = HERE.try_with(|cell| drop(cell.replace(outer)));
+            }
+        })
+    }
+
+    /// Whether the clock has gone on since this worker looked elsewhere.
+    #[inline]
+    fn is_late(&self) -> bool {
+        clock() != self.clock.get()
+    }
+
+    /// The next ticket of this worker's own: from the slot or the queue; now and then from elsewhere.
+    #[inline]
+    fn find(&self) -> Option<Runnable> {
+        let local = self.local.as_deref()?;
+        let ticks = self.ticks.get().wrapping_add(1);
+        self.ticks.set(ticks);
+        let late = self.is_late();
+        if late || ticks % TASKS_PER_LOOK == 0 {
+            let first = self.look_elsewhere(local, late);
+            if first.is_some() {
+                return first;
+            }
+        }
+        if self.slot_runs.get() < SLOT_RUNS && !late {
+            if let Ok(runnable) = local.slot.pop() {
+                self.slot_runs.set(self.slot_runs.get() + 1);
+                return Some(runnable);
+            }
+        }
+        self.slot_runs.set(0);
+        local.queue.pop().or_else(|_| local.slot.pop()).ok()
+    }
+
+    /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one from outside
+    /// is run at once, by turns with the worker's own.
+    fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
+        self.clock.set(clock());
+        let mut first = None;
+        if late && !self.was_late.get() {
+            first = self.queues.injector.pop().ok();
+        }
+        self.take_share(local);
+        self.even_out(local);
+        if self.takes_slots {
+            // Somebody may be blocked, and this ticket one of a few.
+            let other = self.take_one(local);
+            if first.is_none() && late && !self.was_late.get() {
+                first = other;
+            } else if let Some(other) = other {
+                self.keep(other, local);
+            }
+        }
+        self.was_late.set(first.is_some());
+        first
+    }
+
+    /// Looks at what others have, since this worker has nothing.
+    fn search(&self) -> Option<Runnable> {
+        let local = self.local.as_deref();
+        let Ok(runnable) = self.queues.injector.pop() else { return self.steal(local) };
+        if let Some(local) = local {
+            self.take_share(local);
+        }
+        Some(runnable)
+    }
+
+    /// Puts a ticket into the worker's own queue.
+    fn keep(&self, runnable: Runnable, local: &Local) {
+        self.moved.set(true);
+        if let Err(full) = local.queue.push(runnable) {
+            let _ = self.queues.injector.push(full.into_inner());
+        }
+    }
+
+    /// Takes a fair share of the injector into the worker's own queue, not more than half of it.
+    fn take_share(&self, local: &Local) {
+        let len = self.queues.injector.len();
+        if len > 0 {
+            let workers = self.queues.locals().len().max(1);
+            let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
+            if LOCAL_QUEUE - local.queue.len() < ROTATION {
+                self.queues.inject(local.queue.try_iter().take(ROTATION));
+            }
+            let room = LOCAL_QUEUE - local.queue.len();
+            for runnable in self.queues.injector.try_iter().take(share.min(room)) {
+                self.keep(runnable, local);
+            }
+        }
+    }
+
+    /// A random number (xorshift, Marsaglia 2003).
+    fn random(&self) -> usize {
+        let mut random = self.random.get();
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        self.random.set(random);
+        random as usize
+    }
+
+    /// Looks at the queues of the others, beginning with a random one, until there is a result.
+    fn ask_others<T>(
+        &self,
+        own: Option<&Local>,
+        ask: impl FnMut(&Arc<Local>) -> Option<T>,
+    ) -> Option<T> {
+        let locals = self.queues.locals();
+        let start = self.random() % locals.len().max(1);
+        let is_other = |other: &&Arc<Local>| !own.is_some_and(|own| std::ptr::eq(own, &***other));
+        locals[start..].iter().chain(&locals[..start]).filter(is_other).find_map(ask)
+    }
+
+    /// Takes one ticket of somebody's, who may be blocked.
+    fn take_one(&self, own: &Local) -> Option<Runnable> {
+        let take = |other: &Arc<Local>| other.queue.pop().or_else(|_| other.slot.pop()).ok();
+        self.ask_others(Some(own), take)
+    }
+
+    /// Takes so many of somebody's tickets.
+    fn take_from(&self, victim: &Local, tickets: usize, own: &Local) {
+        for runnable in victim.queue.try_iter().take(tickets) {
+            self.keep(runnable, own);
+        }
+    }
+
+    /// Of two workers that are never idle neither steals; so the tasks of the one with fewer would run
+    /// more often for ever. It asks one of the others, at random, for half of the difference if that has
+    /// more than four times as many.
+    fn even_out(&self, own: &Local) {
+        // With the task that was just run, which is in no queue.
+        let few = own.queue.len() + 1;
+        if few >= LOCAL_QUEUE / 4 {
+            return;
+        }
+        self.ask_others(Some(own), |victim| {
+            let many = victim.queue.len();
+            if many > 4 * few {
+                self.take_from(victim, (many - few) / 2, own);
+            }
+            Some(())
+        });
+    }
+
+    /// Takes half of somebody's queue, and the first ticket of it to be run; the slots come last.
+    fn steal(&self, own: Option<&Local>) -> Option<Runnable> {
+        let stolen = self.ask_others(own, |victim| {
+            let first = victim.queue.pop().ok()?;
+            if let Some(own) = own {
+                self.take_from(victim, victim.queue.len() / 2, own);
+            }
+            tour!(3, "a worker stole from another");
+            Some(first)
+        });
+        if stolen.is_some() || !self.takes_slots {
+            return stolen;
+        }
+        self.ask_others(own, |victim| victim.slot.pop().ok())
+    }
+
+    /// Runs one task.
+    #[inline]
+    fn run(&self, runnable: Runnable) {
+        tour!(4, "a worker polls a task");
+        if let Some(local) = &self.local {
+            // Ordering: Relaxed. A statistic for the watcher.
+            local.polls.store(self.ticks.get(), Ordering::Relaxed);
+        }
+        refill_budget();
+        runnable.run();
+    }
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        if let Some(local) = self.local.take() {
+            self.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
+            self.queues.inject(local.drain());
+        }
+    }
+}
+
+/// An [`Executor`]'s inside, which its tasks share.
+struct Crew {
+    queues: Queues,
+    /// Drivers that sleep, by name; the last to come is the first to be woken, its cache is warm.
+    drivers: Mutex<Vec<(u32, Waker)>>,
+    /// Atomics: how many of them there are; names for them, which are also their random seeds.
+    sleeping: AtomicUsize,
+    names: AtomicU32,
     /// The tasks that are not finished, to be cancelled with their executor. The global executor
     /// lives for ever and has no such table.
     active: Mutex<Active>,
@@ -616,226 +1069,44 @@ impl Active {
 
     /// The wakers of all.
     fn drain(&mut self) -> Vec<Waker> {
-        (0..self.entries.len()).filter_map(|key| self.get_mut(key).and_then(Option::take)).collect()
-    }
-}
-
-/// One sleeping worker in [`Crew::counts`].
-const SLEEPING: usize = 1 << 16;
-
-/// What a thread that polls tasks for a crew knows about itself.
-struct Here {
-    crew: usize,
-    queue: Queue,
-    /// A task runs right now: what it wakes may go to the slot.
-    in_task: Cell<bool>,
-    /// Something else than a task runs and the worker looks at its queue afterwards, once for all.
-    collecting: Cell<bool>,
-    /// When the worker began with what it had collected, until that is done; and what a task took in such a batch.
-    batch_began: Cell<Option<Instant>>,
-    task_cost: Cell<Option<Duration>>,
-}
-
-/// The queue that belongs to a thread.
-enum Queue {
-    /// Others may steal from it.
-    Shared(Arc<Local>),
-    /// That of a local executor (§4).
-    Own(Rc<Private>),
-}
-
-/// What of a local executor never leaves its thread, and needs no atomics (bench: `local_spawn_100k`).
-#[derive(Default)]
-struct Private {
-    queue: RefCell<VecDeque<Runnable>>,
-    active: RefCell<Active>,
-}
-
-thread_local! {
-    /// The worker whose tasks this thread is polling. With nested executors, the innermost.
-    static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
-}
-
-/// What the worker on this thread knows, if there is one.
-fn with_here<T>(f: impl FnOnce(&Here) -> T) -> Option<T> {
-    let here = HERE.try_with(|here| here.borrow().as_ref().map(f));
-    here.ok().flatten()
-}
-
-/// What became of a ticket that a worker pushed.
-enum Pushed {
-    /// It is the only one that the worker has to look at.
-    Alone,
-    /// The worker is collecting, and will look at its queue when it has all.
-    Collected,
-    /// There is more than the worker can do at once.
-    Queued,
-}
-
-impl Here {
-    /// Queues a ticket on the worker that runs on this thread.
-    fn push(&self, crew: &Crew, runnable: Runnable, info: ScheduleInfo) -> Pushed {
-        let local = match &self.queue {
-            Queue::Shared(local) => local,
-            Queue::Own(own) => {
-                own.queue.borrow_mut().push_back(runnable);
-                return Pushed::Collected;
-            }
-        };
-        let mut next = Some(runnable);
-        // A task that woke itself goes behind all others. What it woke before it goes to the slot.
-        if self.in_task.get() && !info.woken_while_running {
-            next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
-        }
-        let alone = match next.map(|runnable| local.queue.push(runnable)) {
-            None => true,
-            Some(Ok(())) => local.queue.len() == 1 && local.slot.is_empty(),
-            Some(Err(full)) => {
-                for runnable in local.queue.try_iter().take(LOCAL_QUEUE / 2) {
-                    let _ = crew.injector.push(runnable);
-                }
-                let _ = crew.injector.push(full.into_inner());
-                false
-            }
-        };
-        match (self.collecting.get(), alone) {
-            (true, _) => Pushed::Collected,
-            (false, true) => Pushed::Alone,
-            (false, false) => Pushed::Queued,
-        }
-    }
-
-    /// A batch of tasks was collected. Says whether it is worth calling another worker, judging by the last batches:
-    /// the worst one counts, half as much with each that follows.
-    fn begin_batch(&self, tasks: usize) -> bool {
-        if tasks < 2 || self.in_task.get() {
-            // A `block_on` inside of a task has collected: it may take its time.
-            return tasks > 0 && self.in_task.get();
-        }
-        self.batch_began.set(Some(Instant::now()));
-        let cost = self.task_cost.get();
-        cost.is_none_or(|cost| cost.saturating_mul(tasks as u32) >= CALL)
-    }
-
-    /// Whether the batch takes longer than was thought.
-    fn is_batch_late(&self) -> bool {
-        let late = |began: Instant| began.elapsed() >= CALL;
-        self.batch_began.get().is_some_and(late)
-    }
-
-    /// The batch is done, and so many tasks have run, of it or woken by it.
-    fn end_batch(&self, ran: u32) {
-        if let Some(began) = self.batch_began.take() {
-            let faded = self.task_cost.get().unwrap_or_default() / 2;
-            let cost = began.elapsed() / ran.max(1);
-            self.task_cost.set(Some(cost.max(faded)));
-        }
-    }
-
-    /// The queue that others may steal from, if it is one of this crew.
-    fn shared(&self, crew: usize) -> Option<&Arc<Local>> {
-        match &self.queue {
-            Queue::Shared(local) if self.crew == crew => Some(local),
-            _ => None,
-        }
+        let keys = 0..self.entries.len();
+        keys.filter_map(|key| self.get_mut(key).and_then(Option::take)).collect()
     }
 }
 
 impl Crew {
-    fn new(own_threads: bool, short_handed: fn(bool)) -> Crew {
-        Crew {
-            injector: ConcurrentQueue::unbounded(),
-            locals: RwLock::new(Vec::new()),
-            counts: AtomicUsize::new(0),
-            sleepers: Mutex::new(Vec::new()),
-            names: AtomicUsize::new(0),
-            own_threads,
-            short_handed,
+    fn new() -> Arc<Crew> {
+        Arc::new(Crew {
+            queues: Queues::new(),
+            drivers: Mutex::new(Vec::new()),
+            sleeping: AtomicUsize::new(0),
+            names: AtomicU32::new(1),
             active: Mutex::new(Slab::new()),
-        }
+        })
     }
 
-    fn id(&self) -> usize {
-        self as *const Crew as usize
-    }
-
-    /// Queues a ticket. This is what every waker of a task ends in.
     fn schedule(&self, runnable: Runnable, info: ScheduleInfo) {
-        tour!(2, "a ticket is queued");
-        let mut ticket = Some(runnable);
-        let pushed = HERE.try_with(|here| {
-            let here = here.borrow();
-            let here = here.as_ref().filter(|here| here.crew == self.id())?;
-            let runnable = ticket.take()?;
-            Some(here.push(self, runnable, info))
-        });
-        if let Some(runnable) = ticket {
-            // From outside. The injector is never closed, so that this cannot fail.
-            let _ = self.injector.push(runnable);
-        }
-        match pushed {
-            // I3.2: this worker looks at its queue next. Should it block before, the watcher helps.
-            Ok(Some(Pushed::Alone)) if self.own_threads => (self.short_handed)(false),
-            // The worker does not sleep before it has looked at its queue.
-            Ok(Some(Pushed::Collected)) => {}
-            _ => self.notify(),
+        if self.queues.push(runnable, info) != Pushed::Collected {
+            self.notify();
         }
     }
 
-    /// Calls a worker, if one sleeps and none is searching.
-    ///
-    /// W1 is behind us: the ticket is in a queue.
+    /// Wakes a driver, if one sleeps.
     fn notify(&self) {
-        // W2. Ordering: SeqCst, as are the push before it and S1, S2 in `sleep`: see "The life of a
-        // wake-up" (§0). (concurrent-queue pushes with a SeqCst compare-exchange of the tail, and
-        // `is_empty` loads that tail with SeqCst.)
-        let counts = self.counts.load(Ordering::SeqCst);
-        let searching = counts % SLEEPING;
-        if self.own_threads && searching > 0 {
-            return;
-        }
-        if counts / SLEEPING == 0 || !self.wake_one() {
-            (self.short_handed)(true);
-        }
-    }
-
-    /// W3: takes a sleeper off the list and wakes it. `false` if there was none.
-    fn wake_one(&self) -> bool {
-        if self.own_threads {
-            check_for_fork_outside();
-        }
-        let sleeper = {
-            let mut sleepers = lock(&self.sleepers);
-            let sleeper = sleepers.pop();
-            if sleeper.is_some() {
-                // Ordering: SeqCst. Pairs with the load in `notify`: no longer asleep, and in a crew of our own
-                // threads as good as searching from this moment, so that the next push wakes no other.
-                self.counts.fetch_sub(SLEEPING - self.own_threads as usize, Ordering::SeqCst);
-            }
-            sleeper
-        };
-        match sleeper {
-            Some((_, waker)) => {
+        // W2. Ordering: SeqCst, with S1 in `sleep`.
+        if self.sleeping.load(Ordering::SeqCst) > 0 {
+            // W3.
+            let driver = {
+                let mut drivers = lock(&self.drivers);
+                let driver = drivers.pop();
+                // Ordering: SeqCst, as in `sleep`.
+                self.sleeping.fetch_sub(driver.is_some() as usize, Ordering::SeqCst);
+                driver
+            };
+            if let Some((_, waker)) = driver {
                 shielded(|| waker.wake());
-                true
             }
-            None => false,
         }
-    }
-
-    /// Whether there is a ticket that a worker which searches would find.
-    fn has_work(&self) -> bool {
-        let locals = self.locals.read().unwrap_or_else(PoisonError::into_inner);
-        !self.injector.is_empty()
-            || locals.iter().any(|local| {
-                !local.queue.is_empty() || (!local.slot.is_empty() && !self.own_threads)
-            })
-    }
-
-    /// Whether there is a ticket anywhere.
-    fn has_tickets(&self) -> bool {
-        let locals = self.locals.read().unwrap_or_else(PoisonError::into_inner);
-        !self.injector.is_empty() || locals.iter().any(|local| !local.is_empty())
     }
 
     /// Boxes a future into a task that is dropped with this crew, and queues its first ticket.
@@ -844,10 +1115,8 @@ impl Crew {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let schedule = {
-            let crew = self.clone();
-            move |runnable, info| crew.schedule(runnable, info)
-        };
+        let crew = self.clone();
+        let schedule = move |runnable, info| crew.schedule(runnable, info);
         let (runnable, task) = {
             let mut active = lock(&self.active);
             // Moves the future, and runs nothing of it.
@@ -867,25 +1136,17 @@ impl Crew {
     }
 
     /// Cancels all tasks: wakes each so that it has a ticket, and drops the tickets. Called when no
-    /// worker is left. A ticket can still be on its way in another thread between the moment that a
+    /// driver is left. A ticket can still be on its way in another thread between the moment that a
     /// waker issued it and its push, which is why this looks until all tasks are gone.
-    fn dissolve(&self, own: Option<&Private>) {
+    fn dissolve(&self) {
         loop {
-            let wakers = match own {
-                Some(own) => own.active.borrow_mut().drain(),
-                None => lock(&self.active).drain(),
-            };
+            let wakers = lock(&self.active).drain();
             wake_all(wakers);
             // A call of `run` that was leaked has left its queues behind.
-            let locals = self.locals.read().unwrap_or_else(PoisonError::into_inner).clone();
-            for local in locals {
-                local.slot.try_iter().chain(local.queue.try_iter()).for_each(drop);
-            }
-            self.injector.try_iter().for_each(drop);
-            while let Some(runnable) = own.and_then(|own| own.queue.borrow_mut().pop_front()) {
-                drop(runnable);
-            }
-            if own.map_or_else(|| lock(&self.active).len, |own| own.active.borrow().len) == 0 {
+            let locals = self.queues.locals().clone();
+            locals.iter().for_each(|local| local.drain().for_each(drop));
+            self.queues.injector.try_iter().for_each(drop);
+            if lock(&self.active).len == 0 {
                 return;
             }
             thread::yield_now();
@@ -893,272 +1154,56 @@ impl Crew {
     }
 }
 
-/// Somebody who takes tickets out of a crew's queues: a worker thread, or a call of `run` or `tick`.
-struct Worker<C: Member> {
-    crew: C,
-    /// `tick` takes one ticket at a time and has no queue of its own.
-    local: Option<Arc<Local>>,
-    mood: Mood,
-    name: usize,
-    ticks: u32,
-    slot_runs: u32,
-    random: u32,
+/// A call of `run`, `tick` or `try_tick`.
+struct Drive<'a> {
+    crew: &'a Crew,
+    worker: Worker<'a>,
+    name: u32,
+    is_asleep: bool,
+    pace: Pace,
 }
 
-/// A reference to the crew that a worker belongs to.
-trait Member: AsRef<Crew> {
-    /// What a local executor has besides.
-    fn own(&self) -> Option<&Rc<Private>> {
-        None
-    }
-
-    /// Whether its thread has queued tickets there.
-    fn has_own_work(&self) -> bool {
-        self.own().is_some_and(|own| !own.queue.borrow().is_empty())
-    }
-}
-
-impl Member for &Arc<Crew> {}
-
-/// See STATE in the head of this section.
-#[derive(Clone, Copy, PartialEq)]
-enum Mood {
-    Awake,
-    Searching,
-    Asleep,
-}
-
-impl<C: Member> Worker<C> {
-    /// A new member of the crew; with queues of its own, or a mere `tick` without.
-    fn new(crew: C, with_queue: bool) -> Worker<C> {
-        let shared = crew.as_ref();
-        let local = with_queue.then(|| Arc::new(Local::new()));
-        if let Some(local) = &local {
-            shared.locals.write().unwrap_or_else(PoisonError::into_inner).push(local.clone());
-        }
+impl<'a> Drive<'a> {
+    fn new(crew: &'a Crew, with_queue: bool) -> Drive<'a> {
         // Ordering: Relaxed. Only has to be unique.
-        let name = shared.names.fetch_add(1, Ordering::Relaxed);
-        let random = (name as u32).wrapping_mul(0x9E37_79B9) | 1;
-        Worker { crew, local, mood: Mood::Awake, name, ticks: 0, slot_runs: 0, random }
+        let name = crew.names.fetch_add(1, Ordering::Relaxed);
+        let worker = Worker::new(&crew.queues, with_queue, true, name);
+        Drive { crew, worker, name, is_asleep: false, pace: Pace::new() }
     }
 
-    /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is dropped.
-    fn enter(&self) -> impl Drop + use<C> {
-        let shared = self.local.clone().map(Queue::Shared);
-        let queue = shared.or_else(|| self.crew.own().cloned().map(Queue::Own));
-        let here = queue.map(|queue| Here {
-            crew: self.crew.as_ref().id(),
-            queue,
-            in_task: Cell::new(false),
-            collecting: Cell::new(false),
-            batch_began: Cell::new(None),
-            task_cost: Cell::new(None),
-        });
-        let mut outer = HERE.try_with(|cell| cell.replace(here)).ok();
-        OnDrop(move || {
-            if let Some(outer) = outer.take() {
-                let _ = HERE.try_with(|cell| drop(cell.replace(outer)));
-            }
-        })
-    }
-
-    /// The next ticket: from the slot, the queue, the injector, or another worker.
-    fn find(&mut self) -> Option<Runnable> {
-        self.ticks = self.ticks.wrapping_add(1);
-        if let Some(own) = self.crew.own() {
-            let mut queue = own.queue.borrow_mut();
-            if self.ticks % TASKS_PER_LOOK == 0 {
-                let injector = &self.crew.as_ref().injector;
-                let known = injector.len();
-                queue.extend(injector.try_iter().take(known));
-            }
-            let runnable = queue.pop_front();
-            if runnable.is_some() {
-                return runnable;
-            }
+    /// The next ticket. Whoever has moved some tells others that these can be seen again.
+    fn next(&mut self) -> Option<Runnable> {
+        let runnable = self.worker.find().or_else(|| self.worker.search());
+        if self.worker.moved.take() && self.crew.queues.has_tickets() {
+            self.crew.notify();
         }
-        if let Some(local) = self.local.clone() {
-            if self.ticks % TASKS_PER_LOOK == 0 {
-                self.take_share(&local);
-                self.even_out(&local);
-            }
-            if self.slot_runs < SLOT_RUNS {
-                if let Ok(runnable) = local.slot.pop() {
-                    self.slot_runs += 1;
-                    return Some(self.found(runnable));
-                }
-            }
-            self.slot_runs = 0;
-            if let Ok(runnable) = local.queue.pop().or_else(|_| local.slot.pop()) {
-                return Some(self.found(runnable));
-            }
-        }
-        self.search()
-    }
-
-    /// Looks at what others have.
-    fn search(&mut self) -> Option<Runnable> {
-        let crew = self.crew.as_ref();
-        if self.mood == Mood::Awake && crew.own_threads {
-            // Ordering: SeqCst. Pairs with W2: from here on a push may rely on this worker.
-            crew.counts.fetch_add(1, Ordering::SeqCst);
-            self.mood = Mood::Searching;
-        }
-        let mut runnable = crew.injector.pop().ok();
-        match (&runnable, self.local.clone()) {
-            (Some(_), Some(local)) => self.take_share(&local),
-            (None, local) => runnable = self.steal(local.as_deref()),
-            _ => {}
-        }
-        runnable.map(|runnable| self.found(runnable))
-    }
-
-    /// Tickets that went from one queue to another could not be seen by others in between. Where no watcher
-    /// helps, they must be told now that they can.
-    fn moved(&self) {
-        let crew = self.crew.as_ref();
-        if !crew.own_threads && crew.has_work() {
-            crew.notify();
-        }
-    }
-
-    /// Takes a fair share of the injector into the worker's own queue, not more than half of it.
-    fn take_share(&self, local: &Local) {
-        let crew = self.crew.as_ref();
-        let len = crew.injector.len();
-        if len > 0 {
-            let workers = crew.locals.read().map_or(1, |locals| locals.len().max(1));
-            let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
-            if LOCAL_QUEUE - local.queue.len() < ROTATION {
-                for runnable in local.queue.try_iter().take(ROTATION) {
-                    let _ = crew.injector.push(runnable);
-                }
-            }
-            let room = LOCAL_QUEUE - local.queue.len();
-            for runnable in crew.injector.try_iter().take(share.min(room)) {
-                if let Err(full) = local.queue.push(runnable) {
-                    let _ = crew.injector.push(full.into_inner());
-                }
-            }
-            self.moved();
-        }
-    }
-
-    /// A random number (xorshift, Marsaglia 2003).
-    fn random(&mut self) -> usize {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 17;
-        self.random ^= self.random << 5;
-        self.random as usize
-    }
-
-    /// Takes so many of somebody's tickets.
-    fn take_from(&self, victim: &Local, tickets: usize, own: &Local) {
-        for runnable in victim.queue.try_iter().take(tickets) {
-            if let Err(full) = own.queue.push(runnable) {
-                let _ = self.crew.as_ref().injector.push(full.into_inner());
-            }
-        }
-    }
-
-    /// Of two workers that are never idle neither steals; so the tasks of the one with fewer would run more often for
-    /// ever. It asks one of the others, at random, for half of the difference if that has more than four times as many.
-    fn even_out(&mut self, own: &Local) {
-        // With the task that was just run, which is in no queue.
-        let few = own.queue.len() + 1;
-        if few >= LOCAL_QUEUE / 4 {
-            return;
-        }
-        let start = self.random();
-        let locals = self.crew.as_ref().locals.read();
-        let locals = locals.unwrap_or_else(PoisonError::into_inner);
-        let Some(victim) = locals.get(start % locals.len().max(1)) else {
-            return;
-        };
-        let many = victim.queue.len();
-        if many > 4 * few {
-            self.take_from(victim, (many - few) / 2, own);
-            drop(locals);
-            self.moved();
-        }
-    }
-
-    /// Takes half of somebody's queue, beginning with a random somebody; the slots last, and not at all from our
-    /// own threads, which the watcher looks after.
-    fn steal(&mut self, own: Option<&Local>) -> Option<Runnable> {
-        let start = self.random();
-        let crew = self.crew.as_ref();
-        let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
-        let start = start % locals.len().max(1);
-        let others = || locals[start..].iter().chain(&locals[..start]);
-        for victim in others() {
-            if own.is_some_and(|own| std::ptr::eq(own, &**victim)) {
-                continue;
-            }
-            let Ok(first) = victim.queue.pop() else {
-                continue;
-            };
-            if let Some(own) = own {
-                self.take_from(victim, victim.queue.len() / 2, own);
-            }
-            tour!(3, "a worker stole from another");
-            drop(locals);
-            self.moved();
-            return Some(first);
-        }
-        if !crew.own_threads {
-            return others().find_map(|victim| victim.slot.pop().ok());
-        }
-        None
-    }
-
-    /// Work was found.
-    fn found(&mut self, runnable: Runnable) -> Runnable {
-        self.stop_searching();
         runnable
     }
 
-    /// Nobody may rely on this worker any longer. If it was the last one to search, calls the next.
-    fn stop_searching(&mut self) {
-        if self.mood == Mood::Searching {
-            self.mood = Mood::Awake;
-            let crew = self.crew.as_ref();
-            // Ordering: SeqCst. Pairs with W2: whoever pushed and saw us searching did so before this,
-            // so that `has_work` sees the push (I3.3).
-            if crew.counts.fetch_sub(1, Ordering::SeqCst) % SLEEPING == 1 && crew.has_work() {
-                crew.notify();
-            }
-        }
+    /// The next ticket for `tick`, which has no queue. Every other call begins with the queues of the
+    /// drivers, one of which may be blocked: the injector alone may never be empty (I3.1).
+    fn next_for_tick(&mut self) -> Option<Runnable> {
+        let stolen = if self.name % 2 == 0 { self.worker.steal(None) } else { None };
+        stolen.or_else(|| self.next())
     }
 
-    /// Runs one task.
-    fn run(&self, runnable: Runnable) {
-        tour!(4, "a worker polls a task");
-        if let Some(local) = &self.local {
-            // Ordering: Relaxed. A statistic for the watcher.
-            local.polls.store(self.ticks, Ordering::Relaxed);
-        }
-        refill_budget();
-        runnable.run();
-    }
-
-    /// Announces that this worker sleeps. `false`: there is something to do after all.
+    /// Announces that this driver sleeps. `false`: there is something to do after all.
     fn sleep(&mut self, waker: &Waker) -> bool {
-        let crew = self.crew.as_ref();
-        let sleeper = (self.name, waker.clone());
+        let driver = (self.name, waker.clone());
         {
-            let mut sleepers = lock(&crew.sleepers);
-            sleepers.push(sleeper);
-            // S1. Ordering: SeqCst, with W2 of `notify`: either the push comes before S2, or its W2
+            let mut drivers = lock(&self.crew.drivers);
+            drivers.push(driver);
+            // S1. Ordering: SeqCst, with W2 in `notify`: either the push comes before S2, or its W2
             // comes after S1, or both; never neither.
-            let searching = (self.mood == Mood::Searching) as usize;
-            crew.counts.fetch_add(SLEEPING - searching, Ordering::SeqCst);
+            self.crew.sleeping.fetch_add(1, Ordering::SeqCst);
         }
-        self.mood = Mood::Asleep;
-        tour!(5, "a worker found nothing, announced sleep (S1), and searches once more (S2)");
+        self.is_asleep = true;
         // S2.
-        if crew.has_work() || self.crew.has_own_work() {
-            self.wake_up();
+        if self.crew.queues.has_tickets() {
+            if self.wake_up() {
+                // Whoever called somebody meant one more than are awake (I3.3).
+                self.crew.notify();
+            }
             return false;
         }
         true
@@ -1167,23 +1212,20 @@ impl<C: Member> Worker<C> {
     /// The end of a sleep: either somebody took us off the list, or we do it ourselves. Says whether
     /// somebody did, and thus expects us to search.
     fn wake_up(&mut self) -> bool {
-        if self.mood != Mood::Asleep {
+        if !mem::take(&mut self.is_asleep) {
             return false;
         }
-        let crew = self.crew.as_ref();
-        let own_entry = {
-            let mut sleepers = lock(&crew.sleepers);
-            let place = sleepers.iter().position(|(name, _)| *name == self.name);
+        let own = {
+            let mut drivers = lock(&self.crew.drivers);
+            let place = drivers.iter().position(|(name, _)| *name == self.name);
             place.map(|place| {
-                // Ordering: SeqCst, as in `wake_one`.
-                crew.counts.fetch_sub(SLEEPING, Ordering::SeqCst);
-                sleepers.swap_remove(place)
+                // Ordering: SeqCst, as in `sleep`.
+                self.crew.sleeping.fetch_sub(1, Ordering::SeqCst);
+                drivers.swap_remove(place)
             })
         };
-        let notified = own_entry.is_none();
-        shielded(|| drop(own_entry));
-        // In a crew of our own threads `wake_one` has counted us as searching.
-        self.mood = if notified && crew.own_threads { Mood::Searching } else { Mood::Awake };
+        let notified = own.is_none();
+        shielded(|| drop(own));
         notified
     }
 
@@ -1193,27 +1235,31 @@ impl<C: Member> Worker<C> {
         main: Pin<&mut impl Future<Output = T>>,
         cx: &mut Context<'_>,
     ) -> Poll<T> {
-        // Somebody relies on us, and the main future may block: pass it on first.
-        if self.wake_up() && self.crew.as_ref().has_work() {
-            self.crew.as_ref().notify();
+        // I3.3: somebody relies on us, and the main future may take its time: pass it on first.
+        if self.wake_up() && self.crew.queues.has_tickets() {
+            self.crew.notify();
         }
-        let _here = self.enter();
+        let _here = self.worker.enter();
         if let Poll::Ready(output) = main.poll(cx) {
             return Poll::Ready(output);
         }
         let _tasks = run_as(cx.waker());
-        for _ in 0..3 * TASKS_PER_LOOK {
-            match self.find() {
+        loop {
+            match self.next() {
                 Some(runnable) => {
-                    self.in_task(true);
-                    self.run(runnable);
-                    self.in_task(false);
+                    with_here(|here| here.mode.set(Mode::Task));
+                    self.worker.run(runnable);
+                    with_here(|here| here.mode.set(Mode::Other));
                 }
                 None if self.sleep(cx.waker()) => return Poll::Pending,
                 None => {}
             }
+            if self.pace.is_due() {
+                break;
+            }
         }
-        // Enough for once: whoever polls us may have other futures.
+        // Enough for once: whoever polls us may have other futures. The next look is a look elsewhere.
+        self.worker.clock.set(clock().wrapping_sub(1));
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -1223,9 +1269,9 @@ impl<C: Member> Worker<C> {
         self.wake_up();
         let _tasks = run_as(cx.waker());
         loop {
-            match self.find() {
+            match self.next_for_tick() {
                 Some(runnable) => {
-                    self.run(runnable);
+                    self.worker.run(runnable);
                     return Poll::Ready(());
                 }
                 None if self.sleep(cx.waker()) => return Poll::Pending,
@@ -1233,42 +1279,19 @@ impl<C: Member> Worker<C> {
             }
         }
     }
-
-    /// Shares a batch after all, if it takes long. See [`Here::begin_batch`].
-    fn look_at_batch(&self) {
-        let late = with_here(Here::is_batch_late);
-        let crew = self.crew.as_ref();
-        if late.unwrap_or(false) && crew.has_work() {
-            crew.notify();
-        }
-    }
-
-    /// Notes whether a task runs, for [`Here::push`].
-    fn in_task(&self, yes: bool) {
-        with_here(|here| here.in_task.set(yes));
-    }
 }
 
-impl<C: Member> Drop for Worker<C> {
+impl Drop for Drive<'_> {
     fn drop(&mut self) {
         let notified = self.wake_up();
-        let crew = self.crew.as_ref();
-        if self.mood == Mood::Searching {
-            // Ordering: SeqCst, as in `stop_searching`.
-            crew.counts.fetch_sub(1, Ordering::SeqCst);
-        }
-        let mut left_work = notified;
-        if let Some(local) = self.local.take() {
-            let mut locals = crew.locals.write().unwrap_or_else(PoisonError::into_inner);
-            locals.retain(|other| !Arc::ptr_eq(other, &local));
-            drop(locals);
-            for runnable in local.slot.try_iter().chain(local.queue.try_iter()) {
-                let _ = crew.injector.push(runnable);
-                left_work = true;
-            }
-        }
-        if (left_work && crew.has_work()) || self.crew.has_own_work() {
-            crew.notify();
+        let left_work = self.worker.local.take().is_some_and(|local| {
+            self.crew.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
+            let had_tickets = !local.is_empty();
+            self.crew.queues.inject(local.drain());
+            had_tickets
+        });
+        if (notified || left_work) && self.crew.queues.has_tickets() {
+            self.crew.notify();
         }
     }
 }
@@ -1308,7 +1331,7 @@ impl<'a> Executor<'a> {
     }
 
     fn crew(&self) -> &Arc<Crew> {
-        self.crew.get_or_init(|| Arc::new(Crew::new(false, |_| {})))
+        self.crew.get_or_init(Crew::new)
     }
 
     /// Spawns a task, which runs while somebody drives this executor.
@@ -1322,36 +1345,41 @@ impl<'a> Executor<'a> {
     /// Runs tasks until the future is ready, and returns its output.
     ///
     /// Any number of threads may run the same executor. The future is polled before the tasks, and
-    /// after every 183 of them. Dropping what `run` returned, half way, loses nothing.
+    /// again whenever it was woken or after some tasks: 61 of them, or fewer if they take a millisecond.
+    /// Dropping what `run` returned, half way, loses nothing.
     pub async fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
-        let mut worker = Worker::new(self.crew(), true);
-        poll_fn(|cx| worker.poll_run(future.as_mut(), cx)).await
+        let mut driver = Drive::new(self.crew(), true);
+        poll_fn(|cx| driver.poll_run(future.as_mut(), cx)).await
     }
 
     /// Waits until there is a task to poll, and polls it once. Cancel-safe.
     pub async fn tick(&self) {
-        let mut worker = Worker::new(self.crew(), false);
-        poll_fn(|cx| worker.poll_tick(cx)).await
+        let mut driver = Drive::new(self.crew(), false);
+        poll_fn(|cx| driver.poll_tick(cx)).await
     }
 
     /// Polls one task, if one is ready. Says whether there was one.
     pub fn try_tick(&self) -> bool {
-        let mut worker = Worker::new(self.crew(), false);
-        let found = worker.find();
-        found.map(|runnable| worker.run(runnable)).is_some()
+        let mut driver = Drive::new(self.crew(), false);
+        let found = driver.next_for_tick();
+        found.map(|runnable| driver.worker.run(runnable)).is_some()
     }
 
     /// Whether all tasks are finished.
     pub fn is_empty(&self) -> bool {
-        self.crew.get().is_none_or(|crew| lock(&crew.active).len == 0)
+        self.tasks() == 0
+    }
+
+    fn tasks(&self) -> usize {
+        self.crew.get().map_or(0, |crew| lock(&crew.active).len)
     }
 }
 
 impl Drop for Executor<'_> {
     fn drop(&mut self) {
         if let Some(crew) = self.crew.get() {
-            crew.dissolve(None);
+            crew.dissolve();
         }
     }
 }
@@ -1364,36 +1392,219 @@ impl Default for Executor<'_> {
 
 impl fmt::Debug for Executor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let crew = self.crew.get();
-        let tasks = crew.map_or(0, |crew| lock(&crew.active).len);
-        fmt_crew(f, "Executor", tasks, crew)
+        let injected = self.crew.get().map_or(0, |crew| crew.queues.injector.len());
+        f.debug_struct("Executor")
+            .field("tasks", &self.tasks())
+            .field("injected", &injected)
+            .finish_non_exhaustive()
     }
-}
-
-/// The same for both kinds of executors.
-fn fmt_crew(
-    f: &mut fmt::Formatter<'_>,
-    name: &str,
-    tasks: usize,
-    crew: Option<&Arc<Crew>>,
-) -> fmt::Result {
-    let queued = crew.map_or(0, |crew| crew.injector.len());
-    f.debug_struct(name).field("tasks", &tasks).field("injected", &queued).finish_non_exhaustive()
 }
 
 // ============================================================================================
 // §4  Local executor: the same, for futures that cannot move
 // ============================================================================================
 //
-// uses §1-§3 · used by §6 · locks: none of its own
+// uses §1-§3 · used by §6 · locks: mail (leaf)
 //
 // PROBLEM   A future that is not `Send` must be polled and dropped on the thread that made it.
-// IDEA      A crew of §3 whose workers have one plain queue together, for what its own thread queues while it runs
-//           tasks. Tickets are `Send`, and a wake-up from elsewhere puts one into the injector; async-task checks
-//           the thread at each poll and drop.
-// I4.1      Tickets are taken out of the queue on the owner's thread only: `LocalExecutor` is not `Send`,
-//           and neither what it runs nor its destructor can get away from there.
+// IDEA      A plain queue for what is woken while this thread drives the executor, and a letter box under
+//           a lock for what is woken otherwise: tickets are `Send`. async-task checks the thread at each
+//           poll and drop. Neither needs an atomic, and who sleeps leaves a waker in the letter box.
+// I4.1      Tickets are taken out on the owner's thread only: `LocalExecutor` is not `Send`, and neither
+//           what it runs nor its destructor can get away from there.
+// I4.2      The letter box is emptied at the beginning of every round, however short, so that a task
+//           that was woken from elsewhere runs also under the shortest of drives.
+// I4.3      A ticket knows how many local tasks were being polled on this thread, one inside of the
+//           other, when its task was spawned. A nested `block_on` runs those tasks only that were
+//           spawned at least as deep as itself: what the surrounding task has spawned, not its siblings.
 // NEVER     drops a ticket elsewhere: that would drop the future.
+
+/// The tasks of one thread.
+struct LocalTasks {
+    mail: Arc<Mutex<Mail>>,
+    /// Tickets, each with its depth (I4.3).
+    queue: RefCell<VecDeque<(u32, Runnable)>>,
+    active: RefCell<Active>,
+    names: Cell<u64>,
+}
+
+/// What others have put there, and who wants to hear of it.
+#[derive(Default)]
+struct Mail {
+    tickets: Vec<(u32, Runnable)>,
+    sleepers: Vec<(u64, Waker)>,
+}
+
+thread_local! {
+    /// The tasks that this thread is driving. With nested executors, the innermost.
+    static DRIVEN: RefCell<Option<Rc<LocalTasks>>> = const { RefCell::new(None) };
+    /// How many tasks of `spawn_local` are being polled on this thread, one inside of the other.
+    static LEVEL: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The depth of what is spawned now (I4.3).
+fn level() -> u32 {
+    LEVEL.try_with(Cell::get).unwrap_or(0)
+}
+
+/// Queues a ticket of a local task, from any thread.
+fn schedule_local(mail: &Arc<Mutex<Mail>>, level: u32, runnable: Runnable) {
+    let mut ticket = Some((level, runnable));
+    let _ = DRIVEN.try_with(|driven| {
+        let driven = driven.borrow();
+        if let Some(tasks) = driven.as_ref().filter(|tasks| Arc::ptr_eq(&tasks.mail, mail)) {
+            tasks.queue.borrow_mut().extend(ticket.take());
+        }
+    });
+    if ticket.is_some() {
+        let sleepers = {
+            let mut mail = lock(mail);
+            mail.tickets.extend(ticket);
+            mem::take(&mut mail.sleepers)
+        };
+        for (_, waker) in sleepers {
+            shielded(|| waker.wake());
+        }
+    }
+}
+
+impl LocalTasks {
+    fn new() -> Rc<LocalTasks> {
+        Rc::new(LocalTasks {
+            mail: Arc::default(),
+            queue: RefCell::default(),
+            active: RefCell::default(),
+            names: Cell::new(0),
+        })
+    }
+
+    /// The same as [`Crew::spawn`], for a future that stays on this thread.
+    fn spawn<F>(self: &Rc<Self>, future: F) -> Task<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        // As in `new_task`.
+        if mem::size_of::<F>() >= LARGE_FUTURE {
+            return self.box_task(Box::pin(future));
+        }
+        self.box_task(future)
+    }
+
+    fn box_task<F>(self: &Rc<Self>, future: F) -> Task<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        let (mail, level) = (self.mail.clone(), level());
+        let schedule = move |runnable, _: ScheduleInfo| schedule_local(&mail, level, runnable);
+        let build = |key| {
+            let tasks = self.clone();
+            let after = move || {
+                let entry = tasks.active.borrow_mut().remove(key);
+                drop(entry);
+            };
+            let future = Guarded { future: Some(future), after };
+            let builder = Builder::new().propagate_panic(true);
+            builder.spawn_local(move |()| future, WithInfo(schedule))
+        };
+        let (runnable, task) = self.active.borrow_mut().enlist(build);
+        runnable.schedule();
+        task
+    }
+
+    /// Makes this the one whose queue the thread's wake-ups go to, until the guard is dropped.
+    fn enter(self: &Rc<Self>) -> impl Drop + use<> {
+        let mut outer = DRIVEN.try_with(|driven| driven.replace(Some(self.clone()))).ok();
+        OnDrop(move || {
+            if let Some(outer) = outer.take() {
+                let _ = DRIVEN.try_with(|driven| drop(driven.replace(outer)));
+            }
+        })
+    }
+
+    /// Puts what has come from elsewhere behind the rest (I4.2).
+    fn collect(&self) {
+        let tickets = mem::take(&mut lock(&self.mail).tickets);
+        self.queue.borrow_mut().extend(tickets);
+    }
+
+    /// The next ticket that is at least so deep.
+    fn next(&self, level: u32) -> Option<Runnable> {
+        let mut queue = self.queue.borrow_mut();
+        let ticket = match level {
+            0 => queue.pop_front(),
+            _ => {
+                let place = queue.iter().position(|(depth, _)| *depth >= level)?;
+                queue.remove(place)
+            }
+        };
+        ticket.map(|(_, runnable)| runnable)
+    }
+
+    /// Whether there is such a ticket. What has come from elsewhere is collected.
+    fn has_tickets(&self, level: u32) -> bool {
+        self.collect();
+        self.queue.borrow().iter().any(|(depth, _)| *depth >= level)
+    }
+
+    /// A name for somebody who drives.
+    fn name(&self) -> u64 {
+        self.names.set(self.names.get() + 1);
+        self.names.get()
+    }
+
+    /// Leaves a waker for when a ticket comes. `false`: one has come already. The lock orders the two:
+    /// whoever brings a ticket finds the waker, or the ticket is found here.
+    fn sleep(&self, name: u64, waker: &Waker) -> bool {
+        let waker = waker.clone();
+        let mut mail = lock(&self.mail);
+        if mail.tickets.is_empty() {
+            mail.sleepers.push((name, waker));
+            return true;
+        }
+        drop(mail);
+        false
+    }
+
+    /// Takes the waker back. `false`: somebody has used it.
+    fn wake_up(&self, name: u64) -> bool {
+        let own = {
+            let mut mail = lock(&self.mail);
+            let place = mail.sleepers.iter().position(|(other, _)| *other == name);
+            place.map(|place| mail.sleepers.swap_remove(place))
+        };
+        own.is_some()
+    }
+
+    /// Somebody who drove this is leaving: others must look after what is left.
+    fn pass_on(&self) {
+        let sleepers = {
+            let mut mail = lock(&self.mail);
+            let is_left = !mail.tickets.is_empty() || !self.queue.borrow().is_empty();
+            if is_left { mem::take(&mut mail.sleepers) } else { Vec::new() }
+        };
+        for (_, waker) in sleepers {
+            shielded(|| waker.wake());
+        }
+    }
+
+    /// The same as [`Crew::dissolve`].
+    fn dissolve(&self) {
+        loop {
+            let wakers = self.active.borrow_mut().drain();
+            wake_all(wakers);
+            self.collect();
+            while let Some(runnable) = self.next(0) {
+                drop(runnable);
+            }
+            if self.active.borrow().len == 0 {
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+}
 
 /// An executor for futures that are not `Send`. It stays on the thread that made it.
 ///
@@ -1409,125 +1620,146 @@ fn fmt_crew(
 /// ```
 pub struct LocalExecutor<'a> {
     // Neither `Send` nor `Sync`.
-    crew: std::cell::OnceCell<LocalCrew>,
+    tasks: std::cell::OnceCell<Rc<LocalTasks>>,
     marker: PhantomData<&'a ()>,
-}
-
-/// A crew with a queue that its thread alone can reach.
-#[derive(Clone)]
-struct LocalCrew {
-    crew: Arc<Crew>,
-    own: Rc<Private>,
-}
-
-impl AsRef<Crew> for LocalCrew {
-    fn as_ref(&self) -> &Crew {
-        &self.crew
-    }
-}
-
-impl Member for LocalCrew {
-    fn own(&self) -> Option<&Rc<Private>> {
-        Some(&self.own)
-    }
-}
-
-impl LocalCrew {
-    fn new() -> LocalCrew {
-        LocalCrew { crew: Arc::new(Crew::new(false, |_| {})), own: Rc::default() }
-    }
-
-    /// The same as [`Crew::spawn`], for a future that stays on this thread.
-    fn spawn<F>(&self, future: F) -> Task<F::Output>
-    where
-        F: Future + 'static,
-        F::Output: 'static,
-    {
-        // As in `new_task`.
-        if mem::size_of::<F>() >= LARGE_FUTURE {
-            return self.box_task(Box::pin(future));
-        }
-        self.box_task(future)
-    }
-
-    fn box_task<F>(&self, future: F) -> Task<F::Output>
-    where
-        F: Future + 'static,
-        F::Output: 'static,
-    {
-        let schedule = {
-            let crew = self.crew.clone();
-            move |runnable, info| crew.schedule(runnable, info)
-        };
-        let build = |key| {
-            let own = self.own.clone();
-            let after = move || {
-                let entry = own.active.borrow_mut().remove(key);
-                drop(entry);
-            };
-            let future = Guarded { future: Some(future), after };
-            let builder = Builder::new().propagate_panic(true);
-            builder.spawn_local(move |()| future, WithInfo(schedule))
-        };
-        let (runnable, task) = self.own.active.borrow_mut().enlist(build);
-        self.own.queue.borrow_mut().push_back(runnable);
-        self.crew.notify();
-        task
-    }
-}
-
-impl Worker<LocalCrew> {
-    /// Whether there is a ticket that `find` would find.
-    fn has_tickets(&self) -> bool {
-        self.crew.has_own_work() || !self.crew.crew.injector.is_empty()
-    }
 }
 
 impl<'a> LocalExecutor<'a> {
     /// An executor without tasks.
     pub const fn new() -> LocalExecutor<'a> {
-        LocalExecutor { crew: std::cell::OnceCell::new(), marker: PhantomData }
+        LocalExecutor { tasks: std::cell::OnceCell::new(), marker: PhantomData }
     }
 
-    fn crew(&self) -> &LocalCrew {
-        self.crew.get_or_init(LocalCrew::new)
+    fn tasks(&self) -> &Rc<LocalTasks> {
+        self.tasks.get_or_init(LocalTasks::new)
     }
 
     /// Spawns a task, which runs while this executor is driven.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.crew().spawn(future)
+        self.tasks().spawn(future)
     }
 
     /// Runs tasks until the future is ready, and returns its output. See [`Executor::run`].
     pub async fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
-        let mut worker = Worker::new(self.crew().clone(), false);
-        poll_fn(|cx| worker.poll_run(future.as_mut(), cx)).await
+        let mut driver = LocalDrive::new(self.tasks());
+        poll_fn(|cx| driver.poll_run(future.as_mut(), cx)).await
     }
 
     /// Waits until there is a task to poll, and polls it once. Cancel-safe.
     pub async fn tick(&self) {
-        let mut worker = Worker::new(self.crew().clone(), false);
-        poll_fn(|cx| worker.poll_tick(cx)).await
+        let mut driver = LocalDrive::new(self.tasks());
+        poll_fn(|cx| driver.poll_tick(cx)).await
     }
 
     /// Polls one task, if one is ready. Says whether there was one.
     pub fn try_tick(&self) -> bool {
-        let mut worker = Worker::new(self.crew().clone(), false);
-        let found = worker.find();
-        found.map(|runnable| worker.run(runnable)).is_some()
+        LocalDrive::new(self.tasks()).run_one()
     }
 
     /// Whether all tasks are finished.
     pub fn is_empty(&self) -> bool {
-        self.crew.get().is_none_or(|local| local.own.active.borrow().len == 0)
+        self.tasks.get().is_none_or(|tasks| tasks.active.borrow().len == 0)
     }
+}
+
+/// A call of `run`, `tick` or `try_tick`.
+struct LocalDrive {
+    tasks: Rc<LocalTasks>,
+    name: u64,
+    is_asleep: bool,
+    pace: Pace,
+}
+
+impl LocalDrive {
+    fn new(tasks: &Rc<LocalTasks>) -> LocalDrive {
+        let (tasks, name) = (tasks.clone(), tasks.name());
+        LocalDrive { tasks, name, is_asleep: false, pace: Pace::new() }
+    }
+
+    /// Announces that this driver sleeps. `false`: there is something to do after all.
+    fn sleep(&mut self, waker: &Waker) -> bool {
+        self.is_asleep = self.tasks.sleep(self.name, waker);
+        if !self.is_asleep {
+            self.tasks.collect();
+        }
+        self.is_asleep
+    }
+
+    fn wake_up(&mut self) {
+        if mem::take(&mut self.is_asleep) {
+            self.tasks.wake_up(self.name);
+        }
+    }
+
+    /// Polls one task, if one is ready.
+    fn run_one(&mut self) -> bool {
+        let _here = self.tasks.enter();
+        self.tasks.collect();
+        let found = self.tasks.next(0);
+        found.map(run_local).is_some()
+    }
+
+    /// One poll of `run`: the main future once, then tasks.
+    fn poll_run<T>(
+        &mut self,
+        main: Pin<&mut impl Future<Output = T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<T> {
+        self.wake_up();
+        let _here = self.tasks.enter();
+        if let Poll::Ready(output) = main.poll(cx) {
+            return Poll::Ready(output);
+        }
+        let _tasks = run_as(cx.waker());
+        self.tasks.collect();
+        loop {
+            match self.tasks.next(0) {
+                Some(runnable) => run_local(runnable),
+                None if self.sleep(cx.waker()) => return Poll::Pending,
+                None => {}
+            }
+            if self.pace.is_due() {
+                // Enough for once: whoever polls us may have other futures.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// One poll of `tick`: one task, if there is one.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wake_up();
+        let _tasks = run_as(cx.waker());
+        loop {
+            if self.run_one() {
+                return Poll::Ready(());
+            }
+            if self.sleep(cx.waker()) {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for LocalDrive {
+    fn drop(&mut self) {
+        self.wake_up();
+        self.tasks.pass_on();
+    }
+}
+
+/// Runs one local task.
+#[inline]
+fn run_local(runnable: Runnable) {
+    refill_budget();
+    runnable.run();
 }
 
 impl Drop for LocalExecutor<'_> {
     fn drop(&mut self) {
-        if let Some(local) = self.crew.get() {
-            local.crew.dissolve(Some(&local.own));
+        if let Some(tasks) = self.tasks.get() {
+            tasks.dissolve();
         }
     }
 }
@@ -1540,11 +1772,11 @@ impl Default for LocalExecutor<'_> {
 
 impl fmt::Debug for LocalExecutor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let local = self.crew.get();
-        let tasks = local.map_or(0, |local| local.own.active.borrow().len);
-        fmt_crew(f, "LocalExecutor", tasks, local.map(|local| &local.crew))
+        let tasks = self.tasks.get().map_or(0, |tasks| tasks.active.borrow().len);
+        f.debug_struct("LocalExecutor").field("tasks", &tasks).finish_non_exhaustive()
     }
 }
+
 // ============================================================================================
 // §5  Reactor: turns kernel news and deadlines into wake-ups
 // ============================================================================================
@@ -1571,136 +1803,119 @@ impl fmt::Debug for LocalExecutor<'_> {
 //           (`fell_short`). Else (oneshot) an event disarms the handle, and it is armed again with the
 //           union of what is still waited for.
 // NEVER     mentions the executor · runs user code with a lock held · blocks except in `turn`.
-// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread data).
+// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread
+//           data); a number instead of a borrowed handle (`unsafe`, and nobody knows who closed it).
 
-/// All that is `unsafe` in this crate: the kernel's poller must not keep a handle that was closed.
-///
-/// It holds because an [`Async`] owns its handle next to the [`Source`], lends it out as `&T` only, and
-/// its `Drop` deletes the handle from the poller before the handle is closed (`tests/io.rs`,
-/// `the_same_number_can_be_registered_again_after_its_handle_was_closed`). A `T` that closes its descriptor through
-/// `&T` breaks the contract of [`AsFd`](std::os::fd::AsFd); even then the worst is a missing event.
-#[allow(unsafe_code)]
-mod registration {
-    use super::io;
-    #[cfg(unix)]
-    use std::os::fd::{AsFd as AsHandle, BorrowedFd as Borrowed};
-    #[cfg(windows)]
-    use std::os::windows::io::{AsSocket as AsHandle, BorrowedSocket as Borrowed};
+/// The kernel's poller, by way of `polling`. On Linux its descriptor is that of epoll(7), of which two
+/// things are asked directly: to tell the end of a stream (`RDHUP`), without which each message costs a
+/// read that fails; and to wait with one system call, where `polling` makes five. Bench: `tcp_echo_64`.
+struct Kernel {
+    poller: Poller,
+    /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
+    #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+    clock: Option<OwnedFd>,
+}
 
-    #[cfg(unix)]
-    pub(super) type Raw = std::os::fd::RawFd;
-    #[cfg(windows)]
-    pub(super) type Raw = std::os::windows::io::RawSocket;
+/// The kernel's answer.
+struct Asked {
+    events: polling::Events,
+    news: Vec<News>,
+    /// The moment the clock was last set to.
+    #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+    alarm: Option<Instant>,
+}
 
-    /// The number of a handle, valid as long as whoever owns it says.
-    pub(super) fn raw(io: &impl AsHandle) -> Raw {
-        #[cfg(unix)]
-        return std::os::fd::AsRawFd::as_raw_fd(&io.as_fd());
-        #[cfg(windows)]
-        return std::os::windows::io::AsRawSocket::as_raw_socket(&io.as_socket());
-    }
-
-    pub(super) fn borrow<'a>(raw: Raw) -> Borrowed<'a> {
-        // SAFETY: `raw` is the number of a handle that the `Async` around the source keeps open until
-        // after `delete`, and nobody keeps the borrow for longer than a system call.
-        unsafe { Borrowed::borrow_raw(raw) }
-    }
-
-    /// Adds a handle to the poller of the `polling` crate.
-    #[cfg(not(all(
-        any(target_os = "linux", target_os = "android"),
-        not(polling_test_poll_backend)
-    )))]
-    pub(super) fn add(
-        poller: &polling::Poller,
-        raw: Raw,
-        interest: polling::Event,
-        mode: polling::PollMode,
-    ) -> io::Result<()> {
-        // SAFETY: the handle is deleted from the poller before it is closed, see above.
-        unsafe { poller.add_with_mode(raw, interest, mode) }
-    }
-
-    /// Asks the system whether an operation would not block right now: poll(2) with a timeout of zero.
-    #[cfg(unix)]
-    pub(super) fn is_ready(raw: Raw, write: bool, _word: usize) -> io::Result<bool> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let flags = if write { PollFlags::OUT } else { PollFlags::IN | PollFlags::PRI };
-        let handle = borrow(raw);
-        let ready =
-            poll(&mut [PollFd::from_borrowed_fd(handle, flags)], Some(&Timespec::default()))?;
-        Ok(ready > 0)
-    }
-
-    /// Where the system cannot be asked: whether there was an event that nobody has used up yet.
-    #[cfg(windows)]
-    pub(super) fn is_ready(_raw: Raw, write: bool, word: usize) -> io::Result<bool> {
-        Ok(word >= super::News::EVENT && word >> write as usize & 1 == 1)
-    }
-
-    /// Whether it is a TCP socket, as far as the system can tell.
-    pub(super) fn is_tcp(raw: Raw) -> bool {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        {
-            use rustix::net::{ipproto, sockopt::socket_protocol};
-            socket_protocol(borrow(raw)) == Ok(Some(ipproto::TCP))
-        }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        {
-            let _ = raw;
-            false
+impl Asked {
+    fn new() -> Asked {
+        Asked {
+            events: polling::Events::new(),
+            news: Vec::new(),
+            #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+            alarm: None,
         }
     }
 
-    /// Shuts down the writing half of a socket.
-    pub(super) fn shut_down_writing(raw: Raw) {
-        #[cfg(unix)]
-        let _ = rustix::net::shutdown(borrow(raw), rustix::net::Shutdown::Write);
-        #[cfg(windows)]
-        if let Ok(socket) = borrow(raw).try_clone_to_owned() {
-            let _ = super::TcpStream::from(socket).shutdown(std::net::Shutdown::Write);
+    /// Asks `polling`.
+    fn wait(&mut self, poller: &Poller, deadline: Option<Instant>) -> io::Result<()> {
+        self.events.clear();
+        let answer = match deadline {
+            Some(deadline) => poller.wait_deadline(&mut self.events, deadline),
+            None => poller.wait(&mut self.events, None),
+        };
+        match answer {
+            // The poll(2) version says so when it was interrupted by a registration. Once more, or it
+            // goes on taking itself for notified.
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                poller.wait(&mut self.events, Some(Duration::ZERO))?;
+            }
+            answer => drop(answer?),
         }
+        // It does not tell whether a stream has ended.
+        let news = |event: Event| News::new(event.key, event.readable, event.writable, true);
+        self.news.extend(self.events.iter().map(news));
+        Ok(())
     }
 }
 
-/// Linux's own poller, epoll(7), in edge mode. `polling` would do, and does for the tests of the other version
-/// below, but makes five system calls for each wait with a deadline and three for one without. Here it is
-/// one, and another one when a deadline comes that is earlier than all before; and `polling` does not ask for the
-/// end of a stream (`RDHUP`), without which each message costs a read that fails. Bench: `tcp_echo_64`, `http_64`.
+impl Kernel {
+    fn new() -> io::Result<Kernel> {
+        let poller = Poller::new()?;
+        #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+        let clock = Kernel::new_clock(&poller);
+        Ok(Kernel {
+            poller,
+            #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+            clock,
+        })
+    }
+
+    /// Whether the kernel tells each change once, to whoever is registered.
+    #[inline]
+    fn is_edge(&self) -> bool {
+        cfg!(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))) || self.poller.supports_edge()
+    }
+
+    /// Arms a handle again; in edge mode that is never needed.
+    fn modify(&self, handle: Borrowed<'_>, key: usize, sides: [bool; 2]) -> io::Result<()> {
+        match self.is_edge() {
+            true => Ok(()),
+            false => self.poller.modify(handle, Event::new(key, sides[0], sides[1])),
+        }
+    }
+
+    fn delete(&self, handle: Borrowed<'_>) -> io::Result<()> {
+        self.poller.delete(handle)
+    }
+
+    /// Ends the wait under way, or the next one.
+    fn interrupt(&self) {
+        // An error means that the poller is broken, and then its thread only naps.
+        let _ = self.poller.notify();
+    }
+}
+
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
-mod kernel {
-    use super::registration::{Raw, borrow};
-    use super::{Duration, Instant, News, OwnedFd, io};
-    use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
-    use rustix::time::{
-        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create,
-        timerfd_settime,
-    };
-    use std::mem::MaybeUninit;
+impl Kernel {
+    /// The keys of `polling`'s notifications and of the clock.
+    const NOTIFY: usize = usize::MAX;
+    const CLOCK: usize = usize::MAX - 1;
 
-    pub(super) struct Kernel {
-        epoll: OwnedFd,
-        /// Each write to it is an edge, so that nobody has to read it (eventfd(2)).
-        bell: OwnedFd,
-        /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
-        clock: OwnedFd,
+    /// Without one (some sandboxes) deadlines are kept in milliseconds.
+    fn new_clock(poller: &Poller) -> Option<OwnedFd> {
+        use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let clock = timerfd_create(TimerfdClockId::Monotonic, flags).ok()?;
+        let data = epoll::EventData::new_u64(Kernel::CLOCK as u64);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(poller, &clock, data, flags).ok()?;
+        Some(clock)
     }
 
-    /// The kernel's answer, and what is known of its clock.
-    pub(super) struct Asked {
-        news: Vec<News>,
-        /// The moment the clock was last set to.
-        alarm: Option<Instant>,
-    }
-
-    impl Asked {
-        pub(super) fn new() -> Asked {
-            Asked { news: Vec::new(), alarm: None }
-        }
-
-        pub(super) fn news(&self) -> impl Iterator<Item = News> + '_ {
-            self.news.iter().copied()
-        }
+    /// Registers a handle, for both directions whatever is asked.
+    fn add(&self, handle: Borrowed<'_>, key: usize, _sides: [bool; 2]) -> io::Result<()> {
+        use epoll::EventFlags as Flags;
+        let flags = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::PRI | Flags::ET;
+        Ok(epoll::add(&self.poller, handle, epoll::EventData::new_u64(key as u64), flags)?)
     }
 
     fn translate(event: &epoll::Event) -> News {
@@ -1709,177 +1924,159 @@ mod kernel {
         // Urgent data cuts reads short, too (tcp(7)).
         let wary = end | Flags::RDHUP | Flags::PRI;
         let flags = event.flags;
-        News::new(
-            event.data.u64() as usize,
-            flags.intersects(wary | Flags::IN),
-            flags.intersects(end | Flags::OUT),
-            flags.intersects(wary),
-        )
+        let readable = flags.intersects(wary | Flags::IN);
+        let writable = flags.intersects(end | Flags::OUT);
+        News::new(event.data.u64() as usize, readable, writable, flags.intersects(wary))
     }
 
-    impl Kernel {
-        pub(super) fn new() -> io::Result<Kernel> {
-            let kernel = Kernel {
-                epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-                bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-                clock: timerfd_create(
-                    TimerfdClockId::Monotonic,
-                    TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-                )?,
-            };
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            for fd in [&kernel.bell, &kernel.clock] {
-                epoll::add(&kernel.epoll, fd, epoll::EventData::new_u64(u64::MAX), flags)?;
-            }
-            Ok(kernel)
+    /// How long epoll_wait(2) may wait; if that is measured by the clock, for ever.
+    fn timeout(&self, asked: &mut Asked, block: bool, deadline: Option<Instant>) -> Option<Timespec> {
+        let (true, deadline) = (block, deadline) else { return Some(Timespec::default()) };
+        let deadline = deadline?;
+        let now = Instant::now();
+        if deadline <= now {
+            return Some(Timespec::default());
         }
+        // Not longer than a year, for the sake of kernels' arithmetic.
+        let time = (deadline - now).min(Duration::from_secs(365 * 24 * 60 * 60));
+        let Some(clock) = &self.clock else {
+            // Whole milliseconds, and never early.
+            let millis = time.as_micros().div_ceil(1000).min(i32::MAX as u128) as u64;
+            return Timespec::try_from(Duration::from_millis(millis)).ok();
+        };
+        // An alarm that comes too early is cheaper, since it comes once, than setting the clock each time.
+        if !asked.alarm.is_some_and(|at| now < at && at <= deadline) {
+            set_timer_descriptor(clock, Some(time));
+            asked.alarm = Some(now + time);
+        }
+        None
+    }
 
-        /// Whether the kernel tells each change once, to whoever is registered.
-        pub(super) fn is_edge(&self) -> bool {
-            true
+    /// Asks for news, and if it may block, waits for them until the deadline, an interrupt or a signal.
+    fn wait(&self, asked: &mut Asked, block: bool, deadline: Option<Instant>) -> io::Result<()> {
+        asked.news.clear();
+        let timeout = self.timeout(asked, block, deadline);
+        // Few enough that their data are in the cache when the last of them is served (`http_wrk_1000`).
+        let mut events = [const { MaybeUninit::uninit() }; 128];
+        let (events, _) = match epoll::wait(&self.poller, &mut events[..], timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            answer => answer?,
+        };
+        let news = events.iter().map(Kernel::translate);
+        asked.news.extend(news.filter(|news| news.key < Kernel::CLOCK));
+        if events.iter().any(|event| event.data.u64() as usize == Kernel::NOTIFY) {
+            // `polling` takes its notification back, and is ready for the next one.
+            asked.wait(&self.poller, Some(Instant::now()))?;
         }
-
-        /// Registers a handle, for both directions whatever is asked.
-        pub(super) fn add(&self, raw: Raw, key: usize, _sides: [bool; 2]) -> io::Result<()> {
-            use epoll::EventFlags as Flags;
-            let flags = Flags::IN | Flags::OUT | Flags::RDHUP | Flags::PRI | Flags::ET;
-            Ok(epoll::add(&self.epoll, borrow(raw), epoll::EventData::new_u64(key as u64), flags)?)
-        }
-
-        /// In edge mode nothing is ever armed again.
-        pub(super) fn modify(&self, _raw: Raw, _key: usize, _sides: [bool; 2]) -> io::Result<()> {
-            Ok(())
-        }
-
-        pub(super) fn delete(&self, raw: Raw) -> io::Result<()> {
-            Ok(epoll::delete(&self.epoll, borrow(raw))?)
-        }
-
-        /// Asks for news, and if it may block, waits for them until the deadline, an interrupt or a signal.
-        pub(super) fn wait(
-            &self,
-            asked: &mut Asked,
-            block: bool,
-            deadline: Option<Instant>,
-        ) -> io::Result<()> {
-            asked.news.clear();
-            let mut block = block;
-            if let (true, Some(deadline)) = (block, deadline) {
-                let now = Instant::now();
-                block = deadline > now;
-                // An alarm that comes too early is cheaper, since it comes once, than setting the clock each time.
-                let is_set = asked.alarm.is_some_and(|at| now < at && at <= deadline);
-                if block && !is_set {
-                    // Not longer than a year, for the sake of kernels' arithmetic.
-                    let time = (deadline - now).min(Duration::from_secs(365 * 24 * 60 * 60));
-                    let value = Itimerspec {
-                        it_interval: Timespec::default(),
-                        it_value: Timespec {
-                            tv_sec: time.as_secs() as _,
-                            tv_nsec: time.subsec_nanos() as _,
-                        },
-                    };
-                    timerfd_settime(&self.clock, TimerfdTimerFlags::empty(), &value)?;
-                    asked.alarm = Some(now + time);
-                }
-            }
-            let timeout = (!block).then(Timespec::default);
-            // Few enough that their data are in the cache when the last of them is served (bench: `http_wrk_1000`).
-            let mut events = [const { MaybeUninit::uninit() }; 128];
-            match epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) {
-                Ok((events, _)) => asked.news.extend(events.iter().map(translate)),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(err) => return Err(err.into()),
-            }
-            Ok(())
-        }
-
-        /// Ends the wait under way, or the next one.
-        pub(super) fn interrupt(&self) {
-            // It can fail only if the bell was rung 2^64 times, or somebody closed it.
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
-        }
+        Ok(())
     }
 }
 
-/// The poller of any other system, by way of `polling`.
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
-mod kernel {
-    use super::registration::{self, Raw};
-    use super::{Duration, Instant, News, io};
-    use polling::{Event, Events, PollMode, Poller};
-
-    pub(super) struct Kernel(Poller);
-
-    /// The kernel's answer.
-    pub(super) struct Asked(Events);
-
-    impl Asked {
-        pub(super) fn new() -> Asked {
-            Asked(Events::new())
-        }
-
-        pub(super) fn news(&self) -> impl Iterator<Item = News> + '_ {
-            // `polling` does not tell whether a stream has ended.
-            let news = |event: Event| News::new(event.key, event.readable, event.writable, true);
-            self.0.iter().map(news)
+impl Kernel {
+    /// Registers a handle, in edge mode for both directions and else for what is waited for.
+    ///
+    /// `polling` must be told of a handle before it is closed. It holds because an [`Async`] owns its
+    /// handle, lends it out as `&T` only, and its `Drop` deletes the handle from the poller before it is
+    /// closed (`tests/io.rs`,
+    /// `the_same_number_can_be_registered_again_after_its_handle_was_closed`). A `T` that closes its
+    /// descriptor through `&T` breaks the contract of [`AsFd`](std::os::fd::AsFd); even then the worst
+    /// is a missing event.
+    #[allow(unsafe_code)]
+    fn add(&self, handle: Borrowed<'_>, key: usize, sides: [bool; 2]) -> io::Result<()> {
+        let mode = if self.is_edge() { PollMode::Edge } else { PollMode::Oneshot };
+        #[cfg(unix)]
+        let raw = handle.as_raw_fd();
+        #[cfg(windows)]
+        let raw = handle.as_raw_socket();
+        let event = Event::new(key, sides[0], sides[1]);
+        // SAFETY: the handle is deleted from the poller before it is closed, see above.
+        let add = || unsafe { self.poller.add_with_mode(raw, event, mode) };
+        match add() {
+            // Somebody closed a handle of this number behind our back, and `polling` remembers it.
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+                let _ = self.delete(handle);
+                add()
+            }
+            result => result,
         }
     }
 
-    impl Kernel {
-        pub(super) fn new() -> io::Result<Kernel> {
-            Poller::new().map(Kernel)
-        }
-
-        pub(super) fn is_edge(&self) -> bool {
-            self.0.supports_edge()
-        }
-
-        pub(super) fn add(&self, raw: Raw, key: usize, sides: [bool; 2]) -> io::Result<()> {
-            let mode = if self.is_edge() { PollMode::Edge } else { PollMode::Oneshot };
-            registration::add(&self.0, raw, Event::new(key, sides[0], sides[1]), mode)
-        }
-
-        pub(super) fn modify(&self, raw: Raw, key: usize, sides: [bool; 2]) -> io::Result<()> {
-            let event = Event::new(key, sides[0], sides[1]);
-            self.0.modify(registration::borrow(raw), event)
-        }
-
-        pub(super) fn delete(&self, raw: Raw) -> io::Result<()> {
-            self.0.delete(registration::borrow(raw))
-        }
-
-        pub(super) fn wait(
-            &self,
-            asked: &mut Asked,
-            block: bool,
-            deadline: Option<Instant>,
-        ) -> io::Result<()> {
-            let Asked(events) = asked;
-            events.clear();
-            let answer = match deadline {
-                _ if !block => self.0.wait(events, Some(Duration::ZERO)),
-                Some(deadline) => self.0.wait_deadline(events, deadline),
-                None => self.0.wait(events, None),
-            };
-            match answer {
-                // The poll(2) version says so when it was interrupted by a registration. Once more, or it
-                // goes on taking itself for notified.
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                    self.0.wait(events, Some(Duration::ZERO)).map(drop)
-                }
-                answer => answer.map(drop),
-            }
-        }
-
-        pub(super) fn interrupt(&self) {
-            // An error means that the poller is broken, and then its thread only naps.
-            let _ = self.0.notify();
-        }
+    /// Asks for news, and if it may block, waits for them until the deadline, an interrupt or a signal.
+    fn wait(&self, asked: &mut Asked, block: bool, deadline: Option<Instant>) -> io::Result<()> {
+        asked.news.clear();
+        asked.wait(&self.poller, if block { deadline } else { Some(Instant::now()) })
     }
 }
 
-use kernel::{Asked, Kernel};
+/// Sets a timer descriptor to ring once, or stops it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_timer_descriptor(timer: &OwnedFd, after: Option<Duration>) {
+    use rustix::time::{Itimerspec, TimerfdTimerFlags, timerfd_settime};
+    // Zero would mean to stop it.
+    let time = after.map_or(Duration::ZERO, |after| after.max(Duration::from_nanos(1)));
+    let value = Itimerspec {
+        it_interval: Timespec::default(),
+        it_value: Timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ },
+    };
+    // It can fail only if somebody closed the descriptor; then the poller is broken as well.
+    let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &value);
+}
+
+/// Whether an operation would not block right now.
+enum Readiness {
+    Yes,
+    No,
+    /// There is an error, and neither bytes nor an end: perhaps one that stays (`IP_RECVERR`, ip(7)).
+    OnlyAnError,
+}
+
+/// Asks the system: poll(2) with a timeout of zero.
+#[cfg(unix)]
+fn ask_system(handle: Borrowed<'_>, direction: Direction, _seen: usize) -> io::Result<Readiness> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let is_read = direction == Direction::Read;
+    let flags = if is_read { PollFlags::IN | PollFlags::PRI } else { PollFlags::OUT };
+    let mut handle = [PollFd::from_borrowed_fd(handle, flags)];
+    poll(&mut handle, Some(&rustix::event::Timespec::default()))?;
+    let answer = handle[0].revents();
+    Ok(match () {
+        _ if answer.is_empty() => Readiness::No,
+        _ if is_read && answer == PollFlags::ERR => Readiness::OnlyAnError,
+        _ => Readiness::Yes,
+    })
+}
+
+/// Where the system cannot be asked: whether there was an event that nobody has used up yet.
+#[cfg(windows)]
+fn ask_system(_handle: Borrowed<'_>, direction: Direction, seen: usize) -> io::Result<Readiness> {
+    let is_news = seen >= News::EVENT && seen & direction.bit() != 0;
+    Ok(if is_news { Readiness::Yes } else { Readiness::No })
+}
+
+/// Whether it is a TCP socket, as far as the system can tell.
+fn is_tcp(handle: Borrowed<'_>) -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::net::{ipproto, sockopt::socket_protocol};
+        socket_protocol(handle) == Ok(Some(ipproto::TCP))
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = handle;
+        false
+    }
+}
+
+/// Shuts down the writing half of a socket.
+fn shut_down_writing(handle: Borrowed<'_>) {
+    #[cfg(unix)]
+    let _ = rustix::net::shutdown(handle, rustix::net::Shutdown::Write);
+    #[cfg(windows)]
+    if let Ok(socket) = handle.try_clone_to_owned() {
+        let _ = TcpStream::from(socket).shutdown(std::net::Shutdown::Write);
+    }
+}
 
 /// What the kernel has to say of a source.
 #[derive(Clone, Copy)]
@@ -1910,8 +2107,6 @@ impl News {
 struct Reactor {
     /// Made when the first handle is registered or the first thread waits.
     poller: OnceCell<Kernel>,
-    /// Who may be inside the poller: see the constants of [`Seat`].
-    seat: AtomicU8,
     /// Guarded by the seat, which is why it is never contended: the kernel's answer.
     asked: Mutex<Option<Asked>>,
     /// What is registered, by the key that the kernel sends back.
@@ -1928,7 +2123,6 @@ struct Reactor {
 
 static REACTOR: Reactor = Reactor {
     poller: OnceCell::new(),
-    seat: AtomicU8::new(Seat::FREE),
     asked: Mutex::new(None),
     sources: Mutex::new(Slab::new()),
     timers: Mutex::new(Timers::new()),
@@ -1938,21 +2132,12 @@ static REACTOR: Reactor = Reactor {
     broken: AtomicBool::new(false),
 };
 
-/// The right to be inside the poller. Dropping it gives it back.
-struct Seat;
+/// The right to be inside the poller, which the loop (§6) gives out and takes back.
+struct Seat(());
 
 impl Seat {
-    const FREE: u8 = 0;
-    const TAKEN: u8 = 1;
-    /// Taken by the watcher, who leaves it to others when it is told to.
-    const WATCHED: u8 = 2;
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        // Ordering: SeqCst. Pairs with the exchange in `sit`, and comes before whoever leaves looks
-        // for somebody to take over (`Watcher::poke`, §6).
-        REACTOR.seat.store(Seat::FREE, Ordering::SeqCst);
+    fn new() -> Seat {
+        Seat(())
     }
 }
 
@@ -1965,29 +2150,19 @@ impl Reactor {
         })
     }
 
-    /// Takes the seat, if it is free.
-    fn sit(&self, how: u8) -> Option<Seat> {
-        // Made before anybody can be thought to be inside of it, or `interrupt` would find nothing to
-        // interrupt. Without one (no descriptors), `turn` only naps.
-        let _ = self.poller();
-        // Ordering: SeqCst. Pairs with the store in `Seat::drop`.
-        let took = self.seat.compare_exchange(Seat::FREE, how, Ordering::SeqCst, Ordering::SeqCst);
-        // Lazily: a `Seat` that is made and dropped would free the seat of another.
-        took.is_ok().then(|| Seat)
-    }
-
-    /// Who has the seat.
-    fn seated(&self) -> u8 {
-        // Ordering: SeqCst. Pairs with the store in `Seat::drop` and the exchange in `sit`.
-        self.seat.load(Ordering::SeqCst)
-    }
-
     /// Whether anything at all is waited for.
     fn has_interest(&self) -> bool {
-        // Ordering: SeqCst. Pairs with the addition in `Source::arm` and the store in `Timers::insert`: a
-        // thread that goes to sleep outside of the poller must not overlook what it has registered itself, or
-        // what the watcher was told of.
+        // Ordering: SeqCst. Pairs with the addition in `Source::arm` and the store in `Timers::insert`
+        // (A1): this is S2' of the second proof in §0.
         self.registered.load(Ordering::SeqCst) > 0 || self.has_timers.load(Ordering::SeqCst)
+    }
+
+    /// Makes the poller if there is something to wait for: before anybody can be thought to be inside of
+    /// it, or `interrupt` would find nothing to interrupt. Without one (no descriptors), `turn` naps.
+    fn prepare(&self) {
+        if self.has_interest() {
+            let _ = self.poller();
+        }
     }
 
     /// Interrupts the thread in the poller.
@@ -1997,12 +2172,15 @@ impl Reactor {
         }
     }
 
-    /// Asks the kernel once, until the earliest deadline if it may block, and collects who is to be
-    /// woken. Only with the seat.
-    fn turn(&self, _seat: &Seat, block: bool, woken: &mut Vec<Waker>) {
+    /// Asks the kernel once, until the earliest deadline or the limit if it may block, and collects who
+    /// is to be woken. Only with the seat.
+    fn turn(&self, _seat: &Seat, block: bool, limit: Option<Duration>, woken: &mut Vec<Waker>) {
         // Ordering: Relaxed. A statistic for the watcher.
         self.turns.fetch_add(1, Ordering::Relaxed);
-        let deadline = if block { lock(&self.timers).begin_sleep() } else { None };
+        let mut deadline = if block { lock(&self.timers).begin_sleep() } else { None };
+        if let Some(limit) = limit.map(|limit| Instant::now() + limit) {
+            deadline = Some(deadline.map_or(limit, |deadline| deadline.min(limit)));
+        }
         let mut asked = lock(&self.asked);
         let asked = asked.get_or_insert_with(Asked::new);
         let answer = self.poller().and_then(|poller| poller.wait(asked, block, deadline));
@@ -2027,7 +2205,7 @@ impl Reactor {
         lock(&self.timers).end_sleep(woken);
         // A few at a time, so that neither lock is held for long.
         let mut batch = Vec::with_capacity(64);
-        let mut all_news = asked.news().peekable();
+        let mut all_news = asked.news.iter().peekable();
         while all_news.peek().is_some() {
             {
                 let sources = lock(&self.sources);
@@ -2038,7 +2216,7 @@ impl Reactor {
                 );
             }
             for (source, bits) in batch.drain(..) {
-                tour!(7, "the kernel has news of handle {}", source.raw);
+                tour!(7, "the kernel has news of a handle");
                 source.happen(bits, woken);
             }
         }
@@ -2079,6 +2257,21 @@ impl Reactor {
             self.interrupt();
         }
         late.is_some()
+    }
+
+    /// Wakes all who wait, so that they find out themselves how things are.
+    fn wake_everybody(&self, woken: &mut Vec<Waker>) {
+        let sources: Vec<_> = lock(&self.sources).values().cloned().collect();
+        for source in sources {
+            source.happen(News::READ | News::WRITE, woken);
+        }
+        let mut timers = lock(&self.timers);
+        for place in 0..timers.entries.len() {
+            if timers.entries.get(place).is_some_and(|entry| entry.waker.is_some()) {
+                timers.unlink(place as u32);
+                woken.extend(timers.release(place as u32));
+            }
+        }
     }
 
     /// Forgets a timer, at once.
@@ -2390,12 +2583,13 @@ impl Direction {
 
 /// A handle the kernel tells us about.
 struct Source {
-    raw: registration::Raw,
     /// A short read or write means that the kernel has no more bytes, or room, for now (epoll(7)). Not so for
     /// Unix sockets, where a read also ends at a message that carries descriptors.
     is_tcp: bool,
     /// Atomic: the bits of [`News`], above them the number of events (I5.2).
     word: AtomicUsize,
+    /// Atomic: the word at which an error that stays was told last.
+    error_told: AtomicUsize,
     waiters: Mutex<Waiters>,
 }
 
@@ -2484,11 +2678,11 @@ impl Side {
 }
 
 impl Source {
-    fn new(raw: registration::Raw, is_tcp: bool) -> Arc<Source> {
+    fn new(is_tcp: bool) -> Arc<Source> {
         Arc::new(Source {
-            raw,
             is_tcp,
             word: AtomicUsize::new(News::READ | News::WRITE),
+            error_told: AtomicUsize::new(usize::MAX),
             waiters: Mutex::new(Waiters {
                 key: None,
                 sides: [const { Side::new() }; 2],
@@ -2513,6 +2707,12 @@ impl Source {
         });
     }
 
+    /// An error that stays is told once for each event: says whether this is the first time.
+    fn tell_error(&self, seen: usize) -> bool {
+        // Ordering: Relaxed. Of two who ask at the same time, one may wait for the next event.
+        self.error_told.swap(seen / News::EVENT, Ordering::Relaxed) != seen / News::EVENT
+    }
+
     /// An operation moved some bytes, but fewer than it could have: on TCP that is as good as WouldBlock,
     /// which then need not be asked for; unless the end may be near, see [`News::WARY`] (`tests/tcp.rs`,
     /// `the_last_bytes_and_the_end_that_arrive_together_are_both_read`).
@@ -2526,6 +2726,7 @@ impl Source {
     /// tell. A token makes the waiter one that [`Source::forget`] can take off.
     fn wait(
         self: &Arc<Self>,
+        handle: Borrowed<'_>,
         direction: Direction,
         token: Option<&mut Token>,
         cx: &mut Context<'_>,
@@ -2552,7 +2753,7 @@ impl Source {
                 }
             };
             old = waiters.sides[direction as usize].put(Waiter { token, waker }, &mut woken);
-            result = self.arm(&mut waiters);
+            result = self.arm(handle, &mut waiters);
         }
         tour!(6, "a task left its waker with a source");
         drop(old);
@@ -2573,29 +2774,30 @@ impl Source {
     }
 
     /// Registers the handle with the kernel, or arms it again (I5.5).
-    fn arm(self: &Arc<Self>, waiters: &mut Waiters) -> io::Result<()> {
+    fn arm(self: &Arc<Self>, handle: Borrowed<'_>, waiters: &mut Waiters) -> io::Result<()> {
         let poller = REACTOR.poller()?;
         // Ordering: Relaxed, see `turn`.
         if REACTOR.broken.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the kernel's poller was closed or cannot be used"));
+            let what = "the kernel's poller was closed or cannot be used";
+            return Err(io::Error::other(what));
         }
         let sides = [0, 1].map(|side| poller.is_edge() || !waiters.sides[side].is_empty());
-        match waiters.key {
-            Some(_) if poller.is_edge() => Ok(()),
-            Some(key) => poller.modify(self.raw, key, sides),
-            None => {
-                let key = lock(&REACTOR.sources).insert(self.clone());
-                if let Err(err) = poller.add(self.raw, key, sides) {
-                    let source = lock(&REACTOR.sources).remove(key);
-                    drop(source);
-                    return Err(err);
-                }
-                waiters.key = Some(key);
-                // Ordering: SeqCst. Pairs with the load in `has_interest`.
-                REACTOR.registered.fetch_add(1, Ordering::SeqCst);
-                Ok(())
-            }
+        if let Some(key) = waiters.key {
+            return poller.modify(handle, key, sides);
         }
+        if !is_in_loop() && is_forked() {
+            return Err(io::Error::other(FORKED));
+        }
+        let key = lock(&REACTOR.sources).insert(self.clone());
+        if let Err(err) = poller.add(handle, key, sides) {
+            let source = lock(&REACTOR.sources).remove(key);
+            drop(source);
+            return Err(err);
+        }
+        waiters.key = Some(key);
+        // A1. Ordering: SeqCst. Pairs with the load in `has_interest`.
+        REACTOR.registered.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     /// The kernel has news. Collects who is to be woken.
@@ -2604,33 +2806,24 @@ impl Source {
         let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
             Some(word.wrapping_add(News::EVENT) | bits)
         });
+        let is_edge = REACTOR.poller.get().is_none_or(Kernel::is_edge);
         let mut waiters = lock(&self.waiters);
         for (side, bit) in waiters.sides.iter_mut().zip([News::READ, News::WRITE]) {
-            if bits & bit != 0 {
+            // In oneshot mode the event has disarmed the handle for the other direction as well; who
+            // waits there arms it again.
+            if bits & bit != 0 || !is_edge {
                 side.take(woken);
             }
-        }
-        let (Some(key), Some(poller)) = (waiters.key, REACTOR.poller.get()) else {
-            return;
-        };
-        if poller.is_edge() {
-            return;
-        }
-        // In oneshot mode the event has disarmed the handle for the other direction as well.
-        let sides = [0, 1].map(|side| !waiters.sides[side].is_empty());
-        if sides != [false, false] && poller.modify(self.raw, key, sides).is_err() {
-            // They find the error when they try to wait again.
-            waiters.sides.iter_mut().for_each(|side| side.take(woken));
         }
     }
 
     /// Registers the handle before anybody waits, to see whether the kernel can.
-    fn register(self: &Arc<Self>) -> io::Result<()> {
-        self.arm(&mut lock(&self.waiters))
+    fn register(self: &Arc<Self>, handle: Borrowed<'_>) -> io::Result<()> {
+        self.arm(handle, &mut lock(&self.waiters))
     }
 
     /// Takes the handle out of the kernel's poller. To be called before the handle is closed.
-    fn deregister(&self) {
+    fn deregister(&self, handle: Borrowed<'_>) {
         // The wakers go with it: where the last reference is dropped is no place for somebody else's code.
         let (key, sides) = {
             let mut waiters = lock(&self.waiters);
@@ -2641,7 +2834,7 @@ impl Source {
         if let Some(key) = key {
             if let (Ok(poller), false) = (REACTOR.poller(), is_forked()) {
                 // It can fail only if somebody closed the descriptor, and then the kernel forgot it too.
-                let _ = poller.delete(self.raw);
+                let _ = poller.delete(handle);
             }
             let source = lock(&REACTOR.sources).remove(key);
             drop(source);
@@ -2654,98 +2847,58 @@ impl Source {
 // §6  The loop: the only place that knows both halves
 // ============================================================================================
 //
-// uses §1-§5 · used by §8-§12 · locks: parked (leaf), staff (leaf)
+// uses §1-§5 · used by §8-§12 · locks: idle (leaf)
 //
 // PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread does, the
 //           other two must not suffer. No thread may be needed that is not there.
 // IDEA      Whoever is idle and finds the seat free sits down in the poller; who finds it taken parks.
-//           Workers are preferred, since most news is for tasks. A thread that leaves the seat with work
-//           in hand comes back soon; a watcher, which sleeps as long as all is well, looks every few
-//           milliseconds whether it did (Go's `sysmon` is the model), and takes over what is stuck.
-// STATE     of a thread's signal:  EMPTY --sleep--> PARKED or POLLING --signal--> NOTIFIED --> EMPTY
-// I6.1      While anything is waited for, somebody is in the poller, or a thread that will sit down there is
-//           awake and was seen to ask the kernel within the last two ticks, or the watcher is awake.
-// I6.2      The watcher sleeps without a timeout only while somebody has the seat or nothing is waited
-//           for, and no ticket is queued. Whoever ends that looks whether it must be woken (`poke`).
+//           Workers are preferred, since most news is for tasks. Who sleeps where, who sits and how many
+//           there are lies under one lock; whoever queues a ticket looks at one word. A watcher (Go's
+//           `sysmon` is the model) comes when somebody is late: leaving the poller sets its alarm, going
+//           back to sleep stops it, so that it does not even wake up while all is well.
+// STATE     of a thread's signal:  EMPTY --sleep--> PARKED or POLLING --wake--> NOTIFIED --> EMPTY
+//           of a worker:  running --nothing--> searching --nothing--> asleep, in the seat or parked
+//                            ^-- found a ticket --'   ^---- called ----'       --one too many--> gone
+//           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is busy and
+//                         only has a look, or the watcher --leave--> free
+//           of the watcher's alarm:  stopped --a worker is called, or the seat left--> set
+//                         --all workers asleep and the seat taken, or time passed--> stopped
+// I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the watcher
+//           fills a seat that is empty for a whole tick; or there is no other thread that could be late.
+// I6.2      A worker that is awake means that the alarm is set: should it block, the watcher finds what
+//           it has in its queue, and starts one more worker if none gets on.
 // I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a task which
-//           blocks holds up no main future. (The one exception: no thread at all could be started.)
-// I6.4      There are as many workers as processors that are not blocked as far as we know; the watcher
+//           blocks holds up no main future. (The one exception: no thread could be started.)
+// I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker. One
+//           who searches is enough; the last one to stop calls the next if it leaves work behind.
+// I6.5      There are as many workers as processors that are not blocked as far as we know; the watcher
 //           adds one when no worker gets on although tickets are queued. Who is too many and idle, ends.
 // NEVER     starts a thread for a program that only calls `block_on` from one thread.
 // REJECTED  A thread for the reactor (two context switches for each message); handing the seat over before
-//           each task (a futex call for each event); tasks on `block_on`'s thread (async-std issue 644).
-
-/// A word that a thread sleeps on: futex(2) where there is one, half the price of a mutex with a condition variable
-/// (bench: `unblock_1`, `block_on_wake`).
-struct Bed {
-    word: AtomicU32,
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    guard: (Mutex<()>, Condvar),
-}
-
-impl Bed {
-    const fn new(word: u32) -> Bed {
-        Bed {
-            word: AtomicU32::new(word),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            guard: (Mutex::new(()), Condvar::new()),
-        }
-    }
-
-    /// Sleeps while the word is `value`, until woken or for so long at most; or for no reason at all.
-    fn sleep(&self, value: u32, timeout: Option<Duration>) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        {
-            use rustix::thread::futex::{Flags, wait};
-            let timeout = timeout.and_then(|time| time.try_into().ok());
-            // It fails if the word was changed in the meantime, or on a signal.
-            let _ = wait(&self.word, Flags::PRIVATE, value, timeout.as_ref());
-        }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        {
-            let guard = lock(&self.guard.0);
-            // Ordering: SeqCst. `wake` takes the lock after the word was changed.
-            if self.word.load(Ordering::SeqCst) == value {
-                let timeout = timeout.unwrap_or(Duration::from_secs(3600));
-                drop(self.guard.1.wait_timeout(guard, timeout));
-            }
-        }
-    }
-
-    /// Wakes the thread that sleeps on the word, which has just been changed.
-    fn wake(&self) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        {
-            use rustix::thread::futex::{Flags, wake};
-            let _ = wake(&self.word, Flags::PRIVATE, 1);
-        }
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        {
-            drop(lock(&self.guard.0));
-            self.guard.1.notify_one();
-        }
-    }
-}
+//           each task (a futex call for each event); waking the watcher whenever the seat is left (five
+//           wake-ups for a message, bench `message_20ms`); tasks on `block_on`'s thread (async-std 644).
 
 /// How a thread is woken, wherever it sleeps.
 struct Signal {
-    state: Bed,
-    /// The main future must be polled.
+    /// Atomic: see STATE.
+    state: AtomicU8,
+    unparker: Unparker,
+    /// Atomic: the main future must be polled.
     woken: AtomicBool,
 }
 
-const EMPTY: u32 = 0;
-const NOTIFIED: u32 = 1;
-const PARKED: u32 = 2;
-const POLLING: u32 = 3;
+const EMPTY: u8 = 0;
+const NOTIFIED: u8 = 1;
+const PARKED: u8 = 2;
+const POLLING: u8 = 3;
 
 impl Signal {
     /// Makes the thread look around, now if it sleeps, else before it sleeps the next time.
-    fn notify(&self) {
-        // Ordering: AcqRel. Pairs with the exchanges in `Sleeper::park` and `Sleeper::poll`: what the
+    fn wake(&self) {
+        // Ordering: AcqRel. Pairs with the exchanges in `Sleeper::park` and `Sleeper::turn`: what the
         // caller wrote before is seen by the thread that finds NOTIFIED.
-        match self.state.word.swap(NOTIFIED, Ordering::AcqRel) {
-            PARKED => self.state.wake(),
+        match self.state.swap(NOTIFIED, Ordering::AcqRel) {
+            PARKED => drop(self.unparker.unpark()),
             POLLING => REACTOR.interrupt(),
             _ => {}
         }
@@ -2755,9 +2908,10 @@ impl Signal {
 /// What a thread needs in order to sleep. Made once for each thread and kept for the next `block_on`.
 struct Sleeper {
     signal: Arc<Signal>,
+    parker: Parker,
     /// Wakes the main future.
     main: Waker,
-    /// Wakes the thread, for its local tasks or because the crew calls.
+    /// Wakes the thread, for its local tasks.
     thread: Waker,
     /// Goes on from one `block_on` to the next, which may all be short.
     pace: Pace,
@@ -2769,33 +2923,40 @@ thread_local! {
     static WHEN_BLOCKED: Cell<Option<fn(bool)>> = const { Cell::new(None) };
     /// The tasks of `spawn_local`.
     static LOCAL: LocalExecutor<'static> = const { LocalExecutor::new() };
+    /// How many wakes of main futures this thread has made, see `leads_home`.
+    static MAIN_WAKES: Cell<u32> = const { Cell::new(0) };
+    /// The future that is being polled has begun to wait for the reactor.
+    static ATTENDED: Cell<bool> = const { Cell::new(false) };
 }
-
-/// Threads in `block_on` that sleep outside of the poller, by the address of their signal.
-static PARKED_THREADS: Mutex<Vec<Arc<Signal>>> = Mutex::new(Vec::new());
 
 impl Sleeper {
     fn new() -> Sleeper {
-        let signal = Arc::new(Signal { state: Bed::new(EMPTY), woken: AtomicBool::new(false) });
+        let parker = Parker::new();
+        let signal = Arc::new(Signal {
+            state: AtomicU8::new(EMPTY),
+            unparker: parker.unparker(),
+            woken: AtomicBool::new(false),
+        });
         let main = waker_fn({
             let signal = signal.clone();
             move || {
+                let _ = MAIN_WAKES.try_with(|wakes| wakes.set(wakes.get().wrapping_add(1)));
                 // Ordering: AcqRel. Pairs with the swap in `block_on`. A swap even if it was set
                 // already: then that swap reads from this one and sees what we wrote (tokio issue 7622).
                 if !signal.woken.swap(true, Ordering::AcqRel) {
-                    signal.notify();
+                    signal.wake();
                 }
             }
         });
         let thread = waker_fn({
             let signal = signal.clone();
-            move || signal.notify()
+            move || signal.wake()
         });
-        let pace = Pace { polls: Cell::new(0), last: Cell::new(None) };
-        Sleeper { signal, main, thread, pace }
+        Sleeper { signal, parker, main, thread, pace: Pace::new() }
     }
 
-    /// Calls `f` with this thread's, or with a new one if an outer `block_on` is using it or the thread ends.
+    /// Calls `f` with this thread's, or with a new one if an outer `block_on` is using it or the thread
+    /// ends.
     fn with<R>(f: impl FnOnce(&Sleeper) -> R) -> R {
         let mut f = Some(f);
         let mut call = |sleeper: &Sleeper| f.take().map(|f| f(sleeper));
@@ -2804,182 +2965,737 @@ impl Sleeper {
         output.unwrap_or_else(|| unreachable!("one of them is called"))
     }
 
+    /// Begins to sleep in this way. `false`: the thread was notified and may not sleep.
+    fn begin(&self, how: u8) -> bool {
+        // Ordering: AcqRel, with the swap in `Signal::wake`.
+        let state = &self.signal.state;
+        state.compare_exchange(EMPTY, how, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The end of a sleep. Takes the notification.
+    fn end(&self) {
+        // Ordering: AcqRel, with the swap in `Signal::wake`.
+        self.signal.state.swap(EMPTY, Ordering::AcqRel);
+    }
+
     /// Whether the thread was notified and may not sleep. Takes the notification.
     fn is_notified(&self) -> bool {
-        // Ordering: AcqRel, with the swap in `notify`.
-        let state = &self.signal.state.word;
+        // Ordering: AcqRel, with the swap in `Signal::wake`.
+        let state = &self.signal.state;
         state.compare_exchange(NOTIFIED, EMPTY, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Sleeps until notified.
     fn park(&self) {
-        let bed = &self.signal.state;
-        // Ordering: AcqRel, as in `is_notified`. It fails if we were notified in the meantime.
-        if bed.word.compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            // Ordering: Acquire, with the swap in `notify`.
-            while bed.word.load(Ordering::Acquire) == PARKED {
-                bed.sleep(PARKED, None);
+        if self.begin(PARKED) {
+            // Ordering: Acquire, with the swap in `Signal::wake`.
+            while self.signal.state.load(Ordering::Acquire) == PARKED {
+                self.parker.park();
             }
         }
-        // Ordering: AcqRel, with the swap in `notify`.
-        bed.word.swap(EMPTY, Ordering::AcqRel);
+        self.end();
     }
 
-    /// Sleeps in the poller until it has news or we are notified, and then wakes whom it concerns.
-    fn poll(&self, seat: Seat) {
+    /// Sleeps in the poller until it has news or we are notified; returns whom it concerns.
+    fn turn(&self, seat: &Seat) -> Vec<Waker> {
+        tour!(8, "a thread sits down in the poller");
         let mut woken = Vec::new();
-        // Ordering: AcqRel, as in `park`.
-        let state = &self.signal.state.word;
-        if state.compare_exchange(EMPTY, POLLING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            REACTOR.turn(&seat, true, &mut woken);
+        if self.begin(POLLING) {
+            REACTOR.turn(seat, true, None, &mut woken);
         }
-        // Ordering: AcqRel, with the swap in `notify`.
-        state.swap(EMPTY, Ordering::AcqRel);
-        leave(seat, woken);
+        self.end();
+        woken
+    }
+}
+
+// ---------- Who sleeps, who sits, who is called ----------
+
+/// The one place where threads wait for each other.
+struct Idle {
+    /// Atomic: what those look at who queue tickets or begin to wait. The number of searching workers is
+    /// changed by these; the rest is what the state under the lock says.
+    word: AtomicUsize,
+    state: Mutex<IdleState>,
+}
+
+/// One worker that searches; one that sleeps and was not called. At most a thousand of each.
+const SEARCHING: usize = 1;
+const ASLEEP: usize = 1 << 10;
+const COUNT: usize = ASLEEP - 1;
+/// Threads in `block_on` sleep outside of the poller.
+const OTHERS: usize = 1 << 20;
+/// Somebody has the seat.
+const SEATED: usize = 1 << 21;
+/// The watcher exists; its alarm is set.
+const WATCHED: usize = 1 << 22;
+const ARMED: usize = 1 << 23;
+/// There are as many workers as there should be.
+const FULL: usize = 1 << 24;
+/// No worker is there who is not blocked, because no thread could be started.
+const STRANDED: usize = 1 << 25;
+
+struct IdleState {
+    /// What the word says of the rest.
+    published: usize,
+    /// Workers that sleep outside of the poller and were not called; the last one is called first, its
+    /// cache is warm.
+    workers: Vec<Arc<Signal>>,
+    /// The worker that sleeps in the poller, until it is called.
+    seated: Option<Arc<Signal>>,
+    /// Threads in `block_on` that sleep outside of the poller and were not called.
+    others: Vec<Arc<Signal>>,
+    seat: Sitter,
+    /// Somebody sleeps who should have the watcher's seat.
+    is_wanted: bool,
+    /// Workers that exist or are about to; of these, those whose task waits in a nested `block_on`.
+    present: usize,
+    blocked: usize,
+    /// No thread could be started; not tried again within a second.
+    failed: Option<Instant>,
+    watcher: Watcher,
+    /// A foreign executor waits for the reactor, and nobody has the seat.
+    is_urgent: bool,
+    is_armed: bool,
+    /// The alarm is stopped again as soon as all is calm; else it is left to ring (`mind_alarm`).
+    is_sparse: bool,
+    /// When all became calm.
+    calm: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sitter {
+    Nobody,
+    /// A worker that sleeps there.
+    Worker,
+    /// A thread in `block_on` that sleeps there, or one that is busy and has a look.
+    Other,
+    Watcher,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Watcher {
+    Absent,
+    Present,
+    /// It could not be started; whoever leaves the seat hands it over.
+    Impossible,
+}
+
+static IDLE: Idle = Idle {
+    word: AtomicUsize::new(0),
+    state: Mutex::new(IdleState {
+        published: 0,
+        workers: Vec::new(),
+        seated: None,
+        others: Vec::new(),
+        seat: Sitter::Nobody,
+        is_wanted: false,
+        present: 0,
+        blocked: 0,
+        failed: None,
+        watcher: Watcher::Absent,
+        is_urgent: false,
+        is_armed: false,
+        is_sparse: false,
+        calm: None,
+    }),
+};
+
+/// The queues of the global executor.
+static QUEUES: Queues = Queues::new();
+
+/// More workers get on than there should be; the first to see it ends.
+static CROWDED: AtomicBool = AtomicBool::new(false);
+
+/// How many workers there should be: `SMOL_THREADS`, else as many as processors.
+fn limit() -> usize {
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let asked = number_from_env("SMOL_THREADS");
+        let processors = || thread::available_parallelism().map(usize::from).ok();
+        asked.or_else(processors).unwrap_or(1)
+    })
+}
+
+/// More threads than this are not even tried.
+const MAX_WORKERS: usize = 1000;
+
+/// Reads a positive number from the environment; nonsense is ignored, zero is one.
+fn number_from_env(name: &str) -> Option<usize> {
+    let text = std::env::var(name).ok()?;
+    let number: usize = text.trim().parse().ok()?;
+    Some(number.clamp(1, MAX_WORKERS))
+}
+
+impl IdleState {
+    /// How many workers there should be.
+    fn wanted(&self) -> usize {
+        (limit() + self.blocked).min(MAX_WORKERS)
     }
 
-    /// Sleeps in `block_on`. If a task or a job called that, others take over the rest of its thread's work.
-    fn sleep_in_block_on(&self) {
-        let when_blocked = WHEN_BLOCKED.try_with(Cell::get).ok().flatten();
-        if let Some(when_blocked) = when_blocked {
-            when_blocked(true);
-            // What is woken meanwhile does not go to the queue of a worker that is blocked.
-            let here = HERE.try_with(|here| here.replace(None)).ok();
-            self.sleep(false);
-            let _ = HERE.try_with(|cell| here.map(|here| cell.replace(here)));
-            when_blocked(false);
-        } else {
-            self.sleep(false);
+    fn asleep(&self) -> usize {
+        self.workers.len() + self.seated.is_some() as usize
+    }
+
+    /// Workers that are awake and not blocked as far as we know, and will look at everything before
+    /// they sleep.
+    fn active(&self) -> usize {
+        self.present.saturating_sub(self.blocked + self.asleep())
+    }
+
+    /// Nobody relies on anybody who is awake.
+    fn is_calm(&self) -> bool {
+        self.active() == 0 && (self.seat != Sitter::Nobody || !REACTOR.has_interest())
+    }
+
+    fn is_stranded(&self) -> bool {
+        self.failed.is_some() && self.present == self.blocked
+    }
+
+    fn may_start(&self) -> bool {
+        self.failed.is_none_or(|at| at.elapsed() > Duration::from_secs(1))
+    }
+
+    /// Sets the alarm if somebody may be late, and stops it if not. If messages come so fast that the
+    /// alarm would hardly ever ring, it is left alone: that is two system calls less for each.
+    fn mind_alarm(&mut self) {
+        let is_calm = self.is_calm();
+        if !is_calm && !self.is_armed && self.watcher == Watcher::Present {
+            self.is_sparse = self.calm.is_none_or(|since| since.elapsed() >= TICK);
+            self.is_armed = true;
+            match self.seat {
+                // It sits in the poller without a limit.
+                Sitter::Watcher => REACTOR.interrupt(),
+                _ => ALARM.set(Some(if self.is_urgent { Duration::ZERO } else { TICK })),
+            }
+        } else if is_calm && self.is_armed && self.is_sparse {
+            self.is_armed = false;
+            self.calm = Some(Instant::now());
+            ALARM.set(None);
         }
     }
 
-    /// Sleeps where it is best to, until there is something to do.
-    fn sleep(&self, is_worker: bool) {
-        if self.is_notified() {
+    /// Somebody who sleeps and can have the seat, to be woken; `true` if it counts as searching now.
+    fn pop_sitter(&mut self) -> Option<(Arc<Signal>, bool)> {
+        let worker = self.workers.pop().map(|signal| (signal, true));
+        worker.or_else(|| self.others.pop().map(|signal| (signal, false)))
+    }
+}
+
+/// What became of a call for a worker.
+#[derive(PartialEq)]
+enum Called {
+    /// Somebody comes, or will look in any case.
+    Enough,
+    /// A thread must be started; it counts as present and searching already.
+    Start,
+}
+
+/// What somebody does who falls asleep.
+struct Bedtime {
+    /// Sleep in the poller; else park.
+    seat: Option<Seat>,
+    /// Workers: there are too many.
+    is_excess: bool,
+    /// There should be a watcher.
+    is_unwatched: bool,
+}
+
+impl Idle {
+    /// The word. Ordering: SeqCst, this is W2, and A2, of the proofs in §0.
+    #[inline]
+    fn look(&self) -> usize {
+        self.word.load(Ordering::SeqCst)
+    }
+
+    /// Makes the word say what the state says, and `searching` more workers search.
+    fn publish(&self, state: &mut IdleState, searching: isize) {
+        let flag = |yes, flag| if yes { flag } else { 0 };
+        let word = state.asleep() * ASLEEP
+            + flag(!state.others.is_empty(), OTHERS)
+            + flag(state.seat != Sitter::Nobody, SEATED)
+            + flag(state.watcher == Watcher::Present, WATCHED)
+            + flag(state.is_armed, ARMED)
+            + flag(state.present >= state.wanted(), FULL)
+            + flag(state.is_stranded(), STRANDED);
+        let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
+        state.published = word;
+        if change != 0 {
+            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 of the proofs in §0.
+            self.word.fetch_add(change, Ordering::SeqCst);
+        }
+    }
+
+    /// The same at the end of a change: the alarm first.
+    fn settle(&self, state: &mut IdleState, searching: isize) {
+        state.mind_alarm();
+        self.publish(state, searching);
+    }
+
+    /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this looks at
+    /// what is waited for (S2').
+    fn fall_asleep(&self, signal: &Arc<Signal>, is_worker: bool, searching: bool) -> Bedtime {
+        REACTOR.prepare();
+        let mut called = None;
+        let mut state = lock(&self.state);
+        let list = if is_worker { &mut state.workers } else { &mut state.others };
+        list.push(signal.clone());
+        let had_interest = REACTOR.has_interest();
+        let mut seat = None;
+        if had_interest {
+            (seat, called) = Idle::choose(&mut state, signal, is_worker);
+        }
+        let called_one = called.is_some() as isize;
+        self.publish(&mut state, called_one - searching as isize);
+        if !had_interest && REACTOR.has_interest() {
+            REACTOR.prepare();
+            (seat, called) = Idle::choose(&mut state, signal, is_worker);
+            self.publish(&mut state, called.is_some() as isize);
+        }
+        self.settle(&mut state, 0);
+        let is_parked = seat.is_none();
+        let bedtime = Bedtime {
+            seat,
+            is_excess: is_worker && state.present > state.wanted(),
+            is_unwatched: is_parked && state.watcher != Watcher::Present,
+        };
+        let interrupts = is_parked && state.seat == Sitter::Watcher;
+        state.is_wanted |= interrupts;
+        drop(state);
+        if interrupts {
+            REACTOR.interrupt();
+        }
+        if let Some(signal) = called {
+            signal.wake();
+        }
+        bedtime
+    }
+
+    /// Where somebody sleeps who is on the list: in the seat, or else perhaps somebody is called who
+    /// should have it.
+    fn choose(
+        state: &mut IdleState,
+        signal: &Arc<Signal>,
+        is_worker: bool,
+    ) -> (Option<Seat>, Option<Arc<Signal>>) {
+        if state.seat != Sitter::Nobody {
+            return (None, None);
+        }
+        if is_worker {
+            state.workers.pop();
+            state.seated = Some(signal.clone());
+            state.seat = Sitter::Worker;
+            return (Some(Seat::new()), None);
+        }
+        // Most news is for tasks: a worker is called if all are asleep, and comes in time if one is not.
+        let worker = state.workers.pop();
+        if worker.is_some() || state.active() > 0 {
+            return (None, worker);
+        }
+        state.others.pop();
+        state.seat = Sitter::Other;
+        (Some(Seat::new()), None)
+    }
+
+    /// A thread that parked is awake again. Says whether it was called; a worker counts as searching then.
+    fn withdraw(&self, signal: &Arc<Signal>, is_worker: bool) -> bool {
+        let mut state = lock(&self.state);
+        let list = if is_worker { &mut state.workers } else { &mut state.others };
+        let place = list.iter().rposition(|other| Arc::ptr_eq(other, signal));
+        let own = place.map(|place| list.remove(place));
+        self.settle(&mut state, 0);
+        drop(state);
+        own.is_none()
+    }
+
+    /// Takes the seat for a look, or for the watcher.
+    fn sit(&self, how: Sitter) -> Option<Seat> {
+        if self.look() & SEATED != 0 {
+            return None;
+        }
+        REACTOR.prepare();
+        let mut state = lock(&self.state);
+        if state.seat != Sitter::Nobody {
+            return None;
+        }
+        state.seat = how;
+        self.publish(&mut state, 0);
+        Some(Seat::new())
+    }
+
+    /// Gives the seat back. Says whether somebody has called for it: whether a worker that slept in it
+    /// counts as searching, or the watcher has made room for another.
+    fn leave(&self, _seat: Seat, is_worker: bool) -> bool {
+        let mut state = lock(&self.state);
+        let was_watcher = state.seat == Sitter::Watcher;
+        state.seat = Sitter::Nobody;
+        let called = is_worker && state.seated.take().is_none();
+        // The watcher makes room for somebody; and where there is no watcher, whoever leaves does.
+        let is_wanted = mem::take(&mut state.is_wanted) && was_watcher;
+        let mut next = None;
+        if (is_wanted || state.watcher != Watcher::Present) && REACTOR.has_interest() {
+            next = state.pop_sitter();
+        }
+        self.settle(&mut state, next.as_ref().map_or(0, |(_, searches)| *searches as isize));
+        drop(state);
+        if let Some((signal, _)) = next {
+            signal.wake();
+        }
+        called || is_wanted
+    }
+
+    /// The seat may be empty although something is waited for: somebody who sleeps sits down, or else
+    /// the watcher; which needs not be told if a worker is awake, unless it is `urgent`.
+    fn fill_seat(&self, urgent: bool) {
+        if self.look() & SEATED != 0 || is_forked() {
             return;
         }
-        if !REACTOR.has_interest() {
-            return self.park_where_it_can_be_found(is_worker);
+        let mut state = lock(&self.state);
+        if state.seat != Sitter::Nobody || !REACTOR.has_interest() {
+            return;
         }
-        // Most news is for tasks. If the workers all sleep elsewhere, one of them comes.
-        if !is_worker && STAFF.present() > 0 {
-            let attended =
-                REACTOR.seated() != Seat::FREE || !STAFF.all_asleep() || crew().wake_one();
-            if attended {
-                return self.park_where_it_can_be_found(false);
+        let next = state.pop_sitter();
+        let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
+        if next.is_none() && state.watcher == Watcher::Present && (urgent || state.active() == 0) {
+            state.is_urgent = true;
+            ALARM.set(Some(Duration::ZERO));
+        }
+        self.settle(&mut state, searches as isize);
+        drop(state);
+        if let Some((signal, _)) = next {
+            signal.wake();
+        }
+    }
+
+    /// Somebody begins to wait while nobody sits: the watcher sees to it, should this thread block.
+    #[cold]
+    fn mind(&self) {
+        if !is_forked() {
+            let mut state = lock(&self.state);
+            self.settle(&mut state, 0);
+        }
+    }
+
+    /// W3: calls a worker that sleeps, or says that one must be started. `anyhow`: even if another
+    /// searches, since that has not helped.
+    fn call_worker(&self, anyhow: bool) -> Called {
+        if is_forked() {
+            return Called::Enough;
+        }
+        let mut state = lock(&self.state);
+        if self.look() & COUNT > 0 && !anyhow {
+            return Called::Enough;
+        }
+        let worker = state.workers.pop().or_else(|| state.seated.take());
+        let mut called = Called::Enough;
+        let mut other = None;
+        if worker.is_none() {
+            if state.present < state.wanted() && state.may_start() {
+                state.present += 1;
+                called = Called::Start;
+            } else if state.is_stranded() {
+                // Whoever is in `block_on` stands in.
+                other = state.others.pop();
+                if other.is_none() && state.seat == Sitter::Other {
+                    REACTOR.interrupt();
+                }
             }
         }
-        if let Some(seat) = REACTOR.sit(Seat::TAKEN) {
-            tour!(8, "a thread sits down in the poller");
-            return self.poll(seat);
+        let searches = worker.is_some() || called == Called::Start;
+        self.settle(&mut state, searches as isize);
+        drop(state);
+        if let Some(signal) = worker.or(other) {
+            signal.wake();
         }
-        if REACTOR.seated() == Seat::WATCHED {
-            WATCHER.make_room();
+        called
+    }
+
+    /// Counts one worker more than there should be, if that is not too many.
+    fn add_spare(&self) -> bool {
+        let mut state = lock(&self.state);
+        let may_start = state.present < MAX_WORKERS && state.may_start();
+        if may_start {
+            state.present += 1;
+        }
+        self.settle(&mut state, may_start as isize);
+        may_start
+    }
+
+    /// The thread of a worker was started or not.
+    fn started(&self, success: bool) {
+        let mut other = None;
+        let mut state = lock(&self.state);
+        if success {
+            state.failed = None;
         } else {
-            // Another thread has the seat, and may leave it and block with us asleep.
-            WATCHER.start();
+            state.present -= 1;
+            state.failed = Some(Instant::now());
+            if state.is_stranded() {
+                // A thread in `block_on` stands in: one that sleeps, perhaps relying on the worker that
+                // never came, or one that looks before it sleeps. Else `spawn` does it.
+                other = state.others.pop();
+                if other.is_none() && state.seat == Sitter::Other {
+                    REACTOR.interrupt();
+                }
+            }
         }
-        self.park_where_it_can_be_found(is_worker);
+        self.settle(&mut state, if success { 0 } else { -1 });
+        drop(state);
+        if let Some(signal) = other {
+            signal.wake();
+        }
     }
 
-    /// Parks. Workers are on their crew's list; others can be found on a list of their own.
-    fn park_where_it_can_be_found(&self, is_worker: bool) {
-        if is_worker {
-            return self.park();
+    /// A worker that sleeps and was not called ends, if there are too many.
+    fn retire(&self, signal: &Arc<Signal>) -> bool {
+        let mut state = lock(&self.state);
+        let is_own = |other: &Arc<Signal>| Arc::ptr_eq(other, signal);
+        let is_seated = state.seated.as_ref().is_some_and(is_own);
+        let place = state.workers.iter().rposition(is_own);
+        if state.present <= state.wanted() || !(is_seated || place.is_some()) {
+            return false;
         }
-        lock(&PARKED_THREADS).push(self.signal.clone());
-        // Whoever left the seat, or tickets without workers, before we could be found: look now.
-        let abandoned = REACTOR.has_interest() && REACTOR.seated() == Seat::FREE;
-        if STAFF.present() == 0 && (abandoned || STAFF.is_stranded()) {
-            self.signal.notify();
+        state.present -= 1;
+        let mut next = None;
+        if is_seated {
+            state.seated = None;
+            state.seat = Sitter::Nobody;
+            next = state.pop_sitter();
         }
-        self.park();
-        let entry = {
-            let mut parked = lock(&PARKED_THREADS);
-            let place = parked.iter().position(|signal| Arc::ptr_eq(signal, &self.signal));
-            place.map(|place| parked.swap_remove(place))
-        };
-        drop(entry);
+        let own = place.map(|place| state.workers.remove(place));
+        self.settle(&mut state, next.as_ref().map_or(0, |(_, searches)| *searches as isize));
+        drop(state);
+        drop(own);
+        if let Some((signal, _)) = next {
+            signal.wake();
+        }
+        true
+    }
+
+    /// A worker that is awake and does not search ends, if there are too many.
+    fn retire_awake(&self) -> bool {
+        let mut state = lock(&self.state);
+        let is_excess = state.present > state.wanted();
+        state.present -= is_excess as usize;
+        self.settle(&mut state, 0);
+        is_excess
+    }
+
+    /// A worker's task waits in a nested `block_on`, or no longer.
+    fn set_blocked(&self, blocked: bool) {
+        let mut state = lock(&self.state);
+        if blocked { state.blocked += 1 } else { state.blocked -= 1 }
+        self.settle(&mut state, 0);
+    }
+
+    /// Whether there are tickets, and nobody else to run them because no thread could be started.
+    fn is_stranded(&self) -> bool {
+        self.look() & STRANDED != 0 && !QUEUES.injector.is_empty()
     }
 }
 
-/// Wakes one thread that sleeps outside of the poller. `false` if there is none.
-fn call_parked_thread() -> bool {
-    let signal = lock(&PARKED_THREADS).pop();
-    signal.map(|signal| signal.notify()).is_some()
+/// What wakes the watcher: on Linux a timer descriptor, which can be set and stopped without waking
+/// the thread that sleeps on it. Elsewhere, and where there is none, setting it wakes the watcher,
+/// which then waits for a tick.
+struct Alarm {
+    bell: OnceLock<Bell>,
+    unparker: OnceLock<Unparker>,
 }
 
-/// The seat is empty: wakes one of those who may sit down there.
-fn call_somebody() {
-    if !call_parked_thread() {
-        let _ = CREW.get().is_some_and(Crew::wake_one);
+#[cfg(any(target_os = "linux", target_os = "android"))]
+type Bell = Option<OwnedFd>;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+type Bell = Option<std::convert::Infallible>;
+
+static ALARM: Alarm = Alarm { bell: OnceLock::new(), unparker: OnceLock::new() };
+
+impl Alarm {
+    fn bell(&self) -> &Bell {
+        self.bell.get_or_init(|| {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            {
+                use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+                timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).ok()
+            }
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            None
+        })
+    }
+
+    /// Sets the alarm, or stops it.
+    fn set(&self, after: Option<Duration>) {
+        match self.bell() {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Some(bell) => set_timer_descriptor(bell, after),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Some(never) => match *never {},
+            None => {
+                if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
+                    unparker.unpark();
+                }
+            }
+        }
+    }
+
+    /// Sleeps until the alarm rings.
+    fn wait(&self, parker: &Parker) {
+        match self.bell() {
+            // A signal ends it early, which does no harm.
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Some(bell) => drop(rustix::io::read(bell, &mut [0; 8])),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Some(never) => match *never {},
+            None => {
+                parker.park();
+                if !lock(&IDLE.state).is_urgent {
+                    parker.park_timeout(TICK);
+                }
+            }
+        }
     }
 }
 
-/// Gives the seat back and wakes whom the kernel's news concern.
-fn leave(seat: Seat, woken: Vec<Waker>) {
-    drop(seat);
-    WATCHER.poke();
+/// A ticket was queued (W1): calls a worker, if one sleeps and none searches, or starts one.
+fn notify() {
+    let word = IDLE.look();
+    // I6.4, and I6.2: those who are awake find the ticket before they sleep.
+    let is_seen = word & COUNT > 0 || (word / ASLEEP & COUNT == 0 && word & FULL != 0);
+    if !is_seen && IDLE.call_worker(false) == Called::Start {
+        start_worker();
+    }
+}
+
+/// Queues a ticket of the global executor.
+fn schedule(runnable: Runnable, info: ScheduleInfo) {
+    // A worker looks at its own queue next, and the watcher is awake should it block before (I6.2).
+    if QUEUES.push(runnable, info) == Pushed::Queued {
+        notify();
+    }
+}
+
+/// Starts a thread; says whether it could be.
+fn start_thread(name: String, main: impl FnOnce() + Send + 'static) -> bool {
+    check_for_fork();
+    thread::Builder::new().name(name).spawn(main).is_ok()
+}
+
+/// Starts the thread of a worker that is counted already.
+fn start_worker() {
+    static NAMES: AtomicU32 = AtomicU32::new(0);
+    // Ordering: Relaxed. A name.
+    let name = NAMES.fetch_add(1, Ordering::Relaxed);
+    let success = start_thread(format!("smol-{name}"), move || work(name));
+    IDLE.started(success);
+    if success {
+        start_watcher();
+    } else if QUEUES.has_work() {
+        // Somebody may have relied on the worker that did not come.
+        notify();
+    }
+}
+
+/// Starts the watcher, unless it is there. `false` if it cannot be.
+fn start_watcher() -> bool {
+    {
+        let mut state = lock(&IDLE.state);
+        match state.watcher {
+            Watcher::Present => return true,
+            _ if !state.may_start() => return false,
+            _ => state.watcher = Watcher::Present,
+        }
+        ALARM.bell();
+        IDLE.settle(&mut state, 0);
+    }
+    if start_thread("smol-watch".into(), watch) {
+        return true;
+    }
+    {
+        let mut state = lock(&IDLE.state);
+        (state.watcher, state.failed) = (Watcher::Impossible, Some(Instant::now()));
+        (state.is_armed, state.is_urgent) = (false, false);
+        IDLE.settle(&mut state, 0);
+    }
+    // Whoever relied on it meanwhile looks again.
+    IDLE.fill_seat(false);
+    let mut woken = Vec::new();
+    REACTOR.wake_everybody(&mut woken);
+    wake_all(woken);
+    false
+}
+
+/// Wakes whom the kernel's news concern. What goes to this worker's own queue is counted, and others are
+/// called once for all.
+fn deliver(woken: Vec<Waker>, mode: Mode) {
     if woken.is_empty() {
         return;
     }
-    // What is woken goes to this worker's queue, if it is one, and others are called once for all.
-    let local = with_here(|here| {
-        let local = here.shared(crew_id())?;
-        here.collecting.set(true);
-        Some(local.clone())
+    let own = with_here(|here| {
+        let is_own = here.queues == QUEUES.id();
+        is_own.then(|| (here.local.clone(), here.mode.replace(mode)))
     });
     wake_all(woken);
-    if let Some(Some(local)) = local {
+    if let Some(Some((local, outer))) = own {
         let is_worth_a_call = with_here(|here| {
-            here.collecting.set(false);
-            here.begin_batch(local.queue.len())
+            here.mode.set(outer);
+            mode == Mode::Collecting && here.begin_batch(local.queue.len())
         });
         if is_worth_a_call == Some(true) {
-            crew().notify();
-        } else {
-            // Should the first of them block, the watcher helps.
-            WATCHER.alert();
+            notify();
         }
     }
 }
 
 /// One look at the kernel by a thread that is never idle.
-fn glance() {
-    if REACTOR.has_interest() {
-        if let Some(seat) = REACTOR.sit(Seat::TAKEN) {
-            let mut woken = Vec::new();
-            REACTOR.turn(&seat, false, &mut woken);
-            leave(seat, woken);
-        }
+fn glance(mode: Mode) {
+    if !REACTOR.has_interest() {
+        return;
+    }
+    if let Some(seat) = IDLE.sit(Sitter::Other) {
+        let mut woken = Vec::new();
+        REACTOR.turn(&seat, false, None, &mut woken);
+        IDLE.leave(seat, false);
+        deliver(woken, mode);
     }
 }
 
-/// Somebody has begun to wait for the reactor: sees to it that there is one who asks the kernel.
+/// Whether waking this waker wakes a main future: then it is that of a combinator between a future of
+/// ours and our loop, which will come to sleep by itself. To ask costs one poll too many.
+fn leads_home(waker: &Waker) -> bool {
+    let wakes = || MAIN_WAKES.try_with(Cell::get).unwrap_or(0);
+    let before = wakes();
+    shielded(|| waker.wake_by_ref());
+    wakes() != before
+}
+
+/// Somebody has begun to wait for the reactor (A1): sees to it that there is one who asks the kernel.
 fn attend(waker: &Waker) {
-    if is_in_loop() && (is_ours(waker) || WATCHER.is_present()) {
-        // This thread will sit down itself, or knows who does; and if somebody else's `block_on` inside
-        // of ours keeps it from that, the watcher sees it.
-        WATCHER.poke();
+    let _ = ATTENDED.try_with(|attended| attended.set(true));
+    // A2.
+    let word = IDLE.look();
+    let is_watched = word & WATCHED != 0;
+    if is_in_loop() && (is_watched || is_ours(waker) || leads_home(waker)) {
+        // This thread will sit down itself. The watcher helps should it block, if others rely on it.
+        if is_watched && word & (SEATED | ARMED) == 0 {
+            IDLE.mind();
+        } else if !is_watched && word & OTHERS != 0 {
+            start_watcher();
+        }
         // A task that polls in a circle without ever yielding would wait for itself.
         if OVERDRAWN.try_with(Cell::take).unwrap_or(false) {
-            glance();
+            glance(Mode::Collecting);
         }
         return;
     }
     // A foreign executor knows nothing of our poller.
     check_for_fork();
-    if WATCHER.start() {
-        return WATCHER.hurry();
+    if is_watched || start_watcher() {
+        return IDLE.fill_seat(true);
     }
     // No thread can be started: this one asks the kernel, for a moment, and its task comes back.
-    if let Some(seat) = REACTOR.sit(Seat::TAKEN) {
+    if let Some(seat) = IDLE.sit(Sitter::Other) {
         let mut woken = Vec::new();
-        let deadline = Instant::now() + NAP;
-        let nap = REACTOR.set_timer(deadline, Waker::noop().clone());
-        REACTOR.turn(&seat, true, &mut woken);
-        REACTOR.clear_timer(nap);
-        leave(seat, woken);
+        REACTOR.turn(&seat, true, Some(NAP), &mut woken);
+        IDLE.leave(seat, false);
+        wake_all(woken);
     } else {
         thread::sleep(NAP / 10);
     }
@@ -2989,6 +3705,7 @@ fn attend(waker: &Waker) {
 /// Waits until the system says that an operation on a source would not block.
 fn poll_source(
     source: &Arc<Source>,
+    handle: Borrowed<'_>,
     direction: Direction,
     mut token: Option<&mut Token>,
     cx: &mut Context<'_>,
@@ -2996,14 +3713,20 @@ fn poll_source(
     ready!(spend(cx));
     loop {
         let seen = source.look();
-        let ready = registration::is_ready(source.raw, direction == Direction::Write, seen)?;
-        if !ready || cfg!(windows) {
+        let is_ready = match ask_system(handle, direction, seen)? {
+            Readiness::Yes => true,
+            // An error that stays is news once for each event, or whoever waits after a WouldBlock
+            // would not wait at all (`tests/io.rs`).
+            Readiness::OnlyAnError => source.tell_error(seen),
+            Readiness::No => false,
+        };
+        if !is_ready || cfg!(windows) {
             source.blocked(direction, seen);
         }
-        if ready {
+        if is_ready {
             return Poll::Ready(Ok(()));
         }
-        match source.wait(direction, token.as_deref_mut(), cx) {
+        match source.wait(handle, direction, token.as_deref_mut(), cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
             Poll::Pending => {
@@ -3014,280 +3737,133 @@ fn poll_source(
     }
 }
 
-static CREW: OnceLock<Crew> = OnceLock::new();
-
-/// The global executor's crew.
-fn crew() -> &'static Crew {
-    CREW.get_or_init(|| Crew::new(true, |urgent| STAFF.short_handed(urgent)))
-}
-
-fn crew_id() -> usize {
-    crew().id()
-}
-
-/// The threads of the global executor.
-struct Staff {
-    /// Atomics: workers that exist, of these those known to be blocked, and names for new ones.
-    present: AtomicUsize,
-    blocked: AtomicUsize,
-    hired: AtomicUsize,
-    limit: OnceLock<usize>,
-    /// Atomic: more workers get on than there should be; the first to see it ends.
-    crowded: AtomicBool,
-    /// No thread could be started; not tried again before this time.
-    failed: Mutex<Option<Instant>>,
-}
-
-static STAFF: Staff = Staff {
-    present: AtomicUsize::new(0),
-    blocked: AtomicUsize::new(0),
-    hired: AtomicUsize::new(0),
-    limit: OnceLock::new(),
-    crowded: AtomicBool::new(false),
-    failed: Mutex::new(None),
-};
-
-/// A reference that crews hand to their workers.
-struct Global;
-
-impl Member for Global {}
-
-impl AsRef<Crew> for Global {
-    fn as_ref(&self) -> &Crew {
-        crew()
-    }
-}
-
-impl Staff {
-    /// How many workers there should be: `SMOL_THREADS`, else as many as processors.
-    fn limit(&self) -> usize {
-        *self.limit.get_or_init(|| {
-            let asked = number_from_env("SMOL_THREADS");
-            asked.or_else(|| thread::available_parallelism().map(usize::from).ok()).unwrap_or(1)
-        })
-    }
-
-    #[inline]
-    fn present(&self) -> usize {
-        // Ordering: SeqCst. Pairs with the updates in `hire` and `work`.
-        self.present.load(Ordering::SeqCst)
-    }
-
-    /// Whether no worker is awake or about to be.
-    fn all_asleep(&self) -> bool {
-        // Ordering: SeqCst. Pairs with S1: either we see the last worker asleep, or that worker, going
-        // to sleep after this, finds the seat free.
-        let counts = crew().counts.load(Ordering::SeqCst);
-        let blocked = self.blocked.load(Ordering::SeqCst);
-        counts % SLEEPING == 0 && counts / SLEEPING + blocked >= self.present()
-    }
-
-    /// A ticket was queued that nobody was called for.
-    fn short_handed(&self, urgent: bool) {
-        if urgent && self.present() < self.wanted() {
-            self.hire(self.wanted());
+/// Runs tasks although this is no worker, because there is none. Says whether there were any.
+fn stand_in() -> bool {
+    let is_stranded = IDLE.is_stranded();
+    if is_stranded {
+        for runnable in QUEUES.injector.try_iter().take(TASKS_PER_LOOK as usize) {
+            refill_budget();
+            runnable.run();
         }
-        WATCHER.alert();
+    }
+    is_stranded
+}
+
+/// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is. Not in wakers,
+/// which may be called with somebody's lock held. And not inside of each other: the outermost finds
+/// what the tasks wake.
+fn stand_in_at_once() {
+    thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
+    if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
+        while stand_in() {}
+        let _ = INSIDE.try_with(|inside| inside.set(false));
+    }
+}
+
+/// The worker on this thread waits for something in a nested `block_on`: its queue is for others.
+fn when_worker_blocked(blocked: bool) {
+    IDLE.set_blocked(blocked);
+    if blocked {
+        with_here(|here| {
+            if here.queues == QUEUES.id() {
+                QUEUES.inject(here.local.drain());
+            }
+        });
+        if QUEUES.has_work() {
+            notify();
+        }
+    }
+}
+
+// ---------- The loops ----------
+
+/// This thread's tasks from `spawn_local`, as one who drives them sees them.
+struct LocalLoop {
+    tasks: Option<Rc<LocalTasks>>,
+    name: u64,
+    is_asleep: bool,
+    /// Which tasks it may run (I4.3).
+    level: u32,
+}
+
+impl LocalLoop {
+    fn new() -> LocalLoop {
+        LocalLoop { tasks: None, name: 0, is_asleep: false, level: level() }
     }
 
-    /// Starts a worker if there are fewer than `limit`. `false` if there can be none.
-    fn hire(&self, limit: usize) -> bool {
-        // Ordering: SeqCst. Pairs with the loads in `present`.
-        let room = |present| (present < limit).then_some(present + 1);
-        if self.present.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_err() {
-            return true;
+    fn tasks(&mut self) -> Option<&Rc<LocalTasks>> {
+        if self.tasks.is_none() {
+            // There are none before the first `spawn_local` on this thread.
+            let tasks = LOCAL.try_with(|local| local.tasks.get().cloned());
+            self.tasks = tasks.ok().flatten();
+            self.name = self.tasks.as_ref().map_or(0, |tasks| tasks.name());
         }
-        // Ordering: SeqCst. The new worker begins by searching, and whoever pushes may rely on it.
-        crew().counts.fetch_add(1, Ordering::SeqCst);
-        // Ordering: Relaxed. A name.
-        let name = self.hired.fetch_add(1, Ordering::Relaxed);
-        // The first worker is tried for each time, since without it nothing goes on.
-        if (self.may_try() || self.present() == 1) && start_thread(format!("smol-{name}"), work) {
-            WATCHER.start();
-            return true;
+        self.tasks.as_ref()
+    }
+
+    /// Whether there is a task to run.
+    fn has_work(&mut self) -> bool {
+        let level = self.level;
+        self.tasks().is_some_and(|tasks| tasks.has_tickets(level))
+    }
+
+    /// Runs some of the tasks that are ready. `true`: there may be more.
+    fn run(&mut self, pace: &Pace) -> bool {
+        let level = self.level;
+        let Some(tasks) = self.tasks() else { return false };
+        if !tasks.has_tickets(level) {
+            return false;
         }
-        // Ordering: SeqCst, as above.
-        crew().counts.fetch_sub(1, Ordering::SeqCst);
-        if self.present.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // There is no worker. A thread in `block_on` stands in: one that sleeps, perhaps relying on the
-            // worker that never came, or this one when it gets there. Else `spawn` does it.
-            if !call_parked_thread() {
-                REACTOR.interrupt();
+        let _here = tasks.enter();
+        let outer = OUR_TASKS.try_with(|tasks| tasks.replace(true)).unwrap_or(true);
+        let _ = LEVEL.try_with(|level| level.set(level.get() + 1));
+        let _restore = OnDrop(|| {
+            let _ = LEVEL.try_with(|level| level.set(level.get() - 1));
+            let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
+        });
+        while let Some(runnable) = tasks.next(level) {
+            run_local(runnable);
+            if pace.is_due() {
+                return true;
             }
         }
         false
     }
 
-    /// Whether there are tickets, and no worker because none could be started.
-    fn is_stranded(&self) -> bool {
-        self.present() == 0 && CREW.get().is_some_and(|crew| !crew.injector.is_empty())
-    }
-
-    /// Runs tasks although this is no worker, because there is none. Says whether there were any.
-    fn stand_in(&self) -> bool {
-        let stranded = self.is_stranded();
-        if stranded {
-            for runnable in crew().injector.try_iter().take(TASKS_PER_LOOK as usize) {
-                refill_budget();
-                runnable.run();
-            }
-        }
-        stranded
-    }
-
-    /// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is. Not in wakers,
-    /// which may be called with somebody's lock held. And not inside of each other: the outermost finds what
-    /// the tasks wake.
-    fn stand_in_at_once(&self) {
-        thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
-        if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
-            while self.stand_in() {}
-            let _ = INSIDE.try_with(|inside| inside.set(false));
-        }
-    }
-
-    /// How many workers there should be now. Ordering: SeqCst. Pairs with the updates in `block`.
-    fn wanted(&self) -> usize {
-        self.limit() + self.blocked.load(Ordering::SeqCst)
-    }
-
-    /// Whether there is a worker too many.
-    fn has_excess(&self) -> bool {
-        self.present() > self.wanted()
-    }
-
-    /// The same, and if so, the worker that asks is counted no longer.
-    fn retire(&self) -> bool {
-        let wanted = self.wanted();
-        // Ordering: SeqCst, as in `hire`.
-        let excess = |present| (present > wanted).then(|| present - 1);
-        self.present.fetch_update(Ordering::SeqCst, Ordering::SeqCst, excess).is_ok()
-    }
-
-    /// Whether enough time has passed since a thread could not be started.
-    fn may_try(&self) -> bool {
-        lock(&self.failed).is_none_or(|at| at.elapsed() > Duration::from_secs(1))
-    }
-
-    /// The worker on this thread waits for something in a nested `block_on`: its queue is for others.
-    fn block(&self, blocked: bool) {
-        if !blocked {
-            // Ordering: SeqCst, as below.
-            self.blocked.fetch_sub(1, Ordering::SeqCst);
-            return;
-        }
-        // Ordering: SeqCst. Pairs with the load in `wanted`.
-        self.blocked.fetch_add(1, Ordering::SeqCst);
-        let _ = HERE.try_with(|here| {
-            let here = here.borrow();
-            if let Some(local) = here.as_ref().and_then(|here| here.shared(crew_id())) {
-                for runnable in local.slot.try_iter().chain(local.queue.try_iter()) {
-                    let _ = crew().injector.push(runnable);
-                }
-            }
-        });
-        if crew().has_work() {
-            crew().notify();
-        }
-    }
-}
-
-/// Reads a positive number from the environment; nonsense is ignored, zero is one.
-fn number_from_env(name: &str) -> Option<usize> {
-    let text = std::env::var(name).ok()?;
-    let number: usize = text.trim().parse().ok()?;
-    Some(number.clamp(1, 1000))
-}
-
-/// Starts a thread; says whether it could be.
-fn start_thread(name: String, main: impl FnOnce() + Send + 'static) -> bool {
-    check_for_fork();
-    let started = thread::Builder::new().name(name).spawn(main).is_ok();
-    if !started {
-        *lock(&STAFF.failed) = Some(Instant::now());
-    }
-    started
-}
-
-/// Tells a thread that is never idle when to look at the kernel: after so many polls, or a millisecond.
-struct Pace {
-    polls: Cell<u32>,
-    last: Cell<Option<Instant>>,
-}
-
-impl Pace {
-    /// Counts a poll; says whether it is time to look at the kernel.
-    #[inline]
-    fn is_due(&self) -> bool {
-        let polls = self.polls.get() + 1;
-        self.polls.set(polls);
-        // The clock costs as much as a task; so only at the first, second, fourth, eighth … poll.
-        if !polls.is_power_of_two() && polls < TASKS_PER_GLANCE {
-            return false;
-        }
-        let now = Instant::now();
-        let last = self.last.get().unwrap_or(now);
-        let late = now.saturating_duration_since(last) > Duration::from_millis(1);
-        let due = late || polls >= TASKS_PER_GLANCE;
-        self.last.set(if due { None } else { Some(last) });
-        if due {
-            self.polls.set(0);
-        }
-        due
-    }
-}
-
-/// This thread's tasks from `spawn_local`, as one who drives them sees them.
-struct LocalTasks(Option<Worker<LocalCrew>>);
-
-impl LocalTasks {
-    /// Runs some of the tasks that are ready. `true`: there may be more.
-    fn run(&mut self, pace: &Pace) -> bool {
-        let Some(worker) = self.worker() else {
-            return false;
-        };
-        worker.wake_up();
-        if !worker.has_tickets() {
-            return false;
-        }
-        let _here = worker.enter();
-        let outer = OUR_TASKS.try_with(|tasks| tasks.replace(true)).unwrap_or(true);
-        let _restore = OnDrop(|| {
-            let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
-        });
-        loop {
-            match worker.find() {
-                Some(runnable) => worker.run(runnable),
-                None => return false,
-            }
-            if pace.is_due() {
-                return true;
-            }
-        }
-    }
-
-    /// Whether there is a task to run.
-    fn has_work(&mut self) -> bool {
-        self.worker().is_some_and(|worker| worker.has_tickets())
-    }
-
-    fn worker(&mut self) -> Option<&mut Worker<LocalCrew>> {
-        if self.0.is_none() {
-            // There are none before the first `spawn_local` on this thread.
-            let crew = LOCAL.try_with(|local| local.crew.get().cloned()).ok().flatten();
-            self.0 = crew.map(|crew| Worker::new(crew, false));
-        }
-        self.0.as_mut()
-    }
-
     /// Announces that this thread sleeps. `false`: there is something to do after all.
     fn sleep(&mut self, waker: &Waker) -> bool {
-        self.0.as_mut().is_none_or(|worker| worker.sleep(waker))
+        let (name, level) = (self.name, self.level);
+        let Some(tasks) = self.tasks() else { return true };
+        let is_asleep = loop {
+            if tasks.sleep(name, waker) {
+                break true;
+            }
+            // What has come may be for an outer loop only.
+            if tasks.has_tickets(level) {
+                break false;
+            }
+        };
+        self.is_asleep = is_asleep;
+        is_asleep
+    }
+
+    fn wake_up(&mut self) {
+        if mem::take(&mut self.is_asleep) {
+            if let Some(tasks) = &self.tasks {
+                tasks.wake_up(self.name);
+            }
+        }
     }
 
     /// Whether the thread can end without dropping a task.
     fn is_empty(&self) -> bool {
-        self.0.as_ref().is_none_or(|worker| worker.crew.own.active.borrow().len == 0)
+        self.tasks.as_ref().is_none_or(|tasks| tasks.active.borrow().len == 0)
+    }
+}
+
+impl Drop for LocalLoop {
+    fn drop(&mut self) {
+        self.wake_up();
     }
 }
 
@@ -3299,65 +3875,164 @@ fn enter_loop(main: &Waker) -> impl Drop + use<> {
     OnDrop(move || {
         set_ours(outer);
         let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
-        // We may have been the one who asked the kernel for others.
-        if WATCHER.exists() && REACTOR.has_interest() && REACTOR.seated() == Seat::FREE {
-            call_somebody();
+        // We may have been the one who asked the kernel for others (A2).
+        let word = IDLE.look();
+        let has_others = word & (WATCHED | OTHERS) != 0 || word / ASLEEP & COUNT != 0;
+        if has_others && word & SEATED == 0 && REACTOR.has_interest() {
+            IDLE.fill_seat(false);
         }
     })
 }
 
+/// A worker thread.
+struct Hand<'a> {
+    worker: Worker<'static>,
+    sleeper: &'a Sleeper,
+    local: LocalLoop,
+    /// It is counted as searching: others rely on it.
+    is_searching: bool,
+}
+
 /// The life of a worker thread.
-fn work() {
+fn work(name: u32) {
     let sleeper = &Sleeper::new();
-    WHEN_BLOCKED.set(Some(|blocked| STAFF.block(blocked)));
+    WHEN_BLOCKED.set(Some(when_worker_blocked));
     let _inside = enter_loop(&sleeper.main);
     OUR_TASKS.set(true);
-    let mut worker = Worker::new(Global, true);
-    // `hire` has counted it as searching.
-    worker.mood = Mood::Searching;
-    let _here = worker.enter();
-    let mut local_tasks = LocalTasks(None);
-    loop {
+    let worker = Worker::new(&QUEUES, true, false, name);
+    // `call_worker` has counted it as searching.
+    let mut hand = Hand { worker, sleeper, local: LocalLoop::new(), is_searching: true };
+    {
+        let _here = hand.worker.enter();
+        while hand.round() {}
+    }
+    drop(hand);
+    // What came at the last moment is in the injector now.
+    if QUEUES.has_work() {
+        notify();
+    }
+}
+
+impl Hand<'_> {
+    /// Some tasks, some local tasks, and a look at the kernel, or sleep if there is nothing to do.
+    /// `false`: this worker is one too many.
+    fn round(&mut self) -> bool {
+        let ran = self.run_tasks();
+        // They may block, and then nobody may rely on our search (I6.4).
+        let has_local_work = self.local.has_work();
+        if has_local_work {
+            self.stop_searching();
+        }
+        let more = has_local_work && self.local.run(&self.sleeper.pace);
+        let is_late = ran > 0 && self.worker.is_late();
+        if ran < TASKS_PER_GLANCE && !more && !is_late {
+            return self.sleep();
+        }
+        // A spare worker that is never idle would keep its few tasks to itself for ever.
+        // Ordering: Relaxed. A hint of the watcher's.
+        if CROWDED.load(Ordering::Relaxed) && !self.is_searching && self.local.is_empty() {
+            CROWDED.store(false, Ordering::Relaxed);
+            if IDLE.retire_awake() {
+                return false;
+            }
+        }
+        glance(if is_late { Mode::Late } else { Mode::Collecting });
+        true
+    }
+
+    /// Runs tasks; says how many.
+    fn run_tasks(&mut self) -> u32 {
         let mut ran = 0;
-        worker.in_task(true);
+        with_here(|here| here.mode.set(Mode::Task));
         while ran < TASKS_PER_GLANCE {
-            let Some(runnable) = worker.find() else { break };
-            worker.run(runnable);
+            let Some(runnable) = self.next() else { break };
+            self.worker.run(runnable);
             ran += 1;
             // The clock costs as much as a task; so only after the first, second, fourth … one.
             if ran.is_power_of_two() {
-                worker.look_at_batch();
+                self.look_at_batch();
+            }
+            if self.worker.is_late() {
+                break;
             }
         }
-        worker.in_task(false);
-        with_here(|here| here.end_batch(ran));
-        if local_tasks.has_work() {
-            // They may block: nobody may rely on our search meanwhile.
-            worker.stop_searching();
+        with_here(|here| {
+            here.mode.set(Mode::Other);
+            here.end_batch(ran);
+        });
+        ran
+    }
+
+    /// Shares a batch after all, if it takes long. See [`Here::begin_batch`].
+    fn look_at_batch(&self) {
+        let is_late = with_here(Here::is_batch_late).unwrap_or(false);
+        if is_late && QUEUES.has_work() {
+            notify();
         }
-        let more_local_tasks = local_tasks.run(&sleeper.pace);
-        if ran == TASKS_PER_GLANCE || more_local_tasks {
-            // A spare worker that is never idle would keep its few tasks to itself for ever.
-            // Ordering: Relaxed. A hint of the watcher's.
-            if STAFF.crowded.load(Ordering::Relaxed) && local_tasks.is_empty() {
-                STAFF.crowded.store(false, Ordering::Relaxed);
-                if STAFF.retire() {
-                    return;
+    }
+
+    /// The next ticket.
+    fn next(&mut self) -> Option<Runnable> {
+        let mut runnable = self.worker.find();
+        if runnable.is_none() {
+            if !mem::replace(&mut self.is_searching, true) {
+                // Ordering: SeqCst. Pairs with W2: from here on a push may rely on this worker.
+                IDLE.word.fetch_add(SEARCHING, Ordering::SeqCst);
+            }
+            runnable = self.worker.search();
+        }
+        if runnable.is_some() {
+            self.stop_searching();
+        }
+        runnable
+    }
+
+    /// Nobody may rely on this worker any longer. If it was the last one to search, calls the next.
+    fn stop_searching(&mut self) {
+        if mem::take(&mut self.is_searching) {
+            // Ordering: SeqCst. Pairs with W2: whoever pushed and saw us searching did so before this,
+            // so that `has_work` sees the push (I6.4).
+            let before = IDLE.word.fetch_sub(SEARCHING, Ordering::SeqCst);
+            if before & COUNT == 1 && QUEUES.has_work() {
+                notify();
+            }
+        }
+    }
+
+    /// Sleeps until there may be something to do. `false`: this worker is one too many.
+    fn sleep(&mut self) -> bool {
+        let signal = &self.sleeper.signal;
+        if self.sleeper.is_notified() || !self.local.sleep(&self.sleeper.thread) {
+            return true;
+        }
+        // S1.
+        let Bedtime { seat, is_excess, .. } = IDLE.fall_asleep(signal, true, self.is_searching);
+        self.is_searching = false;
+        tour!(5, "a worker found nothing, announced sleep (S1), and searches once more (S2)");
+        // S2.
+        let has_work = QUEUES.has_work();
+        if !has_work && is_excess && self.local.is_empty() && IDLE.retire(signal) {
+            return false;
+        }
+        match seat {
+            Some(seat) => {
+                let woken = if has_work { Vec::new() } else { self.sleeper.turn(&seat) };
+                self.is_searching = IDLE.leave(seat, true);
+                if !woken.is_empty() {
+                    // Wakers are somebody else's code, which may block (I6.4).
+                    self.stop_searching();
                 }
+                deliver(woken, Mode::Collecting);
             }
-            glance();
-        } else if worker.sleep(&sleeper.thread) {
-            if local_tasks.sleep(&sleeper.thread) {
-                if STAFF.has_excess() && local_tasks.is_empty() {
-                    if !worker.wake_up() && STAFF.retire() {
-                        return;
-                    }
-                    continue;
+            None => {
+                if !has_work {
+                    self.sleeper.park();
                 }
-                sleeper.sleep(true);
+                self.is_searching = IDLE.withdraw(signal, true);
             }
-            worker.wake_up();
         }
+        self.local.wake_up();
+        true
     }
 }
 
@@ -3365,7 +4040,9 @@ fn work() {
 ///
 /// The thread's own tasks ([`spawn_local`]) run in between; other tasks run on other threads. It may be
 /// called anywhere, also inside of a task: then that task's thread is blocked, and others take over
-/// its other tasks.
+/// its other tasks. Inside of a local task, it runs those local tasks that this one has spawned, at once;
+/// and others only if its future waits neither for a timer nor for I/O and nothing has happened for a
+/// tenth of a second. So a local task that blocks in this way is not held up by its siblings.
 ///
 /// ```
 /// let five = smol::block_on(async { 2 + 3 });
@@ -3381,10 +4058,11 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     sleeper.signal.woken.store(false, Ordering::Relaxed);
     let cx = &mut Context::from_waker(&sleeper.main);
     let _inside = enter_loop(&sleeper.main);
-    let mut local_tasks = LocalTasks(None);
+    let mut local = LocalLoop::new();
+    let mut patience = Patience(None);
     if sleeper.pace.is_due() {
-        glance();
-        local_tasks.run(&sleeper.pace);
+        glance(Mode::Collecting);
+        local.run(&sleeper.pace);
     }
     // To be checked before it sleeps for the first time.
     let mut home = true;
@@ -3394,22 +4072,103 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
         if mem::take(&mut first) || sleeper.signal.woken.swap(false, Ordering::AcqRel) {
             refill_budget();
             set_ours(sleeper.main.data());
+            let _ = ATTENDED.try_with(|attended| attended.set(false));
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return output;
             }
+            patience.is_needed(local.level, sleeper);
         }
-        let more = local_tasks.run(&sleeper.pace) | STAFF.stand_in();
+        let more = local.run(&sleeper.pace) | stand_in();
         // Ordering: Acquire, as above.
         if more || sleeper.signal.woken.load(Ordering::Acquire) {
             // A future that is always ready must not keep this thread from asking the kernel.
             if more || sleeper.pace.is_due() {
-                glance();
+                glance(Mode::Collecting);
             }
-        } else if local_tasks.sleep(&sleeper.thread) {
-            if mem::take(&mut home) {
-                check_for_fork();
+            continue;
+        }
+        if mem::take(&mut home) {
+            check_for_fork();
+        }
+        if patience.is_over() {
+            local.level = 0;
+            patience = Patience(None);
+            continue;
+        }
+        sleep_in_block_on(sleeper, &mut local);
+    }
+}
+
+/// How long a `block_on` inside of a local task leaves the task's siblings alone: the deadline, and
+/// the timer that wakes it. See [`block_on`].
+struct Patience(Option<(Instant, TimerKey)>);
+
+impl Patience {
+    /// The main future was polled and is not ready: does it wait for something that may be a sibling?
+    fn is_needed(&mut self, level: u32, sleeper: &Sleeper) {
+        let attended = ATTENDED.try_with(Cell::get).unwrap_or(true);
+        // One level deep only, for the sake of the stack.
+        if level == 1 && !attended && self.0.is_none() {
+            let deadline = Instant::now() + SIBLINGS_WAIT;
+            self.0 = Some((deadline, REACTOR.set_timer(deadline, sleeper.thread.clone())));
+        } else if attended {
+            *self = Patience(None);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_some_and(|(deadline, _)| Instant::now() >= deadline)
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        if let Some((_, key)) = self.0 {
+            REACTOR.clear_timer(key);
+        }
+    }
+}
+
+/// Sleeps in `block_on`. If a task or a job called that, others take over the rest of its thread's work.
+fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
+    if sleeper.is_notified() || !local.sleep(&sleeper.thread) {
+        return;
+    }
+    let when_blocked = WHEN_BLOCKED.try_with(Cell::get).ok().flatten();
+    if let Some(when_blocked) = when_blocked {
+        when_blocked(true);
+        // What is woken meanwhile does not go to the queue of a worker that is blocked.
+        let here = HERE.try_with(|here| here.replace(None)).ok();
+        sleep(sleeper);
+        let _ = HERE.try_with(|cell| here.map(|here| cell.replace(here)));
+        when_blocked(false);
+    } else {
+        sleep(sleeper);
+    }
+    local.wake_up();
+}
+
+/// Sleeps where it is best to, in the poller or outside, until there is something to do.
+fn sleep(sleeper: &Sleeper) {
+    // S1.
+    let Bedtime { seat, is_unwatched, .. } = IDLE.fall_asleep(&sleeper.signal, false, false);
+    if is_unwatched && REACTOR.has_interest() {
+        // Another thread has the seat, and may leave it and block with us asleep.
+        start_watcher();
+    }
+    // S2.
+    let has_work = IDLE.is_stranded();
+    match seat {
+        Some(seat) => {
+            let woken = if has_work { Vec::new() } else { sleeper.turn(&seat) };
+            IDLE.leave(seat, false);
+            deliver(woken, Mode::Collecting);
+        }
+        None => {
+            if !has_work {
+                sleeper.park();
             }
-            sleeper.sleep_in_block_on();
+            IDLE.withdraw(&sleeper.signal, false);
         }
     }
 }
@@ -3422,19 +4181,18 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
 /// Dropping the [`Task`] cancels it; [`detach`](Task::detach) lets it run on its own. A panic of the
 /// task comes out where the `Task` is awaited.
 ///
-/// If no thread can be started at all, tasks run on threads that are in [`block_on`], and here, in `spawn`; one
-/// that is woken while nobody is in either waits for the next who is.
+/// If no thread can be started at all, tasks run on threads that are in [`block_on`], and here, in
+/// `spawn`; one that is woken while nobody is in either waits for the next who is.
 ///
 /// ```
 /// let task = smol::spawn(async { 1 + 2 });
 /// assert_eq!(smol::block_on(task), 3);
 /// ```
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
-    let schedule = |runnable, info| crew().schedule(runnable, info);
     let (runnable, task) = new_task(future, || {}, schedule);
     runnable.schedule();
-    if STAFF.present() == 0 && !is_in_loop() {
-        STAFF.stand_in_at_once();
+    if IDLE.look() & STRANDED != 0 && !is_in_loop() {
+        stand_in_at_once();
     }
     task
 }
@@ -3457,305 +4215,176 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
 /// });
 /// ```
 pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
-    match LOCAL.try_with(|local| local.crew().clone()) {
-        Ok(crew) => crew.spawn(future),
+    match LOCAL.try_with(|local| local.tasks().clone()) {
+        Ok(tasks) => tasks.spawn(future),
         Err(_) => panic!("smol::spawn_local was called on a thread whose local tasks are gone"),
     }
 }
 
-/// The thread that helps when others are stuck (I6.1, I6.2).
-struct Watcher {
-    /// Atomic: whether it was started.
-    state: AtomicU8,
-    /// One while it is to look around, and not to sleep.
-    bed: Bed,
-    /// Atomic: it sleeps without a timeout.
-    deep: AtomicBool,
-    /// Atomic: a foreign executor waits for the reactor.
-    urgent: AtomicBool,
-    /// Atomic: somebody else wants to have the seat.
-    leave: AtomicBool,
+// ---------- The watcher ----------
+
+/// The life of the watcher: the thread that helps when others are late (I6.1, I6.2).
+fn watch() {
+    let parker = Parker::new();
+    let _ = ALARM.unparker.set(parker.unparker());
+    // It may have been set before it could be heard.
+    parker.unpark();
+    let mut seen = Seen::look();
+    let mut stuck = 0;
+    let mut is_sitting = false;
+    loop {
+        if !is_sitting {
+            ALARM.wait(&parker);
+        }
+        let mut is_empty_for_long = false;
+        if seen.at.elapsed() >= TICK {
+            tick_clock();
+            let now = Seen::look();
+            is_empty_for_long = now.turns == seen.turns;
+            stuck = if now.is_stuck_since(&seen) { stuck + 1 } else { 0 };
+            if stuck > 0 {
+                help_out(&now, &seen, &mut stuck);
+            }
+            if now.getting_on_since(&seen) > limit() {
+                // Ordering: Relaxed, see `Hand::round`.
+                CROWDED.store(true, Ordering::Relaxed);
+            }
+            seen = now;
+        }
+        is_sitting = watch_seat(is_sitting || is_empty_for_long);
+        if !is_sitting {
+            rest();
+        }
+    }
 }
 
-static WATCHER: Watcher = Watcher {
-    state: AtomicU8::new(Watcher::ABSENT),
-    bed: Bed::new(0),
-    deep: AtomicBool::new(false),
-    urgent: AtomicBool::new(false),
-    leave: AtomicBool::new(false),
-};
-
-impl Watcher {
-    const ABSENT: u8 = 0;
-    const PRESENT: u8 = 1;
-    const STARTING: u8 = 3;
-    /// It could not be started; whoever leaves the seat hands it over.
-    const IMPOSSIBLE: u8 = 2;
-
-    #[inline]
-    fn exists(&self) -> bool {
-        // Ordering: SeqCst. Pairs with the exchanges in `start`: who cannot start it goes to the list of parked
-        // threads afterwards, and who looks here has given the seat back before.
-        self.state.load(Ordering::SeqCst) != Watcher::ABSENT
+/// Sets the alarm once more, or stops it if all is calm.
+fn rest() {
+    let mut state = lock(&IDLE.state);
+    if state.is_calm() {
+        state.is_armed = false;
+        state.calm = Some(Instant::now());
+    } else {
+        state.is_armed = true;
+        ALARM.set(Some(if state.is_urgent { Duration::ZERO } else { TICK }));
     }
+    IDLE.publish(&mut state, 0);
+}
 
-    fn is_present(&self) -> bool {
-        // Ordering: SeqCst, as above.
-        self.state.load(Ordering::SeqCst) == Watcher::PRESENT
-    }
-
-    /// Starts it, once. `false` if it cannot be.
-    fn start(&'static self) -> bool {
-        if self.is_present() {
-            return true;
-        }
-        if !STAFF.may_try() {
-            // Not now. Until then, whoever leaves the seat hands it over.
-            let (from, to) = (Watcher::ABSENT, Watcher::IMPOSSIBLE);
-            // Ordering: SeqCst, as below.
-            let _ = self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+/// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, for one
+/// turn. `true`: we should go on.
+fn watch_seat(is_empty_for_long: bool) -> bool {
+    REACTOR.prepare();
+    let next = {
+        let mut state = lock(&IDLE.state);
+        let is_due = mem::take(&mut state.is_urgent) || is_empty_for_long;
+        if !is_due || state.seat != Sitter::Nobody || !REACTOR.has_interest() {
             return false;
         }
-        // Ordering: SeqCst. Pairs with the loads of `state`.
-        let begin = |state| {
-            (state != Watcher::STARTING && state != Watcher::PRESENT).then_some(Watcher::STARTING)
-        };
-        if self.state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, begin).is_err() {
-            // Somebody else was faster, and may not be certain yet.
-            return self.is_present();
+        let next = state.pop_sitter();
+        if next.is_none() {
+            state.seat = Sitter::Watcher;
         }
-        let started = start_thread("smol-watch".into(), || self.watch());
-        let state = if started { Watcher::PRESENT } else { Watcher::IMPOSSIBLE };
-        // Ordering: SeqCst, as above.
-        self.state.store(state, Ordering::SeqCst);
-        started
+        let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
+        IDLE.publish(&mut state, searches as isize);
+        next.map(|(signal, _)| signal)
+    };
+    if let Some(signal) = next {
+        signal.wake();
+        return false;
     }
-
-    /// A ticket was queued that nobody was called for: it must not stay unseen.
-    fn alert(&self) {
-        self.poke();
-        if REACTOR.seated() == Seat::WATCHED {
-            REACTOR.interrupt();
-        }
-    }
-
-    /// Wakes it if it sleeps without a timeout.
-    fn poke(&self) {
-        // Ordering: SeqCst. Pairs with the store in `watch`: either it sees what we have just changed
-        // (the seat, the interest, a queue), or we see that it sleeps.
-        if self.deep.load(Ordering::SeqCst) {
-            self.deep.store(false, Ordering::SeqCst);
-            self.unpark();
-        }
-        // Ordering: SeqCst, as in `exists`.
-        if self.state.load(Ordering::SeqCst) == Watcher::IMPOSSIBLE
-            && REACTOR.seated() == Seat::FREE
-        {
-            call_somebody();
-        }
-    }
-
-    fn unpark(&self) {
-        // Ordering: SeqCst. Pairs with the swap in `park`.
-        if self.bed.word.swap(1, Ordering::SeqCst) == 0 {
-            self.bed.wake();
-        }
-    }
-
-    /// Sleeps until it is woken, or for so long.
-    fn park(&self, timeout: Option<Duration>) {
-        // Ordering: SeqCst. Pairs with the swap in `unpark`.
-        if self.bed.word.swap(0, Ordering::SeqCst) == 0 {
-            self.bed.sleep(0, timeout);
-            self.bed.word.store(0, Ordering::SeqCst);
-        }
-    }
-
-    /// A foreign executor has begun to wait: the seat must not be empty for as long as a tick.
-    fn hurry(&self) {
-        if REACTOR.seated() == Seat::FREE {
-            // Ordering: SeqCst. Pairs with the swap in `watch`.
-            self.urgent.store(true, Ordering::SeqCst);
-            self.deep.store(false, Ordering::SeqCst);
-            self.unpark();
-        }
-    }
-
-    /// Asks it to leave the seat to a thread that will sleep anyhow.
-    fn make_room(&self) {
-        // Ordering: SeqCst. Pairs with the swap in `sit_in`.
-        self.leave.store(true, Ordering::SeqCst);
-        REACTOR.interrupt();
-    }
-
-    /// Whether it must not sleep without a timeout (I6.2).
-    fn is_needed(&self) -> bool {
-        // Ordering: SeqCst, with the store in `hurry`.
-        self.urgent.load(Ordering::SeqCst)
-            || REACTOR.has_interest() && REACTOR.seated() == Seat::FREE
-            || CREW.get().is_some_and(Crew::has_tickets)
-    }
-
-    /// The life of the watcher.
-    fn watch(&'static self) {
-        let mut seen = Seen::look();
-        let mut quiet = 0;
-        let mut stuck = 0;
-        loop {
-            // Ordering: SeqCst, with the store in `hurry`.
-            let urgent = self.urgent.swap(false, Ordering::SeqCst);
-            let now = Seen::look();
-            if (urgent || now.turns == seen.turns)
-                && REACTOR.has_interest()
-                && REACTOR.seated() == Seat::FREE
-            {
-                self.fill_the_seat();
-            }
-            if now.is_stuck_since(&seen) {
-                stuck += 1;
-                help_out(&now, &seen, &mut stuck);
-            } else {
-                stuck = 0;
-            }
-            if now.getting_on_since(&seen) > STAFF.limit() {
-                // Ordering: Relaxed, see `work`.
-                STAFF.crowded.store(true, Ordering::Relaxed);
-            }
-            let same = now == seen && !self.is_needed();
-            quiet = if same { quiet + 1 } else { 0 };
-            seen = now;
-            if quiet < LINGER {
-                self.park(Some(TICK));
-                continue;
-            }
-            // Ordering: SeqCst. Pairs with the load in `poke`.
-            self.deep.store(true, Ordering::SeqCst);
-            while !self.is_needed() && self.deep.load(Ordering::SeqCst) {
-                self.park(None);
-            }
-            self.deep.store(false, Ordering::SeqCst);
-            quiet = 0;
-            seen = Seen::look();
-            // Ordering: SeqCst, with the store in `hurry`.
-            if !self.urgent.load(Ordering::SeqCst) {
-                self.park(Some(TICK));
-            }
-        }
-    }
-
-    /// The seat was empty for too long: somebody who sleeps elsewhere takes it, or else we do.
-    fn fill_the_seat(&self) {
-        let worker = CREW.get().is_some_and(Crew::wake_one);
-        if worker || (STAFF.present() == 0 && call_parked_thread()) {
-            return;
-        }
-        while let Some(seat) = REACTOR.sit(Seat::WATCHED) {
-            // Looked at after the seat was taken; `alert` looks at the seat after the ticket was queued.
-            let tickets = CREW.get().is_some_and(Crew::has_tickets);
-            let mut woken = Vec::new();
-            REACTOR.turn(&seat, !tickets, &mut woken);
-            drop(seat);
-            wake_all(woken);
-            // Ordering: SeqCst. Pairs with the store in `make_room`.
-            if self.leave.swap(false, Ordering::SeqCst) {
-                if !CREW.get().is_some_and(Crew::wake_one) {
-                    call_parked_thread();
-                }
-                return;
-            }
-            // Tickets need the watcher elsewhere.
-            if tickets || !REACTOR.has_interest() {
-                return;
-            }
-        }
-    }
+    // Workers may be blocked, and then we are needed elsewhere.
+    let limit = (IDLE.look() & ARMED != 0).then_some(TICK);
+    let mut woken = Vec::new();
+    REACTOR.turn(&Seat::new(), true, limit, &mut woken);
+    let is_wanted = IDLE.leave(Seat::new(), false);
+    wake_all(woken);
+    !is_wanted && REACTOR.has_interest()
 }
 
 /// What the watcher compares from tick to tick.
-#[derive(PartialEq)]
 struct Seen {
+    at: Instant,
     turns: usize,
     /// Of each worker: which one, how many tasks it has run, and whether its queues are empty.
-    workers: Vec<(*const Local, u32, bool)>,
+    workers: Vec<(Arc<Local>, u32, bool)>,
 }
 
 impl Seen {
     fn look() -> Seen {
         // Ordering: Relaxed. Statistics.
-        let turns = REACTOR.turns.load(Ordering::Relaxed);
-        let Some(crew) = CREW.get() else {
-            return Seen { turns, workers: Vec::new() };
-        };
-        let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
-        // Ordering: Relaxed, as above.
         let look = |local: &Arc<Local>| {
-            (Arc::as_ptr(local), local.polls.load(Ordering::Relaxed), local.is_empty())
+            (local.clone(), local.polls.load(Ordering::Relaxed), local.is_empty())
         };
-        Seen { turns, workers: locals.iter().map(look).collect() }
+        Seen {
+            at: Instant::now(),
+            turns: REACTOR.turns.load(Ordering::Relaxed),
+            workers: QUEUES.locals().iter().map(look).collect(),
+        }
+    }
+
+    /// What a worker had done before.
+    fn polls(&self, worker: &Arc<Local>) -> Option<u32> {
+        let same = |(other, ..): &&(Arc<Local>, u32, bool)| Arc::ptr_eq(other, worker);
+        self.workers.iter().find(same).map(|(_, polls, _)| *polls)
     }
 
     /// How many workers have run tasks since.
     fn getting_on_since(&self, before: &Seen) -> usize {
-        let moved = |(worker, polls, _): &&(*const Local, u32, bool)| {
-            before.workers.iter().any(|(w, p, _)| w == worker && p != polls)
+        let moved = |(worker, polls, _): &&(Arc<Local>, u32, bool)| {
+            before.polls(worker).is_some_and(|before| before != *polls)
         };
         self.workers.iter().filter(moved).count()
     }
 
     /// The workers that have tickets and took none for a whole tick.
-    fn stuck_since(&self, before: &Seen) -> Vec<Arc<Local>> {
-        let Some(crew) = CREW.get() else {
-            return Vec::new();
+    fn stuck_since(&self, before: &Seen) -> impl Iterator<Item = &Arc<Local>> {
+        let stuck = |(worker, polls, is_empty): &&(Arc<Local>, u32, bool)| {
+            !is_empty && before.polls(worker) == Some(*polls)
         };
-        let stuck = |(worker, polls, empty): &&(*const Local, u32, bool)| {
-            let same = |(w, p, _): &(*const Local, u32, bool)| w == worker && p == polls;
-            !empty && before.workers.iter().any(same)
-        };
-        let locals = crew.locals.read().unwrap_or_else(PoisonError::into_inner);
-        let find = |(worker, ..): &(*const Local, u32, bool)| {
-            locals.iter().find(|local| Arc::as_ptr(local) == *worker).cloned()
-        };
-        self.workers.iter().filter(stuck).filter_map(find).collect()
+        self.workers.iter().filter(stuck).map(|(worker, ..)| worker)
     }
 
     /// Whether tickets lie where nobody has taken any for a whole tick.
     fn is_stuck_since(&self, before: &Seen) -> bool {
-        let injected = CREW.get().is_some_and(|crew| !crew.injector.is_empty());
-        !self.stuck_since(before).is_empty() || (injected && self.workers == before.workers)
+        let injected = !QUEUES.injector.is_empty() && self.getting_on_since(before) == 0;
+        injected || self.stuck_since(before).next().is_some()
     }
 }
 
-/// Tickets are stuck: puts them where others look, calls a worker that sleeps, or starts one more if none
-/// gets on.
+/// Tickets are stuck: puts them where others look, calls a worker that sleeps, or starts one more if
+/// none gets on.
 fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
-    let crew = crew();
     // A worker that is merely busy for long loses nothing but its first place.
     for local in now.stuck_since(before) {
-        for runnable in local.slot.try_iter().chain(local.queue.try_iter()) {
-            let _ = crew.injector.push(runnable);
-        }
+        QUEUES.inject(local.drain());
     }
-    // Ordering: SeqCst, as in `notify`.
-    let searching = crew.counts.load(Ordering::SeqCst) % SLEEPING;
-    if searching > 0 || crew.wake_one() {
+    let word = IDLE.look();
+    // One who searches is believed once.
+    if (word & COUNT > 0 && *stuck < 2) || word & STRANDED != 0 {
         return;
     }
-    let polls = |seen: &Seen| {
-        seen.workers.iter().map(|(worker, polls, _)| (*worker, *polls)).collect::<Vec<_>>()
-    };
-    if polls(now) != polls(before) {
-        // Others get on, and look at the injector now and then.
+    let is_asleep = word / ASLEEP & COUNT > 0;
+    if is_asleep || word & FULL == 0 {
+        if IDLE.call_worker(true) == Called::Start {
+            start_worker();
+        }
+        return;
+    }
+    if now.getting_on_since(before) > 0 {
+        // Others get on, and look at the injector at each tick.
         return;
     }
     // Workers that compute for long look the same as workers that are blocked. The first few spare ones
     // come at once, more and more slowly after that: 2, 4, 8 … ticks apart.
-    let spare = STAFF.present().saturating_sub(STAFF.limit());
-    let patience = 1u32.checked_shl((spare / STAFF.limit()) as u32).unwrap_or(u32::MAX);
-    if *stuck >= patience {
+    let spare = now.workers.len().saturating_sub(limit());
+    let patience = 1u32.checked_shl((spare / limit()) as u32).unwrap_or(u32::MAX);
+    if *stuck >= patience && IDLE.add_spare() {
         *stuck = 0;
-        STAFF.hire(STAFF.present() + 1);
+        start_worker();
     }
 }
+
 // ############################################################################################
 // Here the machine ends. What follows is its face.
 // ############################################################################################
@@ -4866,15 +5495,14 @@ impl Input {
     fn detect(io: &dyn Any) -> Option<Input> {
         let stdin = io.downcast_ref::<std::io::Stdin>()?;
         let file = File::from(AsHandle::as_fd(stdin).try_clone_to_owned().ok()?);
-        let source = Source::new(registration::raw(&file), false);
-        Some(Input { file: Arc::new(file), source })
+        Some(Input { file: Arc::new(file), source: Source::new(false) })
     }
 }
 
 #[cfg(unix)]
 impl Drop for Input {
     fn drop(&mut self) {
-        self.source.deregister();
+        self.source.deregister(self.file.as_fd());
     }
 }
 
@@ -4951,7 +5579,7 @@ impl<T: Read + Send + 'static> AsyncRead for Unblock<T> {
         #[cfg(unix)]
         if let Some(Input { file, source }) = &self.input {
             if self.lane.is_quiet() {
-                ready!(poll_source(source, Direction::Read, None, cx))?;
+                ready!(poll_source(source, file.as_fd(), Direction::Read, None, cx))?;
             }
             let file = file.clone();
             return self.lane.poll_read(0, cx, buf, move |_, buf| (&*file).read(buf));
@@ -5023,8 +5651,8 @@ where
 // IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation, and
 //           when it says WouldBlock, wait for the reactor's news and try again. Regular files, which
 //           the kernel always calls ready, go through a lane of the pool.
-// I10.1     The thing is lent out as `&T` only, and the driver is dropped before it: so a registered handle
-//           is never closed (§5, `registration`).
+// I10.1     The thing is owned, and lent out as `&T` only, and taken out of the poller before it is dropped:
+//           so a registered handle is never closed (§5, `Kernel::add`).
 // I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and its like
 //           cannot know; what they leave behind is bounded (`Side::put`).
 // NEVER     says WouldBlock or Interrupted to the user.
@@ -5073,24 +5701,24 @@ pub struct Async<T> {
 
 /// A thing and who drives it.
 struct Driven<T> {
-    // Dropped first (I10.1).
-    driver: Driver,
+    driver: Driver<T>,
     io: Holder<T>,
 }
 
-enum Driver {
-    /// The reactor tells when to try.
-    Polled(Arc<Source>),
+enum Driver<T> {
+    /// The reactor tells when to try; and how to borrow the handle from the thing.
+    Polled(Arc<Source>, fn(&T) -> Borrowed<'_>),
     /// Each operation goes to the pool.
     Pooled(Lane<Arc<File>>),
     /// Neither: a process, whose own matter it is how it is waited for.
     Other(Arc<dyn Any + Send + Sync>),
 }
 
-impl Drop for Driver {
+impl<T> Drop for Driven<T> {
     fn drop(&mut self) {
-        if let Driver::Polled(source) = self {
-            source.deregister();
+        // Before the handle is closed (I10.1).
+        if let (Driver::Polled(source, borrow), Holder::Own(io)) = (&self.driver, &self.io) {
+            source.deregister(borrow(io));
         }
     }
 }
@@ -5099,11 +5727,19 @@ impl Drop for Driver {
 enum Holder<T> {
     Own(T),
     Shared(Arc<T>),
-    #[cfg(windows)]
+    /// It was taken out, or is behind a lock.
     Elsewhere,
 }
 
-impl<T: AsHandle> Async<T> {
+/// What the poller knows a handle by.
+fn borrow<T: AsHandle>(io: &T) -> Borrowed<'_> {
+    #[cfg(unix)]
+    return io.as_fd();
+    #[cfg(windows)]
+    return io.as_socket();
+}
+
+impl<T: AsHandle + 'static> Async<T> {
     /// Makes a handle asynchronous: sets it to non-blocking mode and registers it with the poller.
     ///
     /// # Errors
@@ -5113,6 +5749,13 @@ impl<T: AsHandle> Async<T> {
     /// processes; [`Unblock`] is for them.
     ///
     /// On Windows only sockets can be wrapped.
+    ///
+    /// What is wrapped must be owned, not borrowed: it could be closed while it is registered.
+    ///
+    /// ```compile_fail
+    /// let stream = std::net::TcpStream::connect("127.0.0.1:80").unwrap();
+    /// let borrowed = smol::Async::new(&stream);
+    /// ```
     pub fn new(io: T) -> io::Result<Async<T>> {
         set_nonblocking(&io)?;
         Async::new_nonblocking(io)
@@ -5120,10 +5763,10 @@ impl<T: AsHandle> Async<T> {
 
     /// The same for a handle that is in non-blocking mode already, or never blocks.
     pub fn new_nonblocking(io: T) -> io::Result<Async<T>> {
-        let is_tcp = registration::is_tcp(registration::raw(&io));
+        let is_tcp = is_tcp(borrow(&io));
         let this = Async::polled(io, is_tcp);
-        if let Driver::Polled(source) = &this.shared.driver {
-            source.register().map_err(|err| match err.kind() {
+        if let Driver::Polled(source, borrow) = &this.shared.driver {
+            source.register(borrow(this.get_ref())).map_err(|err| match err.kind() {
                 io::ErrorKind::PermissionDenied => io::Error::new(
                     io::ErrorKind::PermissionDenied,
                     "the system cannot poll this handle; for a regular file, use Async::<File>::from",
@@ -5136,11 +5779,8 @@ impl<T: AsHandle> Async<T> {
 
     /// A handle that is registered when it blocks for the first time.
     fn polled(io: T, is_tcp: bool) -> Async<T> {
-        let source = Source::new(registration::raw(&io), is_tcp);
-        Async {
-            shared: Arc::new(Driven { driver: Driver::Polled(source), io: Holder::Own(io) }),
-            owner: 0,
-        }
+        let driver = Driver::Polled(Source::new(is_tcp), borrow);
+        Async { shared: Arc::new(Driven { driver, io: Holder::Own(io) }), owner: 0 }
     }
 }
 
@@ -5160,15 +5800,15 @@ fn set_nonblocking(io: &impl AsHandle) -> io::Result<()> {
 const IO_LIMIT: usize = 1 << 30;
 
 /// A waiter of ours, which takes itself off when it is dropped (I10.2).
-struct Waiting<'a> {
-    driver: &'a Driver,
+struct Waiting<'a, T> {
+    driver: &'a Driver<T>,
     direction: Direction,
     token: Token,
 }
 
-impl Drop for Waiting<'_> {
+impl<T> Drop for Waiting<'_, T> {
     fn drop(&mut self) {
-        if let (Driver::Polled(source), true) = (self.driver, self.token != 0) {
+        if let (Driver::Polled(source, _), true) = (self.driver, self.token != 0) {
             source.forget(self.direction, self.token);
         }
     }
@@ -5187,7 +5827,6 @@ impl<T> Async<T> {
         match &self.shared.io {
             Holder::Own(io) => io,
             Holder::Shared(io) => io,
-            #[cfg(windows)]
             Holder::Elsewhere => panic!("on Windows, get_ref cannot be used on Async<Child>"),
         }
     }
@@ -5199,19 +5838,20 @@ impl<T> Async<T> {
     /// If there are clones of this handle, or a file operation is under way. The handle is dropped then.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
-        let shared =
-            Arc::try_unwrap(self.shared).map_err(|_| busy("there are clones of this handle"))?;
-        let Driven { driver, io } = shared;
-        if let Driver::Pooled(lane) = &driver {
-            drop(lane.take().ok_or_else(|| busy("an operation is under way"))?);
+        let shared = Arc::try_unwrap(self.shared);
+        let mut shared = shared.map_err(|_| busy("there are clones of this handle"))?;
+        match (&shared.driver, &shared.io) {
+            (Driver::Polled(source, borrow), Holder::Own(io)) => source.deregister(borrow(io)),
+            (Driver::Pooled(lane), _) => {
+                drop(lane.take().ok_or_else(|| busy("an operation is under way"))?);
+            }
+            _ => {}
         }
-        drop(driver);
-        match io {
+        match mem::replace(&mut shared.io, Holder::Elsewhere) {
             Holder::Own(io) => Ok(io),
             Holder::Shared(io) => {
                 Arc::try_unwrap(io).map_err(|_| busy("an operation is under way"))
             }
-            #[cfg(windows)]
             Holder::Elsewhere => Err(busy("a process cannot be taken out")),
         }
     }
@@ -5277,7 +5917,7 @@ impl<T> Async<T> {
         fell_short: impl Fn(&R) -> bool,
     ) -> Poll<io::Result<R>> {
         ready!(spend(cx));
-        let Driver::Polled(source) = &self.shared.driver else {
+        let Driver::Polled(source, borrow) = &self.shared.driver else {
             return Poll::Ready(retry(|| op(self.get_ref())));
         };
         loop {
@@ -5297,7 +5937,7 @@ impl<T> Async<T> {
                     Err(err) => return Poll::Ready(Err(err)),
                 }
             }
-            match source.wait(direction, token.as_deref_mut(), cx) {
+            match source.wait(borrow(self.get_ref()), direction, token.as_deref_mut(), cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
                 Poll::Pending => {
@@ -5316,7 +5956,9 @@ impl<T> Async<T> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         match &self.shared.driver {
-            Driver::Polled(source) => poll_source(source, direction, token, cx),
+            Driver::Polled(source, borrow) => {
+                poll_source(source, borrow(self.get_ref()), direction, token, cx)
+            }
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -5341,7 +5983,6 @@ impl<T: fmt::Debug> fmt::Debug for Async<T> {
         match &self.shared.io {
             Holder::Own(io) => tuple.field(io),
             Holder::Shared(io) => tuple.field(io),
-            #[cfg(windows)]
             Holder::Elsewhere => &mut tuple,
         };
         tuple.finish()
@@ -5492,9 +6133,9 @@ where
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.as_mut().poll_flush(cx))?;
-        if let Driver::Polled(source) = &self.shared.driver {
+        if let Driver::Polled(_, borrow) = &self.shared.driver {
             // What is no socket, or no longer connected, has nothing that could be shut down.
-            registration::shut_down_writing(source.raw);
+            shut_down_writing(borrow(self.get_ref()));
         }
         Poll::Ready(Ok(()))
     }
