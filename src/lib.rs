@@ -3174,10 +3174,28 @@ impl IdleState {
         }
     }
 
+    /// Whether the seat is for workers: most news is for tasks. A worker that is awake comes in time, or
+    /// the watcher sees that it does not.
+    fn is_for_workers(&self) -> bool {
+        self.active() > 0 && self.watcher == Watcher::Present
+    }
+
     /// Somebody who sleeps and can have the seat, to be woken; `true` if it counts as searching now.
     fn pop_sitter(&mut self) -> Option<(Arc<Signal>, bool)> {
         let worker = self.workers.pop().map(|signal| (signal, true));
-        worker.or_else(|| self.others.pop().map(|signal| (signal, false)))
+        let for_others = worker.is_none() && !self.is_for_workers();
+        let other = if for_others { self.others.pop() } else { None };
+        worker.or(other.map(|signal| (signal, false)))
+    }
+
+    /// All may be calm: then the alarm is not needed.
+    fn stop_alarm(&mut self) -> bool {
+        let is_calm = self.is_calm();
+        if is_calm {
+            self.is_armed = false;
+            self.calm = Some(Instant::now());
+        }
+        is_calm
     }
 }
 
@@ -3286,9 +3304,8 @@ impl Idle {
             state.seat = Sitter::Worker;
             return (Some(Seat::new()), None);
         }
-        // Most news is for tasks: a worker is called if all are asleep, and comes in time if one is not.
         let worker = state.workers.pop();
-        if worker.is_some() || state.active() > 0 {
+        if worker.is_some() || state.is_for_workers() {
             return (None, worker);
         }
         state.others.pop();
@@ -4261,10 +4278,7 @@ fn watch() {
 /// Sets the alarm once more, or stops it if all is calm.
 fn rest() {
     let mut state = lock(&IDLE.state);
-    if state.is_calm() {
-        state.is_armed = false;
-        state.calm = Some(Instant::now());
-    } else {
+    if !state.stop_alarm() {
         state.is_armed = true;
         ALARM.set(Some(if state.is_urgent { Duration::ZERO } else { TICK }));
     }
@@ -4275,6 +4289,7 @@ fn rest() {
 /// turn. `true`: we should go on.
 fn watch_seat(is_empty_for_long: bool) -> bool {
     REACTOR.prepare();
+    let mut limit = None;
     let next = {
         let mut state = lock(&IDLE.state);
         let is_due = mem::take(&mut state.is_urgent) || is_empty_for_long;
@@ -4284,6 +4299,8 @@ fn watch_seat(is_empty_for_long: bool) -> bool {
         let next = state.pop_sitter();
         if next.is_none() {
             state.seat = Sitter::Watcher;
+            // Workers may be blocked, and then we are needed elsewhere.
+            limit = (!state.stop_alarm()).then_some(TICK);
         }
         let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
         IDLE.publish(&mut state, searches as isize);
@@ -4293,8 +4310,6 @@ fn watch_seat(is_empty_for_long: bool) -> bool {
         signal.wake();
         return false;
     }
-    // Workers may be blocked, and then we are needed elsewhere.
-    let limit = (IDLE.look() & ARMED != 0).then_some(TICK);
     let mut woken = Vec::new();
     REACTOR.turn(&Seat::new(), true, limit, &mut woken);
     let is_wanted = IDLE.leave(Seat::new(), false);
