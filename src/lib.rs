@@ -82,18 +82,31 @@
 //!
 //! ## The life of a wake-up
 //!
-//! Waker → ticket into a queue → is somebody searching for work already? → if not, wake one sleeper → it searches.
+//! Waker → ticket into a queue → does a worker search already? → if not, call one that sleeps → it searches.
 //! The danger is the gap between "I found nothing" and "I sleep". Both sides close it in the same way:
 //!
-//! | the waker: `notify` (§3)              | the sleeper: `sleep` (§3)           |
-//! |---------------------------------------|-------------------------------------|
-//! | W1 put the ticket into a queue        | S1 announce "I sleep"               |
-//! | W2 look for sleepers                  | S2 look at all queues again         |
-//! | W3 if there is one, wake it           | S3 if there is still nothing, sleep |
+//! | the waker: `push`, `notify`           | the sleeper: `fall_asleep` (§6), `sleep` (§3) |
+//! |---------------------------------------|-----------------------------------------------|
+//! | W1 put the ticket into a queue        | S1 announce "I sleep", in a word              |
+//! | W2 look at the word: who sleeps?      | S2 look at all queues again                   |
+//! | W3 if somebody does, call one         | S3 if there is still nothing, sleep           |
 //!
-//! All four accesses of W1, W2, S1 and S2 are sequentially consistent, so there is one order of them all: either W1
-//! comes before S2, and the sleeper sees the ticket; or S2 comes before W1, then S1 before W2, and the waker sees
-//! the sleeper. Never neither. `tests/wake.rs` and `tests/stress.rs` would hang.
+//! All four accesses of W1, W2, S1 and S2 are sequentially consistent, so there is one order of them all:
+//! either W1 comes before S2, and the sleeper sees the ticket; or S2 comes before W1, then S1 before W2,
+//! and the waker sees the sleeper. Never neither. `tests/wake.rs` and `tests/stress.rs` would hang.
+//!
+//! The same word tells whether somebody sits in the kernel's poller (the seat, §6), and whether the alarm
+//! is set that makes the watcher look. A seat must not stay empty while something is waited for:
+//!
+//! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `settle`      |
+//! |---------------------------------------|-----------------------------------------------|
+//! | A1 note the source or the timer       | S1 change the word: the seat, the alarm       |
+//! | A2 look at the word: seat or alarm?   | S2' look whether anything is waited for       |
+//! | A3 if neither, set the alarm          | S3' if so, sit down, or set the alarm         |
+//!
+//! By the same argument one of them sees the other. (Who waits under a foreign executor fills the seat in
+//! A3, instead of setting the alarm.) These two pairs are all there are between threads that sleep and
+//! threads that do not; everything else about sleeping lies under one lock, or in one word of one thread.
 //!
 //! ## The life of a byte
 //!
@@ -104,32 +117,36 @@
 //!
 //! ## When everything is idle
 //!
-//! One thread sleeps in the kernel's poller until the earliest deadline, the others are parked, the watcher too.
-//! Nothing ticks, no processor is used.
+//! One thread sleeps in the kernel's poller until the earliest deadline, the others are parked, and the
+//! watcher's alarm is stopped. Nothing ticks, no processor is used.
 //!
-//! | news                                        | reaches                                          |
-//! |---------------------------------------------|--------------------------------------------------|
-//! | a task is woken or spawned                  | one sleeping worker (the table above)            |
-//! | a main future is woken                      | its thread, wherever that sleeps                 |
-//! | a handle becomes ready, a deadline passes   | the thread in the poller                         |
-//! | an earlier timer is set                     | the thread in the poller, which it interrupts    |
-//! | the thread in the poller leaves with work   | the watcher, which sees to it that it comes back |
-//! | a blocking job ends                         | like any other wake-up                           |
+//! | news                                        | reaches                                        |
+//! |---------------------------------------------|------------------------------------------------|
+//! | a task is woken or spawned                  | one sleeping worker (the first table)          |
+//! | a main future is woken                      | its thread, wherever that sleeps               |
+//! | a handle becomes ready, a deadline passes   | the thread in the poller                       |
+//! | an earlier timer is set                     | the thread in the poller, which it interrupts  |
+//! | the thread in the poller leaves with work   | nobody; the alarm is set, should it not return |
+//! | a blocking job ends                         | like any other wake-up                         |
 //!
 //! ## Locks
 //!
-//! No lock is held while anybody else's code runs: no poll, no wake, and no clone or drop of a waker or future. So
-//! most locks are leaves, under which nothing else is locked. The others, from left to right:
+//! No lock is held while anybody else's code runs: no poll, no wake, and no clone or drop of a waker or
+//! future. So most locks are leaves, under which nothing else is locked. The others, from left to right:
 //!
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
-//! - leaves: `sleepers`, `locals`, `active` (§3), `timers` (§5), `PARKED_THREADS`, `failed` (§6), the list of
-//!   a scope (§7), the pool's `state`, a lane's `state` (§9), `reaped`, `pipes` (§12)
+//! - leaves: `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
+//!   list of a scope (§7), the pool's `state`, a lane's `state` (§9), `reaped`, `pipes` (§12)
 //!
 //! ## Where to change what
 //!
-//! Fairness: the constants in §1. Who sleeps and who is woken: `notify` and `sleep` in §3, and `Sleeper::sleep` in
-//! §6. Who asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The size of
+//! Fairness: the constants in §1. Who sleeps and who is woken: `Idle` in §6, and `Crew` in §3. Who asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The size of
 //! the pool: `submit` in §9. Platforms: `Kernel` in §5, and the `cfg`s of §10-§12.
+
+#![cfg_attr(
+    all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)),
+    forbid(unsafe_code)
+)]
 
 // ============================================================================================
 // §1  Ground: what everything stands on
@@ -158,9 +175,9 @@ use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, BorrowedFd as Borrowed,
 #[cfg(unix)]
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
 #[cfg(windows)]
-use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
-#[cfg(windows)]
 use std::os::windows::io::BorrowedSocket as Borrowed;
+#[cfg(windows)]
+use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
@@ -180,13 +197,16 @@ use futures_lite::{AsyncRead, AsyncSeek, AsyncWrite};
 use once_cell::sync::OnceCell;
 use parking::{Parker, Unparker};
 use pin_project_lite::pin_project;
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
+#[cfg(not(all(
+    any(target_os = "linux", target_os = "android"),
+    not(polling_test_poll_backend)
+)))]
 use polling::PollMode;
 use polling::{Event, Poller};
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
-use rustix::event::epoll;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::event::Timespec;
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+use rustix::event::epoll;
 use waker_fn::waker_fn;
 
 pub use async_task::{FallibleTask, Task};
@@ -593,7 +613,7 @@ where
 // §3  Executor: tickets in queues, workers that take them
 // ============================================================================================
 //
-// uses §1-§2 · used by §6 · locks: drivers (leaf), active (leaf), locals (leaf)
+// uses §1-§2 · used by §4 §6 · locks: drivers (leaf), active (leaf), locals (leaf)
 //
 // PROBLEM   Tasks become ready on any thread; some thread must poll each of them soon, and a thread
 //           that finds nothing must sleep without missing what comes next.
@@ -1811,6 +1831,8 @@ impl fmt::Debug for LocalExecutor<'_> {
 /// read that fails; and to wait with one system call, where `polling` makes five. Bench: `tcp_echo_64`.
 struct Kernel {
     poller: Poller,
+    /// Atomic: a handle could not be deleted, and `polling` may remember its number.
+    has_stale: AtomicBool,
     /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
     #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
     clock: Option<OwnedFd>,
@@ -1830,7 +1852,10 @@ impl Asked {
         Asked {
             events: polling::Events::new(),
             news: Vec::new(),
-            #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+            #[cfg(all(
+                any(target_os = "linux", target_os = "android"),
+                not(polling_test_poll_backend)
+            ))]
             alarm: None,
         }
     }
@@ -1860,11 +1885,18 @@ impl Asked {
 impl Kernel {
     fn new() -> io::Result<Kernel> {
         let poller = Poller::new()?;
-        #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+        #[cfg(all(
+            any(target_os = "linux", target_os = "android"),
+            not(polling_test_poll_backend)
+        ))]
         let clock = Kernel::new_clock(&poller);
         Ok(Kernel {
             poller,
-            #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+            has_stale: AtomicBool::new(false),
+            #[cfg(all(
+                any(target_os = "linux", target_os = "android"),
+                not(polling_test_poll_backend)
+            ))]
             clock,
         })
     }
@@ -1872,7 +1904,8 @@ impl Kernel {
     /// Whether the kernel tells each change once, to whoever is registered.
     #[inline]
     fn is_edge(&self) -> bool {
-        cfg!(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))) || self.poller.supports_edge()
+        cfg!(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))
+            || self.poller.supports_edge()
     }
 
     /// Arms a handle again; in edge mode that is never needed.
@@ -1883,8 +1916,12 @@ impl Kernel {
         }
     }
 
-    fn delete(&self, handle: Borrowed<'_>) -> io::Result<()> {
-        self.poller.delete(handle)
+    fn delete(&self, handle: Borrowed<'_>) {
+        // It can fail only if somebody closed the descriptor, and then the kernel forgot it too.
+        if self.poller.delete(handle).is_err() {
+            // Ordering: Relaxed. Pairs with the load in `add`.
+            self.has_stale.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Ends the wait under way, or the next one.
@@ -1930,7 +1967,12 @@ impl Kernel {
     }
 
     /// How long epoll_wait(2) may wait; if that is measured by the clock, for ever.
-    fn timeout(&self, asked: &mut Asked, block: bool, deadline: Option<Instant>) -> Option<Timespec> {
+    fn timeout(
+        &self,
+        asked: &mut Asked,
+        block: bool,
+        deadline: Option<Instant>,
+    ) -> Option<Timespec> {
         let (true, deadline) = (block, deadline) else { return Some(Timespec::default()) };
         let deadline = deadline?;
         let now = Instant::now();
@@ -1994,8 +2036,12 @@ impl Kernel {
         let add = || unsafe { self.poller.add_with_mode(raw, event, mode) };
         match add() {
             // Somebody closed a handle of this number behind our back, and `polling` remembers it.
-            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
-                let _ = self.delete(handle);
+            // Ordering: Relaxed. Set by whoever dropped that handle, before this one was made.
+            Err(err)
+                if err.kind() == io::ErrorKind::AlreadyExists
+                    && self.has_stale.load(Ordering::Relaxed) =>
+            {
+                self.delete(handle);
                 add()
             }
             result => result,
@@ -2833,8 +2879,7 @@ impl Source {
         shielded(|| drop(sides));
         if let Some(key) = key {
             if let (Ok(poller), false) = (REACTOR.poller(), is_forked()) {
-                // It can fail only if somebody closed the descriptor, and then the kernel forgot it too.
-                let _ = poller.delete(handle);
+                poller.delete(handle);
             }
             let source = lock(&REACTOR.sources).remove(key);
             drop(source);
@@ -2911,6 +2956,7 @@ struct Sleeper {
     parker: Parker,
     /// Wakes the main future.
     main: Waker,
+    main_wake: Arc<MainWake>,
     /// Wakes the thread, for its local tasks.
     thread: Waker,
     /// Goes on from one `block_on` to the next, which may all be short.
@@ -2918,7 +2964,9 @@ struct Sleeper {
 }
 
 thread_local! {
-    static SLEEPER: RefCell<Sleeper> = RefCell::new(Sleeper::new());
+    static SLEEPER: Rc<Sleeper> = Rc::new(Sleeper::new());
+    /// An outer `block_on` uses it.
+    static IN_USE: Cell<bool> = const { Cell::new(false) };
     /// What a worker or pool thread does when `block_on` blocks its task or job (`true`), and afterwards.
     static WHEN_BLOCKED: Cell<Option<fn(bool)>> = const { Cell::new(None) };
     /// The tasks of `spawn_local`.
@@ -2929,6 +2977,24 @@ thread_local! {
     static ATTENDED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// What wakes a main future.
+struct MainWake(Arc<Signal>);
+
+impl Wake for MainWake {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let _ = MAIN_WAKES.try_with(|wakes| wakes.set(wakes.get().wrapping_add(1)));
+        // Ordering: AcqRel. Pairs with the swap in `block_on`. A swap even if it was set already: then
+        // that swap reads from this one and sees what we wrote (tokio issue 7622).
+        if !self.0.woken.swap(true, Ordering::AcqRel) {
+            self.0.wake();
+        }
+    }
+}
+
 impl Sleeper {
     fn new() -> Sleeper {
         let parker = Parker::new();
@@ -2937,32 +3003,24 @@ impl Sleeper {
             unparker: parker.unparker(),
             woken: AtomicBool::new(false),
         });
-        let main = waker_fn({
-            let signal = signal.clone();
-            move || {
-                let _ = MAIN_WAKES.try_with(|wakes| wakes.set(wakes.get().wrapping_add(1)));
-                // Ordering: AcqRel. Pairs with the swap in `block_on`. A swap even if it was set
-                // already: then that swap reads from this one and sees what we wrote (tokio issue 7622).
-                if !signal.woken.swap(true, Ordering::AcqRel) {
-                    signal.wake();
-                }
-            }
-        });
+        let main_wake = Arc::new(MainWake(signal.clone()));
+        let main = Waker::from(main_wake.clone());
         let thread = waker_fn({
             let signal = signal.clone();
             move || signal.wake()
         });
-        Sleeper { signal, parker, main, thread, pace: Pace::new() }
+        Sleeper { signal, parker, main, main_wake, thread, pace: Pace::new() }
     }
 
-    /// Calls `f` with this thread's, or with a new one if an outer `block_on` is using it or the thread
-    /// ends.
-    fn with<R>(f: impl FnOnce(&Sleeper) -> R) -> R {
-        let mut f = Some(f);
-        let mut call = |sleeper: &Sleeper| f.take().map(|f| f(sleeper));
-        let kept = SLEEPER.try_with(|kept| call(&*kept.try_borrow_mut().ok()?));
-        let output = kept.ok().flatten().or_else(|| call(&Sleeper::new()));
-        output.unwrap_or_else(|| unreachable!("one of them is called"))
+    /// This thread's, or a new one if an outer `block_on` is using it or the thread ends; and a guard.
+    fn get() -> (Rc<Sleeper>, impl Drop + use<>) {
+        let is_free = !IN_USE.try_with(|yes| yes.replace(true)).unwrap_or(true);
+        let kept = if is_free { SLEEPER.try_with(Rc::clone).ok() } else { None };
+        let sleeper = kept.unwrap_or_else(|| Rc::new(Sleeper::new()));
+        let restore = move || {
+            let _ = IN_USE.try_with(|yes| yes.set(!is_free));
+        };
+        (sleeper, OnDrop(restore))
     }
 
     /// Begins to sleep in this way. `false`: the thread was notified and may not sleep.
@@ -3243,10 +3301,15 @@ impl Idle {
         }
     }
 
-    /// The same at the end of a change: the alarm first.
+    /// The same at the end of a change, and sees to the alarm.
     fn settle(&self, state: &mut IdleState, searching: isize) {
         state.mind_alarm();
         self.publish(state, searching);
+        // S2': whoever has begun to wait in between saw the old word.
+        if !state.is_armed && !state.is_calm() {
+            state.mind_alarm();
+            self.publish(state, 0);
+        }
     }
 
     /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this looks at
@@ -3406,7 +3469,9 @@ impl Idle {
         let mut called = Called::Enough;
         let mut other = None;
         if worker.is_none() {
-            if state.present < state.wanted() && state.may_start() {
+            // The first worker is tried for each time, since without it nothing goes on.
+            let may_start = state.may_start() || state.present == state.blocked;
+            if state.present < state.wanted() && may_start {
                 state.present += 1;
                 called = Called::Start;
             } else if state.is_stranded() {
@@ -3500,7 +3565,11 @@ impl Idle {
     /// A worker's task waits in a nested `block_on`, or no longer.
     fn set_blocked(&self, blocked: bool) {
         let mut state = lock(&self.state);
-        if blocked { state.blocked += 1 } else { state.blocked -= 1 }
+        if blocked {
+            state.blocked += 1
+        } else {
+            state.blocked -= 1
+        }
         self.settle(&mut state, 0);
     }
 
@@ -3674,9 +3743,15 @@ fn glance(mode: Mode) {
     }
 }
 
-/// Whether waking this waker wakes a main future: then it is that of a combinator between a future of
-/// ours and our loop, which will come to sleep by itself. To ask costs one poll too many.
+/// Whether this waker is that of a combinator between a future of ours and our loop, which will come to
+/// sleep by itself: such a combinator has a clone of the main future's waker, and wakes it when it is
+/// woken. To ask costs one poll too many. (Not asked in a nested `block_on`.)
 fn leads_home(waker: &Waker) -> bool {
+    // Two are the sleeper's own.
+    let clones = SLEEPER.try_with(|kept| Arc::strong_count(&kept.main_wake)).unwrap_or(0);
+    if clones <= 2 {
+        return false;
+    }
     let wakes = || MAIN_WAKES.try_with(Cell::get).unwrap_or(0);
     let before = wakes();
     shielded(|| waker.wake_by_ref());
@@ -4066,7 +4141,8 @@ impl Hand<'_> {
 /// assert_eq!(five, 5);
 /// ```
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    Sleeper::with(|sleeper| block_on_with(sleeper, future))
+    let (sleeper, _in_use) = Sleeper::get();
+    block_on_with(&sleeper, future)
 }
 
 fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
@@ -4206,6 +4282,7 @@ fn sleep(sleeper: &Sleeper) {
 /// assert_eq!(smol::block_on(task), 3);
 /// ```
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
+    check_for_fork_outside();
     let (runnable, task) = new_task(future, || {}, schedule);
     runnable.schedule();
     if IDLE.look() & STRANDED != 0 && !is_in_loop() {
@@ -4282,7 +4359,7 @@ fn rest() {
         state.is_armed = true;
         ALARM.set(Some(if state.is_urgent { Duration::ZERO } else { TICK }));
     }
-    IDLE.publish(&mut state, 0);
+    IDLE.settle(&mut state, 0);
 }
 
 /// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, for one
@@ -4303,7 +4380,7 @@ fn watch_seat(is_empty_for_long: bool) -> bool {
             limit = (!state.stop_alarm()).then_some(TICK);
         }
         let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
-        IDLE.publish(&mut state, searches as isize);
+        IDLE.settle(&mut state, searches as isize);
         next.map(|(signal, _)| signal)
     };
     if let Some(signal) = next {
