@@ -3455,9 +3455,9 @@ impl Idle {
         }
     }
 
-    /// W3: calls a worker that sleeps, or says that one must be started. `anyhow`: even if another
-    /// searches, since that has not helped.
-    fn call_worker(&self, anyhow: bool) -> Called {
+    /// W3: calls a worker that sleeps, or else says that one must be started, if that may be tried.
+    /// `anyhow`: even if another searches, since that has not helped.
+    fn call_worker(&self, anyhow: bool, may_try: bool) -> Called {
         if is_forked() {
             return Called::Enough;
         }
@@ -3471,7 +3471,7 @@ impl Idle {
         if worker.is_none() {
             // The first worker is tried for each time, since without it nothing goes on.
             let may_start = state.may_start() || state.present == state.blocked;
-            if state.present < state.wanted() && may_start {
+            if may_try && state.present < state.wanted() && may_start {
                 state.present += 1;
                 called = Called::Start;
             } else if state.is_stranded() {
@@ -3645,7 +3645,7 @@ fn notify() {
     let word = IDLE.look();
     // I6.4, and I6.2: those who are awake find the ticket before they sleep.
     let is_seen = word & COUNT > 0 || (word / ASLEEP & COUNT == 0 && word & FULL != 0);
-    if !is_seen && IDLE.call_worker(false) == Called::Start {
+    if !is_seen && IDLE.call_worker(false, true) == Called::Start {
         start_worker();
     }
 }
@@ -3675,7 +3675,7 @@ fn start_worker() {
         start_watcher();
     } else if QUEUES.has_work() {
         // Somebody may have relied on the worker that did not come.
-        notify();
+        IDLE.call_worker(false, false);
     }
 }
 
@@ -4458,7 +4458,7 @@ fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
     }
     let is_asleep = word / ASLEEP & COUNT > 0;
     if is_asleep || word & FULL == 0 {
-        if IDLE.call_worker(true) == Called::Start {
+        if IDLE.call_worker(true, true) == Called::Start {
             start_worker();
         }
         return;
