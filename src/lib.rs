@@ -1446,6 +1446,8 @@ struct LocalTasks {
     queue: RefCell<VecDeque<(u32, Runnable)>>,
     active: RefCell<Active>,
     names: Cell<u64>,
+    /// How many calls are driving this, one inside of the other.
+    drives: Cell<u32>,
 }
 
 /// What others have put there, and who wants to hear of it.
@@ -1495,6 +1497,7 @@ impl LocalTasks {
             queue: RefCell::default(),
             active: RefCell::default(),
             names: Cell::new(0),
+            drives: Cell::new(0),
         })
     }
 
@@ -1529,14 +1532,21 @@ impl LocalTasks {
             builder.spawn_local(move |()| future, WithInfo(schedule))
         };
         let (runnable, task) = self.active.borrow_mut().enlist(build);
-        runnable.schedule();
+        self.queue.borrow_mut().push_back((level, runnable));
+        if self.drives.get() == 0 {
+            // Nobody who drives this looks at the queue before sleeping.
+            self.pass_on();
+        }
         task
     }
 
     /// Makes this the one whose queue the thread's wake-ups go to, until the guard is dropped.
     fn enter(self: &Rc<Self>) -> impl Drop + use<> {
         let mut outer = DRIVEN.try_with(|driven| driven.replace(Some(self.clone()))).ok();
+        let tasks = self.clone();
+        tasks.drives.set(tasks.drives.get() + 1);
         OnDrop(move || {
+            tasks.drives.set(tasks.drives.get() - 1);
             if let Some(outer) = outer.take() {
                 let _ = DRIVEN.try_with(|driven| drop(driven.replace(outer)));
             }
@@ -2973,8 +2983,12 @@ thread_local! {
     static LOCAL: LocalExecutor<'static> = const { LocalExecutor::new() };
     /// How many wakes of main futures this thread has made, see `leads_home`.
     static MAIN_WAKES: Cell<u32> = const { Cell::new(0) };
-    /// The future that is being polled has begun to wait for the reactor.
-    static ATTENDED: Cell<bool> = const { Cell::new(false) };
+    /// How often futures polled on this thread have begun to wait for the reactor.
+    static ATTENDED: Cell<u32> = const { Cell::new(0) };
+}
+
+fn attended() -> u32 {
+    ATTENDED.try_with(Cell::get).unwrap_or(0)
 }
 
 /// What wakes a main future.
@@ -3760,7 +3774,7 @@ fn leads_home(waker: &Waker) -> bool {
 
 /// Somebody has begun to wait for the reactor (A1): sees to it that there is one who asks the kernel.
 fn attend(waker: &Waker) {
-    let _ = ATTENDED.try_with(|attended| attended.set(true));
+    let _ = ATTENDED.try_with(|count| count.set(count.get().wrapping_add(1)));
     // A2.
     let word = IDLE.look();
     let is_watched = word & WATCHED != 0;
@@ -4147,76 +4161,87 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
-    // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
-    sleeper.signal.woken.store(false, Ordering::Relaxed);
-    let cx = &mut Context::from_waker(&sleeper.main);
     let _inside = enter_loop(&sleeper.main);
-    let mut local = LocalLoop::new();
-    let mut patience = Patience(None);
     if sleeper.pace.is_due() {
         glance(Mode::Collecting);
-        local.run(&sleeper.pace);
+        LocalLoop::new().run(&sleeper.pace);
     }
+    // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
+    sleeper.signal.woken.store(false, Ordering::Relaxed);
+    // Whether the future has begun to wait for the reactor when it was polled last.
+    let attends = Cell::new(false);
+    let mut poll = || {
+        refill_budget();
+        set_ours(sleeper.main.data());
+        let before = attended();
+        let answer = future.as_mut().poll(&mut Context::from_waker(&sleeper.main));
+        attends.set(before != attended());
+        answer
+    };
+    if let Poll::Ready(output) = poll() {
+        return output;
+    }
+    let mut local = LocalLoop::new();
+    let mut patience = Patience::new(local.level);
     // To be checked before it sleeps for the first time.
     let mut home = true;
-    let mut first = true;
     loop {
-        // Ordering: AcqRel. Pairs with the swap in `Sleeper::new`: we see what was written before the wake.
-        if mem::take(&mut first) || sleeper.signal.woken.swap(false, Ordering::AcqRel) {
-            refill_budget();
-            set_ours(sleeper.main.data());
-            let _ = ATTENDED.try_with(|attended| attended.set(false));
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return output;
-            }
-            patience.is_needed(local.level, sleeper);
-        }
+        patience.begin(sleeper, attends.get());
         let more = local.run(&sleeper.pace) | stand_in();
-        // Ordering: Acquire, as above.
+        // Ordering: Acquire, as below.
         if more || sleeper.signal.woken.load(Ordering::Acquire) {
             // A future that is always ready must not keep this thread from asking the kernel.
             if more || sleeper.pace.is_due() {
                 glance(Mode::Collecting);
             }
-            continue;
+        } else if patience.is_over() {
+            (local.level, patience) = (0, Patience::new(0));
+        } else {
+            if mem::take(&mut home) {
+                check_for_fork();
+            }
+            sleep_in_block_on(sleeper, &mut local);
         }
-        if mem::take(&mut home) {
-            check_for_fork();
+        // Ordering: AcqRel. Pairs with the swap in `MainWake`: we see what was written before the wake.
+        if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
+            if let Poll::Ready(output) = poll() {
+                return output;
+            }
         }
-        if patience.is_over() {
-            local.level = 0;
-            patience = Patience(None);
-            continue;
-        }
-        sleep_in_block_on(sleeper, &mut local);
     }
 }
 
 /// How long a `block_on` inside of a local task leaves the task's siblings alone: the deadline, and
 /// the timer that wakes it. See [`block_on`].
-struct Patience(Option<(Instant, TimerKey)>);
+struct Patience {
+    /// One level deep only, for the sake of the stack.
+    is_needed: bool,
+    deadline: Option<(Instant, TimerKey)>,
+}
 
 impl Patience {
-    /// The main future was polled and is not ready: does it wait for something that may be a sibling?
-    fn is_needed(&mut self, level: u32, sleeper: &Sleeper) {
-        let attended = ATTENDED.try_with(Cell::get).unwrap_or(true);
-        // One level deep only, for the sake of the stack.
-        if level == 1 && !attended && self.0.is_none() {
+    fn new(level: u32) -> Patience {
+        Patience { is_needed: level == 1, deadline: None }
+    }
+
+    /// The main future is not ready: it may wait for a sibling, unless it waits for the reactor.
+    fn begin(&mut self, sleeper: &Sleeper, attends: bool) {
+        if self.is_needed && self.deadline.is_none() && !attends {
             let deadline = Instant::now() + SIBLINGS_WAIT;
-            self.0 = Some((deadline, REACTOR.set_timer(deadline, sleeper.thread.clone())));
-        } else if attended {
-            *self = Patience(None);
+            let key = REACTOR.set_timer(deadline, sleeper.thread.clone());
+            self.deadline = Some((deadline, key));
         }
     }
 
+    /// Nothing has happened for so long that a sibling must be run.
     fn is_over(&self) -> bool {
-        self.0.is_some_and(|(deadline, _)| Instant::now() >= deadline)
+        self.deadline.is_some_and(|(deadline, _)| Instant::now() >= deadline)
     }
 }
 
 impl Drop for Patience {
     fn drop(&mut self) {
-        if let Some((_, key)) = self.0 {
+        if let Some((_, key)) = self.deadline {
             REACTOR.clear_timer(key);
         }
     }
