@@ -2081,24 +2081,31 @@ impl Reactor {
         late.is_some()
     }
 
+    /// Forgets a timer, at once, and gives its waker back. `None` if it has fired.
+    fn take_timer(&self, key: TimerKey) -> Option<Waker> {
+        lock(&self.timers).remove(key)
+    }
+
     /// Forgets a timer, at once.
     fn clear_timer(&self, key: TimerKey) {
-        let waker = lock(&self.timers).remove(key);
+        let waker = self.take_timer(key);
         shielded(|| drop(waker));
     }
 }
 
-/// The deadlines that are waited for, in a hierarchical timing wheel: Varghese and Lauck, "Hashed and hierarchical
-/// timing wheels", 1987, scheme 7. Adding and removing are a few steps however many there are (bench:
-/// `timer_pending_1m`; a BTreeMap took five times as long).
+/// The deadlines that are waited for, in a hierarchical timing wheel: Varghese and Lauck, "Hashed and
+/// hierarchical timing wheels", 1987, scheme 7. Adding and removing are a few steps however many
+/// there are (bench: `timer_pending_1m`; a BTreeMap took five times as long).
 ///
-/// Time is counted in nanoseconds since the first use. A tick is 2^20 of them, a millisecond. On level 0 a
-/// slot is a tick, on the next one 64 ticks, and so on; a timer is on the lowest level on which its slot is not the one
-/// that the wheel is in. So all of a level's timers come before those of the next level, and a slot's timers before
-/// those of its next slot. When the wheel comes to a slot of an upper level, its timers go further down.
+/// Time is counted in nanoseconds since the first use. A tick is 2^20 of them, a millisecond. On
+/// level 0 a slot is a tick, on the next one 64 ticks, and so on; a timer is on the lowest level on
+/// which its slot is not the one that the wheel is in. So all of a level's timers come before those
+/// of the next level, and a slot's timers before those of its next slot. When the wheel comes to a
+/// slot of an upper level, its timers go further down. The levels hold all the nanoseconds that 64
+/// bits count, 584 years: the wheel never goes around.
 ///
-/// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows (at least) its
-/// earliest one, and that is how long the thread in the poller sleeps.
+/// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows (at
+/// least) its earliest one, and that is how long the thread in the poller sleeps.
 struct Timers {
     entries: Vec<TimerEntry>,
     /// The first of the free entries, which are linked by `next`.
@@ -2156,9 +2163,9 @@ enum Until {
 }
 
 impl Timers {
-    /// The last one holds 64 times 64^5 ticks, which is 2.3 years. What is further off goes around.
-    const LEVELS: usize = 6;
     const TICK_BITS: u32 = 20;
+    /// Six bits each, and together all that are left of a deadline.
+    const LEVELS: usize = (64 - Timers::TICK_BITS).div_ceil(6) as usize;
     const NONE: u32 = u32::MAX;
 
     const fn new() -> Timers {
@@ -2273,9 +2280,8 @@ impl Timers {
     /// Puts a timer into the slot where it belongs.
     fn link(&mut self, place: u32) {
         let deadline = self.entries[place as usize].deadline;
-        // What is overdue belongs to where the wheel is; what is too far off to where it comes last.
-        let all = 6 * Timers::LEVELS as u32;
-        let tick = (deadline >> Timers::TICK_BITS).clamp(self.tick, self.tick | ((1 << all) - 1));
+        // What is overdue belongs to where the wheel is.
+        let tick = (deadline >> Timers::TICK_BITS).max(self.tick);
         // The highest digit, of six bits each, in which the tick differs from the wheel's.
         let level = ((tick ^ self.tick) | 1).ilog2() / 6;
         let slot = tick >> (6 * level) & 63;
@@ -2333,7 +2339,8 @@ impl Timers {
         Timers::epoch().checked_add(Duration::from_nanos(earliest?))
     }
 
-    /// It is back: takes the timers that are due, in the order of their deadlines.
+    /// It is back: takes the timers that are due, in the order of their deadlines; of equal ones,
+    /// in the order in which they were first waited for.
     fn end_sleep(&mut self, woken: &mut Vec<Waker>) {
         self.until = Until::Awake;
         if self.len == 0 {
@@ -2354,9 +2361,9 @@ impl Timers {
                 let place = next;
                 let entry = &self.entries[place as usize];
                 next = entry.next;
-                let deadline = entry.deadline;
-                if deadline <= now {
-                    due.extend(self.release(place).map(|waker| (deadline, waker)));
+                let order = (entry.deadline, entry.id);
+                if entry.deadline <= now {
+                    due.extend(self.release(place).map(|waker| (order, waker)));
                 } else {
                     self.link(place);
                 }
@@ -2367,9 +2374,7 @@ impl Timers {
             }
         }
         self.tick = self.tick.max(now_tick);
-        // In a slot the last one to come was the first.
-        due.reverse();
-        due.sort_by_key(|(deadline, _)| *deadline);
+        due.sort_unstable_by_key(|(order, _)| *order);
         woken.extend(due.into_iter().map(|(_, waker)| waker));
     }
 }
@@ -4071,16 +4076,20 @@ impl<T> fmt::Debug for ScopedTask<T> {
 // uses §1 §5 §6 · used by §10-§12 · locks: none of its own
 //
 // PROBLEM   Code wants to go on at a certain time, repeatedly perhaps, and to change its mind.
-// IDEA      The reactor keeps deadline and waker; the timer itself decides by the clock whether it fires, so
-//           that it is never early, whoever polls it and why.
-// I8.1      `entry` is some exactly while the reactor may hold a waker of ours; dropping takes it back.
+// IDEA      The reactor keeps deadline and waker; the timer itself decides by the clock whether it
+//           fires, so that it is never early, whoever polls it and why.
+// I8.1      Whoever polled last is noted until the timer fires: with the reactor while there is a
+//           deadline (`Set` has a key exactly then), else here. Dropping takes it back.
 // NEVER     overflows: a deadline that an `Instant` cannot hold is no deadline.
 
 /// A future that is ready at a deadline, and a stream of such moments.
 ///
-/// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by what the
-/// operating system and busy threads add, typically some 50 µs. After it has fired, a timer without a
-/// period stays pending. Cancel-safe: dropping it forgets it.
+/// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by what
+/// the operating system and busy threads add, typically some 50 µs. After it has fired, a timer
+/// without a period stays pending until it is set again. Cancel-safe: dropping it forgets it.
+///
+/// Whoever polled a timer last waits for it, whatever it is set to meanwhile, and is woken by the
+/// deadline that was set last. Of timers with one deadline, who was polled first is woken first.
 ///
 /// ```
 /// use smol::{Timer, stream::StreamExt};
@@ -4097,15 +4106,26 @@ impl<T> fmt::Debug for ScopedTask<T> {
 /// ```
 #[derive(Debug)]
 pub struct Timer {
-    deadline: Option<Instant>,
+    state: TimerState,
     period: Option<Duration>,
-    /// What the reactor knows it by (I8.1).
-    entry: Option<TimerKey>,
+}
+
+/// What a timer is set to, and where its waiter is noted (I8.1).
+#[derive(Debug)]
+enum TimerState {
+    Set(Instant, Option<TimerKey>),
+    Never(Option<Waker>),
+}
+
+impl TimerState {
+    fn new(deadline: Option<Instant>) -> TimerState {
+        deadline.map_or(TimerState::Never(None), |deadline| TimerState::Set(deadline, None))
+    }
 }
 
 impl Timer {
     fn new(deadline: Option<Instant>, period: Option<Duration>) -> Timer {
-        Timer { deadline, period, entry: None }
+        Timer { state: TimerState::new(deadline), period }
     }
 
     /// A timer that never fires, until it is set.
@@ -4125,9 +4145,9 @@ impl Timer {
 
     /// Fires again and again, for the first time after one period.
     ///
-    /// If it is polled so late that several periods have passed, it fires once for all of them and keeps its
-    /// phase: the next deadline is a whole number of periods after the first. A period of zero is always
-    /// ready, and yields to other tasks now and then.
+    /// If it is polled so late that several periods have passed, it fires once for all of them and
+    /// keeps its phase: the next deadline is a whole number of periods after the first. A period of
+    /// zero is always ready, and yields to other tasks now and then.
     pub fn interval(period: Duration) -> Timer {
         Timer::new(Instant::now().checked_add(period), Some(period))
     }
@@ -4161,24 +4181,33 @@ impl Timer {
 
     /// Whether the timer will fire, provided it is polled.
     pub fn will_fire(&self) -> bool {
-        self.deadline.is_some()
+        matches!(self.state, TimerState::Set(..))
     }
 
-    /// Changes the deadline. Whoever waits for the timer goes on waiting.
+    /// Changes the deadline. Whoever waits for the timer goes on waiting, also if there is none.
     fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>, is_ahead: bool) {
-        self.deadline = deadline;
         self.period = period;
-        let Some(key) = &mut self.entry else { return };
-        let is_known = match deadline {
-            Some(deadline) => REACTOR.move_timer(*key, deadline),
-            None => {
-                REACTOR.clear_timer(*key);
-                false
+        match (&mut self.state, deadline) {
+            (TimerState::Set(old, key), Some(deadline)) => {
+                *old = deadline;
+                // If it has fired, its waiter was woken and comes back.
+                *key = key.filter(|key| REACTOR.move_timer(*key, deadline));
+                key.iter_mut().for_each(|key| key.is_ahead = is_ahead);
             }
-        };
-        key.is_ahead = is_ahead;
-        if !is_known {
-            self.entry = None;
+            (TimerState::Set(_, key), None) => {
+                let waiter = key.take().and_then(|key| REACTOR.take_timer(key));
+                self.state = TimerState::Never(waiter);
+            }
+            (TimerState::Never(waiter), Some(deadline)) => {
+                let Some(waiter) = waiter.take() else {
+                    self.state = TimerState::Set(deadline, None);
+                    return;
+                };
+                let key = REACTOR.set_timer(deadline, waiter.clone());
+                self.state = TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }));
+                attend(&waiter);
+            }
+            (TimerState::Never(_), None) => {}
         }
     }
 
@@ -4196,12 +4225,20 @@ impl Timer {
     }
 
     fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
-        let Some(deadline) = self.deadline else {
-            return Poll::Pending;
+        let (deadline, key) = match &mut self.state {
+            TimerState::Set(deadline, key) => (*deadline, key),
+            TimerState::Never(Some(waiter)) => {
+                waiter.clone_from(cx.waker());
+                return Poll::Pending;
+            }
+            TimerState::Never(waiter @ None) => {
+                *waiter = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
         };
         ready!(spend(cx));
         // When it was set the clock was asked, and need not be asked twice (bench: `timer_reset`).
-        if let Some(key) = self.entry.as_mut().filter(|key| key.is_ahead) {
+        if let Some(key) = key.as_mut().filter(|key| key.is_ahead) {
             key.is_ahead = false;
             if REACTOR.update_timer(*key, cx.waker()) {
                 attend(cx.waker());
@@ -4210,15 +4247,15 @@ impl Timer {
         }
         let now = Instant::now();
         if now >= deadline {
-            if let Some(key) = self.entry.take() {
+            let key = key.take();
+            self.state = TimerState::new(self.next(deadline, now));
+            if let Some(key) = key {
                 REACTOR.clear_timer(key);
             }
-            self.deadline = self.next(deadline, now);
             return Poll::Ready(deadline);
         }
-        match &mut self.entry {
-            Some(key) if REACTOR.update_timer(*key, cx.waker()) => {}
-            entry => *entry = Some(REACTOR.set_timer(deadline, cx.waker().clone())),
+        if !key.is_some_and(|key| REACTOR.update_timer(key, cx.waker())) {
+            *key = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
         }
         attend(cx.waker());
         Poll::Pending
@@ -4227,8 +4264,11 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        if let Some(key) = self.entry.take() {
-            REACTOR.clear_timer(key);
+        match &mut self.state {
+            TimerState::Set(_, key) => {
+                key.take().into_iter().for_each(|key| REACTOR.clear_timer(key))
+            }
+            TimerState::Never(waiter) => shielded(|| drop(waiter.take())),
         }
     }
 }
@@ -4249,10 +4289,12 @@ impl Stream for Timer {
     }
 }
 
-/// Gives a future so much time, and not more.
+/// Gives a future so much time from now on, and not more. A time too long for the clock means for
+/// ever.
 ///
-/// The future is polled first, so that one that is ready at the same moment wins. On `Err` it has been
-/// dropped; whether that loses something is a matter of the future.
+/// The time runs from the call, not from the first poll. The future is polled first, so that one
+/// that is ready at the same moment wins. On `Err` it has been dropped; whether that loses something
+/// is a matter of the future. Cancel-safe if the future is.
 ///
 /// ```
 /// use std::time::Duration;
@@ -4264,12 +4306,38 @@ impl Stream for Timer {
 ///     assert_eq!(fast, Ok(1));
 /// });
 /// ```
-pub async fn timeout<T>(
+pub fn timeout<T>(
     duration: Duration,
     future: impl Future<Output = T>,
-) -> Result<T, TimedOut> {
+) -> impl Future<Output = Result<T, TimedOut>> {
+    until(Timer::after(duration), future)
+}
+
+/// Gives a future time until a moment, and not more. Otherwise it is as [`timeout`] is.
+///
+/// ```
+/// use smol::Timer;
+/// use std::time::{Duration, Instant};
+///
+/// smol::block_on(async {
+///     // One deadline for several steps.
+///     let deadline = Instant::now() + Duration::from_millis(10);
+///     let mut steps = 0;
+///     while smol::timeout_at(deadline, Timer::after(Duration::from_millis(3))).await.is_ok() {
+///         steps += 1;
+///     }
+///     assert!(steps <= 3);
+/// });
+/// ```
+pub fn timeout_at<T>(
+    deadline: Instant,
+    future: impl Future<Output = T>,
+) -> impl Future<Output = Result<T, TimedOut>> {
+    until(Timer::at(deadline), future)
+}
+
+async fn until<T>(mut timer: Timer, future: impl Future<Output = T>) -> Result<T, TimedOut> {
     let mut future = std::pin::pin!(future);
-    let mut timer = Timer::after(duration);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
@@ -4279,7 +4347,7 @@ pub async fn timeout<T>(
     .await
 }
 
-/// The future given to [`timeout`] took too long.
+/// The future given to [`timeout`] or [`timeout_at`] took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 
