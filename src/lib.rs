@@ -5555,7 +5555,14 @@ where
         if let Driver::Pooled(lane) = &self.shared.driver {
             return lane.poll_flush(self.owner, cx);
         }
-        self.poll_io(Direction::Write, None, cx, |mut io| io.flush(), |()| false)
+        // Tried first, whether there is room or not: most have nothing that would need it.
+        ready!(spend(cx));
+        match retry(|| self.get_ref().flush()) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                self.poll_io(Direction::Write, None, cx, |mut io| io.flush(), |()| false)
+            }
+            result => Poll::Ready(result),
+        }
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -5621,20 +5628,21 @@ where
 // §11  Sockets: TCP, UDP and Unix on `Async<T>`
 // ============================================================================================
 //
-// uses §1 §8-§10 · used by nobody · locks: none
+// uses §1 §6 §8-§10 · used by nobody · locks: none
 //
 // PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that pass.
-// IDEA      Thin methods over std's. `connect` races addresses as RFC 8305 says, with a delay between the
-//           starts; `accept` holds back errors that only time can cure, so that a loop does not spin.
-// NEVER     resolves a numeric address on the pool, which may be full of other work.
+// IDEA      Thin methods over std's; what two kinds of sockets have in common is written once, as a
+//           macro. `connect` races addresses as RFC 8305 says, with a delay between the starts;
+//           `accept` holds back errors that only time can cure, so that a loop does not spin.
+// NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits there
+//           for a connection.
 
 mod sealed {
     /// What an address turns out to be.
     #[derive(Debug)]
     pub enum Target {
-        Known(Vec<std::net::SocketAddr>),
+        Known(std::io::Result<Vec<std::net::SocketAddr>>),
         Named(String, u16),
-        Invalid(String),
     }
 
     pub trait ToTarget {
@@ -5644,93 +5652,52 @@ mod sealed {
 
 use sealed::{Target, ToTarget};
 
-/// What can be given as an address: `"example.com:80"`, `("localhost", 80)`, `([127, 0, 0, 1], 80)`, a
-/// [`SocketAddr`] or its parts, and slices and vectors of them.
+/// What can be given as an address: `"example.com:80"`, `("localhost", 80)`,
+/// `([127, 0, 0, 1], 80)`, a [`SocketAddr`] or its parts, and slices and vectors of them.
 ///
 /// Names are resolved by the operating system, on the pool; numeric addresses are not looked up.
 pub trait ToAddrs: ToTarget {}
 
 impl<T: ToTarget> ToAddrs for T {}
 
-impl ToTarget for SocketAddr {
-    fn to_target(self) -> Target {
-        Target::Known(vec![self])
-    }
+macro_rules! to_target {
+    ($($($from:ty)|+: $value:pat => $target:expr;)*) => {$($(
+        impl ToTarget for $from {
+            fn to_target(self) -> Target {
+                let $value = self;
+                $target
+            }
+        }
+    )+)*};
 }
 
-impl ToTarget for SocketAddrV4 {
-    fn to_target(self) -> Target {
-        SocketAddr::from(self).to_target()
-    }
-}
-
-impl ToTarget for SocketAddrV6 {
-    fn to_target(self) -> Target {
-        SocketAddr::from(self).to_target()
-    }
-}
-
-impl ToTarget for &[SocketAddr] {
-    fn to_target(self) -> Target {
-        Target::Known(self.to_vec())
-    }
-}
-
-impl ToTarget for Vec<SocketAddr> {
-    fn to_target(self) -> Target {
-        Target::Known(self)
-    }
+to_target! {
+    Vec<SocketAddr>: addrs => Target::Known(Ok(addrs));
+    &[SocketAddr]: addrs => addrs.to_vec().to_target();
+    SocketAddr: addr => vec![addr].to_target();
+    SocketAddrV4 | SocketAddrV6: addr => SocketAddr::from(addr).to_target();
+    (IpAddr, u16) | (Ipv4Addr, u16) | (Ipv6Addr, u16) | ([u8; 4], u16) | ([u16; 8], u16):
+        addr => SocketAddr::from(addr).to_target();
+    (&str, u16): (host, port) => match host.parse::<IpAddr>() {
+        Ok(ip) => (ip, port).to_target(),
+        Err(_) => Target::Named(host.to_string(), port),
+    };
+    (String, u16): (host, port) => (host.as_str(), port).to_target();
+    &str: text => {
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return addr.to_target();
+        }
+        match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+            Some((host, Ok(port))) if !host.is_empty() => (host, port).to_target(),
+            _ => Target::Known(Err(invalid(format!("{text:?} is not of the form host:port")))),
+        }
+    };
+    String: text => text.as_str().to_target();
 }
 
 impl<const N: usize> ToTarget for [SocketAddr; N] {
     fn to_target(self) -> Target {
-        Target::Known(self.to_vec())
-    }
-}
-
-impl ToTarget for (&str, u16) {
-    fn to_target(self) -> Target {
-        match self.0.parse::<IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, self.1).to_target(),
-            Err(_) => Target::Named(self.0.to_string(), self.1),
-        }
-    }
-}
-
-impl ToTarget for (String, u16) {
-    fn to_target(self) -> Target {
-        (&*self.0, self.1).to_target()
-    }
-}
-
-/// Pairs of an IP address in any of its forms and a port.
-macro_rules! ip_and_port {
-    ($($ip:ty),*) => {$(
-        impl ToTarget for ($ip, u16) {
-            fn to_target(self) -> Target {
-                SocketAddr::new(IpAddr::from(self.0), self.1).to_target()
-            }
-        }
-    )*};
-}
-
-ip_and_port!(IpAddr, Ipv4Addr, Ipv6Addr, [u8; 4], [u16; 8]);
-
-impl ToTarget for &str {
-    fn to_target(self) -> Target {
-        if let Ok(addr) = self.parse::<SocketAddr>() {
-            return addr.to_target();
-        }
-        match self.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
-            Some((host, Ok(port))) if !host.is_empty() => (host, port).to_target(),
-            _ => Target::Invalid(format!("{self:?} is not of the form host:port")),
-        }
-    }
-}
-
-impl ToTarget for String {
-    fn to_target(self) -> Target {
-        self.as_str().to_target()
+        self.to_vec().to_target()
     }
 }
 
@@ -5738,6 +5705,10 @@ impl<T: ToTarget + Clone> ToTarget for &T {
     fn to_target(self) -> Target {
         self.clone().to_target()
     }
+}
+
+fn invalid(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why.into())
 }
 
 /// Finds the addresses of a name. Numeric addresses are returned as they are.
@@ -5753,7 +5724,7 @@ impl<T: ToTarget + Clone> ToTarget for &T {
 pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
     match addr.to_target() {
         Target::Named(host, port) => unblock(move || look_up(&host, port)).await,
-        other => known(other),
+        Target::Known(addrs) => addrs,
     }
 }
 
@@ -5761,15 +5732,7 @@ pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
 fn resolve_now(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
     match addr.to_target() {
         Target::Named(host, port) => look_up(&host, port),
-        other => known(other),
-    }
-}
-
-fn known(target: Target) -> io::Result<Vec<SocketAddr>> {
-    match target {
-        Target::Known(addrs) => Ok(addrs),
-        Target::Named(name, _) => Err(io::Error::new(io::ErrorKind::InvalidInput, name)),
-        Target::Invalid(why) => Err(io::Error::new(io::ErrorKind::InvalidInput, why)),
+        Target::Known(addrs) => addrs,
     }
 }
 
@@ -5793,74 +5756,149 @@ fn is_exhaustion(err: &io::Error) -> bool {
     matches!(err.raw_os_error(), Some(10024 | 10055))
 }
 
-impl Async<TcpListener> {
-    /// Listens on an address; port 0 lets the system choose one.
-    ///
-    /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the first
-    /// that works is taken.
-    pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
-        Async::new(TcpListener::bind(&*resolve_now(addr)?)?)
-    }
-
-    /// Waits for the next connection.
-    ///
-    /// # Errors
-    ///
-    /// An error is usually about one connection, and the next call may succeed. When the process or the system is
-    /// out of descriptors or memory, the error comes some milliseconds later, so that a loop around
-    /// `accept` lets others go on.
-    pub async fn accept(&self) -> io::Result<(Async<TcpStream>, SocketAddr)> {
-        let (stream, addr) = accept_with(self, |listener| {
-            let (stream, addr) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok((stream, addr))
-        })
-        .await?;
-        Ok((Async::polled(stream, true), addr))
-    }
-
-    /// The connections, one after the other. The stream never ends; see [`accept`](Async::accept) for errors.
-    pub fn incoming(&self) -> impl Stream<Item = io::Result<Async<TcpStream>>> + Send + Unpin + '_ {
-        Box::pin(stream::unfold(self, |this| async move {
-            Some((this.accept().await.map(|(stream, _)| stream), this))
-        }))
-    }
+/// A listener with a queue as long as the system allows. std asks for 128 connections, and whoever
+/// finds no room tries again after a second. All systems take a larger number for their own limit;
+/// and if one did not, the queue would stay as it is. (On Windows std alone cannot ask.)
+fn listener<L: AsHandle>(socket: L) -> io::Result<Async<L>> {
+    #[cfg(unix)]
+    let _ = rustix::net::listen(&socket, i32::MAX);
+    Async::new(socket)
 }
 
-/// Accepts, and holds back an error that others must cure.
-async fn accept_with<L, R>(
-    listener: &Async<L>,
-    op: impl FnMut(&L) -> io::Result<R>,
-) -> io::Result<R> {
-    let result = listener.read_with(op).await;
-    if result.as_ref().is_err_and(is_exhaustion) {
-        Timer::after(ACCEPT_PAUSE).await;
+/// What TCP's listeners and Unix's have in common.
+macro_rules! accept {
+    ($listener:ty, $stream:ty, $addr:ty, is_tcp: $is_tcp:literal) => {
+        impl Async<$listener> {
+            /// Waits for the next connection. Cancel-safe: no connection is lost.
+            ///
+            /// # Errors
+            ///
+            /// An error is usually about one connection, and the next call may succeed. When the
+            /// process or the system is out of descriptors or memory, the error comes some
+            /// milliseconds later, so that a loop around `accept` lets others go on.
+            pub async fn accept(&self) -> io::Result<(Async<$stream>, $addr)> {
+                let result = self.read_with(Self::accept_now).await;
+                if result.as_ref().is_err_and(is_exhaustion) {
+                    Timer::after(ACCEPT_PAUSE).await;
+                }
+                result
+            }
+
+            /// [`accept`](Async::accept) for those who write `poll` functions; errors come at once.
+            pub fn poll_accept(
+                &self,
+                cx: &mut Context<'_>,
+            ) -> Poll<io::Result<(Async<$stream>, $addr)>> {
+                self.poll_io(Direction::Read, None, cx, Self::accept_now, |_| false)
+            }
+
+            /// The connections, one after the other. The stream never ends; see
+            /// [`accept`](Async::accept) for errors.
+            pub fn incoming(
+                &self,
+            ) -> impl Stream<Item = io::Result<Async<$stream>>> + Send + Unpin + '_ {
+                Box::pin(stream::unfold(self, |this| async move {
+                    Some((this.accept().await.map(|(stream, _)| stream), this))
+                }))
+            }
+
+            fn accept_now(listener: &$listener) -> io::Result<(Async<$stream>, $addr)> {
+                let (stream, addr) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((Async::polled(stream, $is_tcp), addr))
+            }
+        }
+    };
+}
+
+/// What UDP's sockets and Unix's for datagrams have in common.
+macro_rules! datagrams {
+    ($socket:ty, $addr:ty) => {
+        impl Async<$socket> {
+            /// Receives one datagram and the address of its sender. What does not fit into the
+            /// buffer is lost. Cancel-safe: no datagram is lost.
+            pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, $addr)> {
+                self.read_with(|socket| socket.recv_from(buf)).await
+            }
+
+            /// [`recv_from`](Async::recv_from) for those who write `poll` functions.
+            pub fn poll_recv_from(
+                &self,
+                cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<io::Result<(usize, $addr)>> {
+                self.poll_io(Direction::Read, None, cx, |socket| socket.recv_from(buf), |_| false)
+            }
+
+            /// Receives one datagram from the peer it is connected to.
+            pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.read_with(|socket| socket.recv(buf)).await
+            }
+
+            /// Sends one datagram to the peer it is connected to.
+            pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
+                self.write_with(|socket| socket.send(buf)).await
+            }
+        }
+    };
+}
+
+/// std's sockets become asynchronous with `try_from`.
+macro_rules! try_from_std {
+    ($($socket:ty),*) => {$(
+        impl TryFrom<$socket> for Async<$socket> {
+            type Error = io::Error;
+
+            fn try_from(socket: $socket) -> io::Result<Self> {
+                Async::new(socket)
+            }
+        }
+    )*};
+}
+
+accept!(TcpListener, TcpStream, SocketAddr, is_tcp: true);
+datagrams!(UdpSocket, SocketAddr);
+try_from_std!(TcpListener, TcpStream, UdpSocket);
+#[cfg(unix)]
+accept!(UnixListener, UnixStream, UnixAddr, is_tcp: false);
+#[cfg(unix)]
+datagrams!(UnixDatagram, UnixAddr);
+#[cfg(unix)]
+try_from_std!(UnixListener, UnixStream, UnixDatagram);
+
+impl Async<TcpListener> {
+    /// Listens on an address; port 0 lets the system choose one. The queue of connections that wait
+    /// to be accepted is as long as the system allows.
+    ///
+    /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the
+    /// first that works is taken.
+    pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
+        listener(TcpListener::bind(&*resolve_now(addr)?)?)
     }
-    result
 }
 
 impl Async<TcpStream> {
     /// Connects to an address.
     ///
-    /// If there are several, the families take turns, beginning with that of the first; the next one is tried when
-    /// one has failed, or after 250 ms. The first that answers wins, and the others are closed (RFC 8305).
+    /// If there are several, the families take turns, beginning with that of the first; the next one
+    /// is tried when one has failed, or after 250 ms. The first that answers wins, and the others are
+    /// closed (RFC 8305).
     ///
     /// # Errors
     ///
     /// The error names each address that was tried, and is of the kind of the last that failed.
     pub async fn connect(addr: impl ToAddrs) -> io::Result<Async<TcpStream>> {
         let mut waiting = take_turns(resolve(addr).await?).into_iter();
-        let mut attempts: Vec<(SocketAddr, future::Boxed<io::Result<Async<TcpStream>>>)> =
-            Vec::new();
+        let mut attempts: Vec<(SocketAddr, future::Boxed<io::Result<_>>)> = Vec::new();
         let mut failed = Vec::new();
         let mut kind = io::ErrorKind::InvalidInput;
         let mut stagger = Timer::at(Instant::now());
         poll_fn(|cx| {
             loop {
                 let mut i = 0;
-                while i < attempts.len() {
-                    let (addr, attempt) = &mut attempts[i];
+                while let Some((addr, attempt)) = attempts.get_mut(i) {
                     match attempt.as_mut().poll(cx) {
+                        Poll::Pending => i += 1,
                         Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream)),
                         Poll::Ready(Err(err)) => {
                             kind = err.kind();
@@ -5868,30 +5906,18 @@ impl Async<TcpStream> {
                             drop(attempts.swap_remove(i));
                             stagger.set_at(Instant::now());
                         }
-                        Poll::Pending => i += 1,
                     }
                 }
-                if attempts.is_empty() && waiting.len() == 0 {
-                    let why = if failed.is_empty() {
-                        "no address given".into()
-                    } else {
-                        failed.join("; ")
-                    };
-                    return Poll::Ready(Err(io::Error::new(
-                        kind,
-                        format!("cannot connect: {why}"),
-                    )));
-                }
-                if waiting.len() == 0 {
+                if waiting.len() > 0 {
+                    ready!(stagger.poll_fire(cx));
+                    stagger.set_after(CONNECT_STAGGER);
+                    let next = waiting.next();
+                    attempts.extend(next.map(|addr| (addr, Box::pin(connect_to(addr)) as _)));
+                } else if attempts.is_empty() {
+                    return Poll::Ready(Err(cannot_connect(kind, &failed)));
+                } else {
                     return Poll::Pending;
                 }
-                ready!(stagger.poll_fire(cx));
-                stagger.set_after(CONNECT_STAGGER);
-                attempts.extend(
-                    waiting
-                        .next()
-                        .map(|addr| (addr, Box::pin(connect_to(addr)) as future::Boxed<_>)),
-                );
             }
         })
         .await
@@ -5915,50 +5941,59 @@ fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     pairs.flatten().flatten().collect()
 }
 
+fn cannot_connect(kind: io::ErrorKind, failed: &[String]) -> io::Error {
+    let why = if failed.is_empty() { "no address given".into() } else { failed.join("; ") };
+    io::Error::new(kind, format!("cannot connect: {why}"))
+}
+
 /// Connects to one address.
 #[cfg(unix)]
 async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
-    use rustix::net::{AddressFamily, SocketType};
+    use rustix::{io::Errno, net::AddressFamily};
     let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = new_socket(family, SocketType::STREAM)?;
-    use rustix::io::Errno;
+    let socket = new_socket(family)?;
     match rustix::net::connect(&socket, &addr) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
         Err(err) => return Err(err.into()),
     }
-    let stream = Async::polled(TcpStream::from(socket), true);
+    connected(Async::polled(TcpStream::from(socket), true)).await
+}
+
+/// Waits until a connect has come to its end, and says how it went.
+#[cfg(unix)]
+async fn connected<S: AsHandle>(stream: Async<S>) -> io::Result<Async<S>> {
     stream.writable().await?;
-    if let Some(err) = stream.get_ref().take_error()? {
-        return Err(err);
-    }
+    rustix::net::sockopt::socket_error(stream.get_ref())??;
     // Some systems wake the writer early: then this says so.
-    stream.get_ref().peer_addr()?;
+    rustix::net::getpeername(stream.get_ref())?;
     Ok(stream)
 }
 
-/// Connects to one address. std has no non-blocking connect, so this waits on the pool, and goes on there if
-/// it is dropped.
+/// Connects to one address. std has no non-blocking connect, so a thread waits, one of its own since
+/// the pool may be full. It goes on waiting if this is dropped.
 #[cfg(windows)]
 async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
-    let stream = unblock(move || TcpStream::connect(addr)).await?;
+    // It is polled once, and never woken.
+    let (ticket, task) = async_task::spawn(async move { TcpStream::connect(addr) }, drop);
+    let started = start_thread("smol-connect".into(), || drop(ticket.run()));
+    let task = if started { task } else { unblock(move || TcpStream::connect(addr)) };
+    let stream = task.await?;
     stream.set_nonblocking(true)?;
     Ok(Async::polled(stream, true))
 }
 
-/// A socket that does not block, is not inherited by children, and raises no signals.
+/// A stream's socket that does not block, is not inherited by children, and raises no signals.
 #[cfg(unix)]
-fn new_socket(
-    family: rustix::net::AddressFamily,
-    kind: rustix::net::SocketType,
-) -> io::Result<OwnedFd> {
+fn new_socket(family: rustix::net::AddressFamily) -> io::Result<OwnedFd> {
+    use rustix::net::SocketType;
     #[cfg(not(any(target_vendor = "apple", target_os = "aix", target_os = "haiku")))]
     {
         let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
-        Ok(rustix::net::socket_with(family, kind, flags, None)?)
+        Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
     }
     #[cfg(any(target_vendor = "apple", target_os = "aix", target_os = "haiku"))]
     {
-        let socket = rustix::net::socket(family, kind, None)?;
+        let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
         #[cfg(target_vendor = "apple")]
@@ -5968,8 +6003,8 @@ fn new_socket(
 }
 
 impl Async<UdpSocket> {
-    /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not: a numeric
-    /// address) is looked up on the calling thread.
+    /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not: a
+    /// numeric address) is looked up on the calling thread.
     ///
     /// To talk to one peer only, use `get_ref().connect(addr)`, [`send`](Async::send) and
     /// [`recv`](Async::recv).
@@ -5977,49 +6012,44 @@ impl Async<UdpSocket> {
         Async::new(UdpSocket::bind(&*resolve_now(addr)?)?)
     }
 
-    /// Receives one datagram and the address of its sender. What does not fit into the buffer is lost.
-    pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.read_with(|socket| socket.recv_from(buf)).await
+    /// Sends one datagram to an address, the first one if there are several.
+    pub async fn send_to(&self, buf: &[u8], addr: impl ToAddrs) -> io::Result<usize> {
+        let addr = resolve(addr).await?.into_iter().next();
+        let addr = addr.ok_or_else(|| invalid("no address given"))?;
+        self.write_with(|socket| socket.send_to(buf, addr)).await
     }
 
-    /// The same, and leaves the datagram where it is.
+    /// [`send_to`](Async::send_to) for those who write `poll` functions.
+    pub fn poll_send_to(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+        addr: SocketAddr,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_io(Direction::Write, None, cx, |socket| socket.send_to(buf, addr), |_| false)
+    }
+
+    /// [`recv_from`](Async::recv_from) that leaves the datagram where it is.
     pub async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.read_with(|socket| socket.peek_from(buf)).await
     }
 
-    /// Sends one datagram to an address, the first one if there are several.
-    pub async fn send_to(&self, buf: &[u8], addr: impl ToAddrs) -> io::Result<usize> {
-        let addr = resolve(addr).await?.into_iter().next();
-        let none = || io::Error::new(io::ErrorKind::InvalidInput, "no address given");
-        let addr = addr.ok_or_else(none)?;
-        self.write_with(|socket| socket.send_to(buf, addr)).await
-    }
-
-    /// Receives one datagram from the peer it is connected to.
-    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_with(|socket| socket.recv(buf)).await
-    }
-
-    /// The same, and leaves the datagram where it is.
+    /// [`recv`](Async::recv) that leaves the datagram where it is.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.read_with(|socket| socket.peek(buf)).await
     }
-
-    /// Sends one datagram to the peer it is connected to.
-    pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
-        self.write_with(|socket| socket.send(buf)).await
-    }
 }
+
+#[cfg(target_os = "android")]
+use std::os::android::net::SocketAddrExt;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
 
 /// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on Linux.
 #[cfg(unix)]
 fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        #[cfg(target_os = "android")]
-        use std::os::android::net::SocketAddrExt;
-        #[cfg(target_os = "linux")]
-        use std::os::linux::net::SocketAddrExt;
         use std::os::unix::ffi::OsStrExt;
         if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"\0") {
             return UnixAddr::from_abstract_name(name);
@@ -6029,8 +6059,8 @@ fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
 }
 
 /// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells when
-/// that is so (connect(2); and a socket without a peer always counts as writable), so this tries again
-/// and again.
+/// that is so (connect(2); and a socket without a peer always counts as writable), so this tries
+/// again and again.
 #[cfg(unix)]
 async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     let mut pause = Duration::from_millis(1);
@@ -6045,30 +6075,15 @@ async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result
 
 #[cfg(unix)]
 impl Async<UnixListener> {
-    /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is a name in
-    /// the abstract namespace (unix(7)).
+    /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is a
+    /// name in the abstract namespace (unix(7)).
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixListener>> {
-        Async::new(UnixListener::bind_addr(&unix_addr(path.as_ref())?)?)
+        Self::bind_addr(&unix_addr(path.as_ref())?)
     }
 
-    /// Waits for the next connection. For errors see `Async<TcpListener>`.
-    pub async fn accept(&self) -> io::Result<(Async<UnixStream>, UnixAddr)> {
-        let (stream, addr) = accept_with(self, |listener| {
-            let (stream, addr) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok((stream, addr))
-        })
-        .await?;
-        Ok((Async::polled(stream, false), addr))
-    }
-
-    /// The connections, one after the other. The stream never ends.
-    pub fn incoming(
-        &self,
-    ) -> impl Stream<Item = io::Result<Async<UnixStream>>> + Send + Unpin + '_ {
-        Box::pin(stream::unfold(self, |this| async move {
-            Some((this.accept().await.map(|(stream, _)| stream), this))
-        }))
+    /// Listens on an address of std's.
+    pub fn bind_addr(addr: &UnixAddr) -> io::Result<Async<UnixListener>> {
+        listener(UnixListener::bind_addr(addr)?)
     }
 }
 
@@ -6076,30 +6091,26 @@ impl Async<UnixListener> {
 impl Async<UnixStream> {
     /// Connects to the listener at a path, or an abstract name. Waits while its queue is full.
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<Async<UnixStream>> {
+        Self::connect_addr(&unix_addr(path.as_ref())?).await
+    }
+
+    /// Connects to the listener at an address of std's. Waits while its queue is full.
+    pub async fn connect_addr(addr: &UnixAddr) -> io::Result<Async<UnixStream>> {
         use rustix::io::Errno;
-        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
-        use std::os::unix::ffi::OsStrExt;
-        let path = path.as_ref();
-        let addr = match path.as_os_str().as_bytes().strip_prefix(b"\0") {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Some(name) => SocketAddrUnix::new_abstract_name(name)?,
-            _ => {
-                unix_addr(path)?;
-                SocketAddrUnix::new(path)?
-            }
-        };
-        let socket = new_socket(AddressFamily::UNIX, SocketType::STREAM)?;
-        let stream = Async::polled(UnixStream::from(socket), false);
+        use rustix::net::{AddressFamily, SocketAddrUnix};
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let name = addr.as_abstract_name().map(SocketAddrUnix::new_abstract_name);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let name = None;
+        let name = name.or_else(|| addr.as_pathname().map(SocketAddrUnix::new));
+        let addr = name.ok_or_else(|| invalid("the address has no name"))??;
+        let stream = Async::polled(UnixStream::from(new_socket(AddressFamily::UNIX)?), false);
         let connect = || match rustix::net::connect(stream.get_ref(), &addr) {
             Ok(()) | Err(Errno::ISCONN | Errno::INPROGRESS | Errno::INTR) => Ok(()),
             Err(err) => Err(io::Error::from(err)),
         };
         try_until_taken(connect).await?;
-        stream.writable().await?;
-        match stream.get_ref().take_error()? {
-            Some(err) => Err(err),
-            None => stream.get_ref().peer_addr().map(|_| stream),
-        }
+        connected(stream).await
     }
 
     /// Two sockets that are connected to each other.
@@ -6113,7 +6124,12 @@ impl Async<UnixStream> {
 impl Async<UnixDatagram> {
     /// Makes a socket that receives at a path, which must not exist yet, or an abstract name.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixDatagram>> {
-        Async::new(UnixDatagram::bind_addr(&unix_addr(path.as_ref())?)?)
+        Self::bind_addr(&unix_addr(path.as_ref())?)
+    }
+
+    /// Makes a socket that receives at an address of std's.
+    pub fn bind_addr(addr: &UnixAddr) -> io::Result<Async<UnixDatagram>> {
+        Async::new(UnixDatagram::bind_addr(addr)?)
     }
 
     /// Makes a socket without an address.
@@ -6127,44 +6143,16 @@ impl Async<UnixDatagram> {
         Ok((Async::new(one)?, Async::new(two)?))
     }
 
-    /// Receives one datagram and the address of its sender. What does not fit into the buffer is lost.
-    pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, UnixAddr)> {
-        self.read_with(|socket| socket.recv_from(buf)).await
-    }
-
-    /// Sends one datagram to a path or an abstract name.
+    /// Sends one datagram to a path or an abstract name. Waits while the receiver's queue is full.
     pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
-        let addr = unix_addr(path.as_ref())?;
-        try_until_taken(|| self.get_ref().send_to_addr(buf, &addr)).await
+        self.send_to_addr(buf, &unix_addr(path.as_ref())?).await
     }
 
-    /// Receives one datagram from the peer it is connected to.
-    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_with(|socket| socket.recv(buf)).await
-    }
-
-    /// Sends one datagram to the peer it is connected to.
-    pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
-        self.write_with(|socket| socket.send(buf)).await
+    /// Sends one datagram to an address of std's, such as [`recv_from`](Async::recv_from) tells.
+    pub async fn send_to_addr(&self, buf: &[u8], addr: &UnixAddr) -> io::Result<usize> {
+        try_until_taken(|| self.get_ref().send_to_addr(buf, addr)).await
     }
 }
-
-/// std's sockets become asynchronous with `try_from`.
-macro_rules! try_from_std {
-    ($($socket:ty),*) => {$(
-        impl TryFrom<$socket> for Async<$socket> {
-            type Error = io::Error;
-
-            fn try_from(socket: $socket) -> io::Result<Self> {
-                Async::new(socket)
-            }
-        }
-    )*};
-}
-
-try_from_std!(TcpListener, TcpStream, UdpSocket);
-#[cfg(unix)]
-try_from_std!(UnixListener, UnixStream, UnixDatagram);
 
 // ============================================================================================
 // §12  Files and processes: what the kernel cannot poll, and what it can
