@@ -1549,7 +1549,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 // §5  Reactor: turns kernel news and deadlines into wake-ups
 // ============================================================================================
 //
-// uses §1 · used by §6 §8 §9 §10 · locks: waiters < sources; timers; asked (held by the seat)
+// uses §1 · used by §6 §8 §9 §10 §11 · locks: waiters < sources; timers; asked (held by the seat)
 //
 // PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has news; and
 //           a task that waits for a deadline, when the clock has passed it.
@@ -5628,7 +5628,7 @@ where
 // §11  Sockets: TCP, UDP and Unix on `Async<T>`
 // ============================================================================================
 //
-// uses §1 §6 §8-§10 · used by nobody · locks: none
+// uses §1 §5 §6 §8-§10 · used by nobody · locks: none
 //
 // PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that pass.
 // IDEA      Thin methods over std's; what two kinds of sockets have in common is written once, as a
