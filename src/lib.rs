@@ -2093,9 +2093,9 @@ impl Reactor {
     }
 }
 
-/// The deadlines that are waited for, in a hierarchical timing wheel: Varghese and Lauck, "Hashed and
-/// hierarchical timing wheels", 1987, scheme 7. Adding and removing are a few steps however many
-/// there are (bench: `timer_pending_1m`; a BTreeMap took five times as long).
+/// The deadlines that are waited for, in a hierarchical timing wheel: Varghese and Lauck, "Hashed
+/// and hierarchical timing wheels", 1987, scheme 7. Adding and removing are a few steps however
+/// many there are (bench: `timer_pending_1m`; a BTreeMap took five times as long).
 ///
 /// Time is counted in nanoseconds since the first use. A tick is 2^20 of them, a millisecond. On
 /// level 0 a slot is a tick, on the next one 64 ticks, and so on; a timer is on the lowest level on
@@ -2104,8 +2104,8 @@ impl Reactor {
 /// slot of an upper level, its timers go further down. The levels hold all the nanoseconds that 64
 /// bits count, 584 years: the wheel never goes around.
 ///
-/// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows (at
-/// least) its earliest one, and that is how long the thread in the poller sleeps.
+/// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows
+/// (at least) its earliest one, and that is how long the thread in the poller sleeps.
 struct Timers {
     entries: Vec<TimerEntry>,
     /// The first of the free entries, which are linked by `next`.
@@ -2150,7 +2150,8 @@ struct TimerEntry {
 #[derive(Clone, Copy, Debug)]
 struct TimerKey {
     place: u32,
-    /// For the timer's own use: its deadline was ahead when it was set, and it was not polled since.
+    /// For the timer's own use: its deadline was ahead when it was set, and it was not polled
+    /// since.
     is_ahead: bool,
     id: u64,
 }
@@ -2243,7 +2244,8 @@ impl Timers {
         entry.waker.as_mut().filter(|_| entry.id == key.id)
     }
 
-    /// Changes the deadline, unless the timer is gone; says whether the thread in the poller sleeps too long.
+    /// Changes the deadline, unless the timer is gone; says whether the thread in the poller sleeps
+    /// too long.
     fn change(&mut self, key: TimerKey, deadline: u64) -> Option<bool> {
         self.waker(key)?;
         self.unlink(key.place);
@@ -2268,7 +2270,8 @@ impl Timers {
         if self.len == 0 {
             // Ordering: Release. Who sees it late looks after the timers once too often.
             REACTOR.has_timers.store(false, Ordering::Release);
-            // A burst's memory goes back. Numbers are not used again, so that old keys find nothing.
+            // A burst's memory goes back. Numbers are not used again, so that old keys find
+            // nothing.
             if self.entries.len() > 1024 {
                 self.entries = Vec::new();
                 self.free = Timers::NONE;
@@ -4084,9 +4087,9 @@ impl<T> fmt::Debug for ScopedTask<T> {
 
 /// A future that is ready at a deadline, and a stream of such moments.
 ///
-/// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by what
-/// the operating system and busy threads add, typically some 50 µs. After it has fired, a timer
-/// without a period stays pending until it is set again. Cancel-safe: dropping it forgets it.
+/// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by
+/// what the operating system and busy threads add, typically some 50 µs. After it has fired, a
+/// timer without a period stays pending until it is set again. Cancel-safe: dropping it forgets it.
 ///
 /// Whoever polled a timer last waits for it, whatever it is set to meanwhile, and is woken by the
 /// deadline that was set last. Of timers with one deadline, who was polled first is woken first.
@@ -4293,8 +4296,8 @@ impl Stream for Timer {
 /// ever.
 ///
 /// The time runs from the call, not from the first poll. The future is polled first, so that one
-/// that is ready at the same moment wins. On `Err` it has been dropped; whether that loses something
-/// is a matter of the future. Cancel-safe if the future is.
+/// that is ready at the same moment wins. On `Err` it has been dropped; whether that loses
+/// something is a matter of the future. Cancel-safe if the future is.
 ///
 /// ```
 /// use std::time::Duration;
@@ -5630,7 +5633,8 @@ where
 //
 // uses §1 §5 §6 §8-§10 · used by nobody · locks: none
 //
-// PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that pass.
+// PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that
+//           pass.
 // IDEA      Thin methods over std's; what two kinds of sockets have in common is written once, as a
 //           macro. `connect` races addresses as RFC 8305 says, with a delay between the starts;
 //           `accept` holds back errors that only time can cure, so that a loop does not spin.
@@ -5713,7 +5717,8 @@ fn invalid(why: impl Into<String>) -> io::Error {
 
 /// Finds the addresses of a name. Numeric addresses are returned as they are.
 ///
-/// The operating system does it, on a thread of the pool; dropping the future does not stop that thread.
+/// The operating system does it, on a thread of the pool; dropping the future does not stop that
+/// thread.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -5880,9 +5885,9 @@ impl Async<TcpListener> {
 impl Async<TcpStream> {
     /// Connects to an address.
     ///
-    /// If there are several, the families take turns, beginning with that of the first; the next one
-    /// is tried when one has failed, or after 250 ms. The first that answers wins, and the others are
-    /// closed (RFC 8305).
+    /// If there are several, the families take turns, beginning with that of the first; the next
+    /// one is tried when one has failed, or after 250 ms. The first that answers wins, and the
+    /// others are closed (RFC 8305).
     ///
     /// # Errors
     ///
@@ -5969,13 +5974,13 @@ async fn connected<S: AsHandle>(stream: Async<S>) -> io::Result<Async<S>> {
     Ok(stream)
 }
 
-/// Connects to one address. std has no non-blocking connect, so a thread waits, one of its own since
-/// the pool may be full. It goes on waiting if this is dropped.
+/// Connects to one address. std has no non-blocking connect, so a thread waits, one of its own
+/// since the pool may be full. It goes on waiting if this is dropped.
 #[cfg(windows)]
 async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
     // It is polled once, and never woken.
     let (ticket, task) = async_task::spawn(async move { TcpStream::connect(addr) }, drop);
-    let started = start_thread("smol-connect".into(), || drop(ticket.run()));
+    let started = start_thread("smol-connect".into(), move || _ = ticket.run());
     let task = if started { task } else { unblock(move || TcpStream::connect(addr)) };
     let stream = task.await?;
     stream.set_nonblocking(true)?;
@@ -6003,8 +6008,8 @@ fn new_socket(family: rustix::net::AddressFamily) -> io::Result<OwnedFd> {
 }
 
 impl Async<UdpSocket> {
-    /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not: a
-    /// numeric address) is looked up on the calling thread.
+    /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not:
+    /// a numeric address) is looked up on the calling thread.
     ///
     /// To talk to one peer only, use `get_ref().connect(addr)`, [`send`](Async::send) and
     /// [`recv`](Async::recv).
@@ -6045,7 +6050,8 @@ use std::os::android::net::SocketAddrExt;
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 
-/// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on Linux.
+/// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on
+/// Linux.
 #[cfg(unix)]
 fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -6058,9 +6064,9 @@ fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
     UnixAddr::from_pathname(path)
 }
 
-/// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells when
-/// that is so (connect(2); and a socket without a peer always counts as writable), so this tries
-/// again and again.
+/// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells
+/// when that is so (connect(2); and a socket without a peer always counts as writable), so this
+/// tries again and again.
 #[cfg(unix)]
 async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     let mut pause = Duration::from_millis(1);
@@ -6075,8 +6081,8 @@ async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result
 
 #[cfg(unix)]
 impl Async<UnixListener> {
-    /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is a
-    /// name in the abstract namespace (unix(7)).
+    /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is
+    /// a name in the abstract namespace (unix(7)).
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixListener>> {
         Self::bind_addr(&unix_addr(path.as_ref())?)
     }

@@ -1,4 +1,5 @@
-//! TCP: std's types, asynchronous; connects try every address and say truly how they ended; what the peer does is seen at once.
+//! TCP: std's types, asynchronous; connects try every address and say truly how they ended; what
+//! the peer does is seen at once.
 
 mod common;
 #[cfg(unix)]
@@ -569,7 +570,8 @@ fn the_error_of_a_connect_names_every_address_that_failed() {
     });
 }
 
-/// RFC 8305: the next address gets its chance after 250 ms. <https://github.com/tokio-rs/tokio/issues/8421>
+/// RFC 8305: the next address gets its chance after 250 ms.
+/// <https://github.com/tokio-rs/tokio/issues/8421>
 #[cfg(target_os = "linux")]
 #[test]
 fn an_address_that_does_not_answer_holds_up_a_connect_only_for_a_moment() {
@@ -585,7 +587,8 @@ fn an_address_that_does_not_answer_holds_up_a_connect_only_for_a_moment() {
             let stream = Async::<TcpStream>::connect(&[silent, live][..]).await.unwrap();
             assert_eq!(stream.get_ref().peer_addr().unwrap(), live);
             assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
-            // An address that is refused meanwhile does not end the attempt at the silent one; nor does it make the next wait.
+            // An address that is refused meanwhile does not end the attempt at the silent one; nor
+            // does it make the next wait.
             let start = Instant::now();
             let stream =
                 Async::<TcpStream>::connect(&[silent, dead_address(), live][..]).await.unwrap();
@@ -593,9 +596,11 @@ fn an_address_that_does_not_answer_holds_up_a_connect_only_for_a_moment() {
             assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
             timeout(20 * MS, alone).await.unwrap_err();
         });
-        // Nothing is left of those who lost or were given up, though the reactor has seen no event of theirs.
+        // Nothing is left of those who lost or were given up, though the reactor has seen no event
+        // of theirs.
         let after = common::open_fds();
-        assert!(after <= before + 4, "{before} descriptors before, {after} after"); // epoll, eventfd, timerfd
+        // The poller has three: epoll, eventfd, timerfd.
+        assert!(after <= before + 4, "{before} descriptors before, {after} after");
         let again = common::open_fds();
         block_on(async {
             let _ = timeout(MS, Async::<TcpStream>::connect(&[silent, silent, silent][..])).await;
@@ -697,7 +702,8 @@ fn a_connect_can_be_given_up_a_thousand_times() {
     });
 }
 
-/// A socket of one's own, connected by hand. A fresh one reports a hang-up, which says nothing about the connect.
+/// A socket of one's own, connected by hand. A fresh one reports a hang-up, which says nothing
+/// about the connect.
 #[cfg(unix)]
 #[test]
 fn a_socket_registered_before_it_connects_tells_how_the_connect_went() {

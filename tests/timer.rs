@@ -1,5 +1,5 @@
-//! Timers: never early, never forgotten, never in anybody's way, gone at once when dropped; whatever
-//! is too far away means "never".
+//! Timers: never early, never forgotten, never in anybody's way, gone at once when dropped;
+//! whatever is too far away means "never".
 
 mod common;
 
@@ -36,7 +36,8 @@ fn poll_once_with(timer: &mut Timer, waker: &Waker) -> Poll<Instant> {
     Pin::new(timer).poll(&mut Context::from_waker(waker))
 }
 
-/// Durations that no clock will ever reach the end of, and some that it would only reach in centuries.
+/// Durations that no clock will ever reach the end of, and some that it would only reach in
+/// centuries.
 fn huge_durations() -> Vec<Duration> {
     vec![
         Duration::MAX,
@@ -909,7 +910,8 @@ fn a_waker_that_panics_does_not_stop_the_clock() {
                 let waits = poll_once_with(timer, if i == 4 { &bomb } else { &waker }).is_pending();
                 pending += usize::from(waits && i != 4);
             }
-            // The panic may come out here, or be swallowed; in any case the others are woken, and time goes on.
+            // The panic may come out here, or be swallowed; in any case the others are woken, and
+            // time goes on.
             let _ = catch_unwind(|| block_on(Timer::after(10 * MS)));
             common::eventually(|| wakes.count() >= pending);
             block_on(Timer::after(MS));

@@ -1,4 +1,5 @@
-//! UDP: a datagram arrives whole or not at all, each operation waits for its own direction, and what the network says about a peer is heard.
+//! UDP: a datagram arrives whole or not at all, each operation waits for its own direction, and
+//! what the network says about a peer is heard.
 
 mod common;
 #[cfg(unix)]

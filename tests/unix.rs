@@ -1,4 +1,5 @@
-//! Unix sockets: streams, listeners and datagrams by path, by abstract name and in pairs; nobody is told "connected" who is not.
+//! Unix sockets: streams, listeners and datagrams by path, by abstract name and in pairs; nobody is
+//! told "connected" who is not.
 
 #![cfg(unix)]
 
@@ -104,7 +105,8 @@ fn every_operation_waits_for_its_own_direction() {
             waits_for("readable", a.readable(), || {}, send).await;
             a.recv(&mut buffer).await.unwrap();
 
-            // The queue of the receiver is full: sending has to wait, and not for something to read.
+            // The queue of the receiver is full: sending has to wait, and not for something to
+            // read.
             let flood = || while a.get_ref().send(b"flood").is_ok() {};
             let drain = || while b.get_ref().recv(&mut [0; 16]).is_ok() {};
             flood();
@@ -115,7 +117,8 @@ fn every_operation_waits_for_its_own_direction() {
             let name = dir.path().join("datagrams");
             let receiver = Async::<UnixDatagram>::bind(&name).unwrap();
             let sender = Async::<UnixDatagram>::unbound().unwrap();
-            // A sender without a peer is not told by epoll when a queue it does not know has room; a connected one is.
+            // A sender without a peer is not told by epoll when a queue it does not know has room;
+            // a connected one is.
             sender.get_ref().connect(&name).unwrap();
             while sender.get_ref().send_to(b"flood", &name).is_ok() {}
             let drain = || while receiver.get_ref().recv(&mut [0; 16]).is_ok() {};
@@ -400,7 +403,8 @@ fn every_socket_of_ours_is_closed_on_exec_and_does_not_block() {
     });
 }
 
-/// The kernel answers EAGAIN, which for TCP would mean "in progress" (EINPROGRESS) and here means "try again".
+/// The kernel answers EAGAIN, which for TCP would mean "in progress" (EINPROGRESS) and here means
+/// "try again".
 #[cfg(target_os = "linux")]
 #[test]
 fn a_connect_to_a_full_queue_waits_or_fails_but_never_pretends() {
@@ -725,7 +729,8 @@ fn a_pair_of_datagram_sockets_passes_thousands_in_order() {
     });
 }
 
-/// Nothing that the kernel tells about the sender changes when a queue has room again that others filled.
+/// Nothing that the kernel tells about the sender changes when a queue has room again that others
+/// filled.
 #[test]
 fn a_sender_gets_through_to_a_queue_that_others_filled() {
     within(20, || {
