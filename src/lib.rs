@@ -2248,9 +2248,19 @@ impl Timers {
     /// too long.
     fn change(&mut self, key: TimerKey, deadline: u64) -> Option<bool> {
         self.waker(key)?;
-        self.unlink(key.place);
-        self.entries[key.place as usize].deadline = deadline;
-        self.link(key.place);
+        let (level, slot) = self.slot_of(deadline);
+        let entry = &mut self.entries[key.place as usize];
+        entry.deadline = deadline;
+        if (entry.level as usize, entry.slot as usize) == (level, slot) {
+            // It stays where it is: so do most timers that limit how long a peer is silent (bench:
+            // `timer_reset`).
+            let is_alone = entry.previous == Timers::NONE && entry.next == Timers::NONE;
+            let earliest = &mut self.levels[level].slots[slot].earliest;
+            *earliest = if is_alone { deadline } else { deadline.min(*earliest) };
+        } else {
+            self.unlink(key.place);
+            self.link(key.place);
+        }
         Some(self.is_late(deadline))
     }
 
@@ -2280,17 +2290,22 @@ impl Timers {
         waker
     }
 
-    /// Puts a timer into the slot where it belongs.
-    fn link(&mut self, place: u32) {
-        let deadline = self.entries[place as usize].deadline;
+    /// The level and the slot of a deadline.
+    fn slot_of(&self, deadline: u64) -> (usize, usize) {
         // What is overdue belongs to where the wheel is.
         let tick = (deadline >> Timers::TICK_BITS).max(self.tick);
         // The highest digit, of six bits each, in which the tick differs from the wheel's.
         let level = ((tick ^ self.tick) | 1).ilog2() / 6;
-        let slot = tick >> (6 * level) & 63;
-        let Level { occupied, slots } = &mut self.levels[level as usize];
+        (level as usize, (tick >> (6 * level) & 63) as usize)
+    }
+
+    /// Puts a timer into the slot where it belongs.
+    fn link(&mut self, place: u32) {
+        let deadline = self.entries[place as usize].deadline;
+        let (level, slot) = self.slot_of(deadline);
+        let Level { occupied, slots } = &mut self.levels[level];
         *occupied |= 1 << slot;
-        let Slot { first, earliest } = &mut slots[slot as usize];
+        let Slot { first, earliest } = &mut slots[slot];
         *earliest = deadline.min(*earliest);
         let next = mem::replace(first, place);
         if let Some(next) = self.entries.get_mut(next as usize) {
