@@ -944,9 +944,11 @@ fn a_timer_that_is_due_is_ready_although_nobody_has_asked_the_kernel() {
 
 // ---------- whoever waits goes on waiting ----------
 
-/// Two ways to set a timer so that it does not fire, and all ways to set it so that it does.
-fn ways_to_and_fro() -> impl Iterator<Item = (fn(&mut Timer), fn(&mut Timer))> {
-    let to: [fn(&mut Timer); 3] = [
+type Set = fn(&mut Timer);
+
+/// The ways to set a timer so that it does not fire, with all ways to set it so that it does.
+fn ways_to_and_fro() -> impl Iterator<Item = (Set, Set)> {
+    let to: [Set; 3] = [
         |timer| timer.set_after(Duration::MAX),
         |timer| timer.set_interval(Duration::MAX),
         |timer| {
@@ -954,7 +956,7 @@ fn ways_to_and_fro() -> impl Iterator<Item = (fn(&mut Timer), fn(&mut Timer))> {
             timer.set_after(Duration::MAX);
         },
     ];
-    let fro: [fn(&mut Timer); 5] = [
+    let fro: [Set; 5] = [
         |timer| timer.set_after(20 * MS),
         |timer| timer.set_at(Instant::now() + 20 * MS),
         |timer| timer.set_interval(20 * MS),
