@@ -1811,7 +1811,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 // §5  Reactor: turns kernel news and deadlines into wake-ups
 // ============================================================================================
 //
-// uses §1 · used by §6 §8 §9 §10 · locks: waiters < sources; timers; asked (held by the seat)
+// uses §1 · used by §6 §8 §9 §10 §11 · locks: waiters < sources; timers; asked (held by the seat)
 //
 // PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has news; and
 //           a task that waits for a deadline, when the clock has passed it.
@@ -2330,24 +2330,31 @@ impl Reactor {
         }
     }
 
+    /// Forgets a timer, at once, and gives its waker back. `None` if it has fired.
+    fn take_timer(&self, key: TimerKey) -> Option<Waker> {
+        lock(&self.timers).remove(key)
+    }
+
     /// Forgets a timer, at once.
     fn clear_timer(&self, key: TimerKey) {
-        let waker = lock(&self.timers).remove(key);
+        let waker = self.take_timer(key);
         shielded(|| drop(waker));
     }
 }
 
-/// The deadlines that are waited for, in a hierarchical timing wheel: Varghese and Lauck, "Hashed and hierarchical
-/// timing wheels", 1987, scheme 7. Adding and removing are a few steps however many there are (bench:
-/// `timer_pending_1m`; a BTreeMap took five times as long).
+/// The deadlines that are waited for, in a hierarchical timing wheel: Varghese and Lauck, "Hashed
+/// and hierarchical timing wheels", 1987, scheme 7. Adding and removing are a few steps however
+/// many there are (bench: `timer_pending_1m`; a BTreeMap took five times as long).
 ///
-/// Time is counted in nanoseconds since the first use. A tick is 2^20 of them, a millisecond. On level 0 a
-/// slot is a tick, on the next one 64 ticks, and so on; a timer is on the lowest level on which its slot is not the one
-/// that the wheel is in. So all of a level's timers come before those of the next level, and a slot's timers before
-/// those of its next slot. When the wheel comes to a slot of an upper level, its timers go further down.
+/// Time is counted in nanoseconds since the first use. A tick is 2^20 of them, a millisecond. On
+/// level 0 a slot is a tick, on the next one 64 ticks, and so on; a timer is on the lowest level on
+/// which its slot is not the one that the wheel is in. So all of a level's timers come before those
+/// of the next level, and a slot's timers before those of its next slot. When the wheel comes to a
+/// slot of an upper level, its timers go further down. The levels hold all the nanoseconds that 64
+/// bits count, 584 years: the wheel never goes around.
 ///
-/// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows (at least) its
-/// earliest one, and that is how long the thread in the poller sleeps.
+/// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows
+/// (at least) its earliest one, and that is how long the thread in the poller sleeps.
 struct Timers {
     entries: Vec<TimerEntry>,
     /// The first of the free entries, which are linked by `next`.
@@ -2392,7 +2399,8 @@ struct TimerEntry {
 #[derive(Clone, Copy, Debug)]
 struct TimerKey {
     place: u32,
-    /// For the timer's own use: its deadline was ahead when it was set, and it was not polled since.
+    /// For the timer's own use: its deadline was ahead when it was set, and it was not polled
+    /// since.
     is_ahead: bool,
     id: u64,
 }
@@ -2405,9 +2413,9 @@ enum Until {
 }
 
 impl Timers {
-    /// The last one holds 64 times 64^5 ticks, which is 2.3 years. What is further off goes around.
-    const LEVELS: usize = 6;
     const TICK_BITS: u32 = 20;
+    /// Six bits each, and together all that are left of a deadline.
+    const LEVELS: usize = (64 - Timers::TICK_BITS).div_ceil(6) as usize;
     const NONE: u32 = u32::MAX;
 
     const fn new() -> Timers {
@@ -2485,12 +2493,23 @@ impl Timers {
         entry.waker.as_mut().filter(|_| entry.id == key.id)
     }
 
-    /// Changes the deadline, unless the timer is gone; says whether the thread in the poller sleeps too long.
+    /// Changes the deadline, unless the timer is gone; says whether the thread in the poller sleeps
+    /// too long.
     fn change(&mut self, key: TimerKey, deadline: u64) -> Option<bool> {
         self.waker(key)?;
-        self.unlink(key.place);
-        self.entries[key.place as usize].deadline = deadline;
-        self.link(key.place);
+        let (level, slot) = self.slot_of(deadline);
+        let entry = &mut self.entries[key.place as usize];
+        entry.deadline = deadline;
+        if (entry.level as usize, entry.slot as usize) == (level, slot) {
+            // It stays where it is: so do most timers that limit how long a peer is silent (bench:
+            // `timer_reset`).
+            let is_alone = entry.previous == Timers::NONE && entry.next == Timers::NONE;
+            let earliest = &mut self.levels[level].slots[slot].earliest;
+            *earliest = if is_alone { deadline } else { deadline.min(*earliest) };
+        } else {
+            self.unlink(key.place);
+            self.link(key.place);
+        }
         Some(self.is_late(deadline))
     }
 
@@ -2510,7 +2529,8 @@ impl Timers {
         if self.len == 0 {
             // Ordering: Release. Who sees it late looks after the timers once too often.
             REACTOR.has_timers.store(false, Ordering::Release);
-            // A burst's memory goes back. Numbers are not used again, so that old keys find nothing.
+            // A burst's memory goes back. Numbers are not used again, so that old keys find
+            // nothing.
             if self.entries.len() > 1024 {
                 self.entries = Vec::new();
                 self.free = Timers::NONE;
@@ -2519,18 +2539,22 @@ impl Timers {
         waker
     }
 
+    /// The level and the slot of a deadline.
+    fn slot_of(&self, deadline: u64) -> (usize, usize) {
+        // What is overdue belongs to where the wheel is.
+        let tick = (deadline >> Timers::TICK_BITS).max(self.tick);
+        // The highest digit, of six bits each, in which the tick differs from the wheel's.
+        let level = ((tick ^ self.tick) | 1).ilog2() / 6;
+        (level as usize, (tick >> (6 * level) & 63) as usize)
+    }
+
     /// Puts a timer into the slot where it belongs.
     fn link(&mut self, place: u32) {
         let deadline = self.entries[place as usize].deadline;
-        // What is overdue belongs to where the wheel is; what is too far off to where it comes last.
-        let all = 6 * Timers::LEVELS as u32;
-        let tick = (deadline >> Timers::TICK_BITS).clamp(self.tick, self.tick | ((1 << all) - 1));
-        // The highest digit, of six bits each, in which the tick differs from the wheel's.
-        let level = ((tick ^ self.tick) | 1).ilog2() / 6;
-        let slot = tick >> (6 * level) & 63;
-        let Level { occupied, slots } = &mut self.levels[level as usize];
+        let (level, slot) = self.slot_of(deadline);
+        let Level { occupied, slots } = &mut self.levels[level];
         *occupied |= 1 << slot;
-        let Slot { first, earliest } = &mut slots[slot as usize];
+        let Slot { first, earliest } = &mut slots[slot];
         *earliest = deadline.min(*earliest);
         let next = mem::replace(first, place);
         if let Some(next) = self.entries.get_mut(next as usize) {
@@ -2582,7 +2606,8 @@ impl Timers {
         Timers::epoch().checked_add(Duration::from_nanos(earliest?))
     }
 
-    /// It is back: takes the timers that are due, in the order of their deadlines.
+    /// It is back: takes the timers that are due, in the order of their deadlines; of equal ones,
+    /// in the order in which they were first waited for.
     fn end_sleep(&mut self, woken: &mut Vec<Waker>) {
         self.until = Until::Awake;
         if self.len == 0 {
@@ -2603,9 +2628,9 @@ impl Timers {
                 let place = next;
                 let entry = &self.entries[place as usize];
                 next = entry.next;
-                let deadline = entry.deadline;
-                if deadline <= now {
-                    due.extend(self.release(place).map(|waker| (deadline, waker)));
+                let order = (entry.deadline, entry.id);
+                if entry.deadline <= now {
+                    due.extend(self.release(place).map(|waker| (order, waker)));
                 } else {
                     self.link(place);
                 }
@@ -2616,9 +2641,7 @@ impl Timers {
             }
         }
         self.tick = self.tick.max(now_tick);
-        // In a slot the last one to come was the first.
-        due.reverse();
-        due.sort_by_key(|(deadline, _)| *deadline);
+        due.sort_unstable_by_key(|(order, _)| *order);
         woken.extend(due.into_iter().map(|(_, waker)| waker));
     }
 }
@@ -4817,16 +4840,20 @@ impl<T> fmt::Debug for ScopedTask<T> {
 // uses §1 §5 §6 · used by §10-§12 · locks: none of its own
 //
 // PROBLEM   Code wants to go on at a certain time, repeatedly perhaps, and to change its mind.
-// IDEA      The reactor keeps deadline and waker; the timer itself decides by the clock whether it fires, so
-//           that it is never early, whoever polls it and why.
-// I8.1      `entry` is some exactly while the reactor may hold a waker of ours; dropping takes it back.
+// IDEA      The reactor keeps deadline and waker; the timer itself decides by the clock whether it
+//           fires, so that it is never early, whoever polls it and why.
+// I8.1      Whoever polled last is noted until the timer fires: with the reactor while there is a
+//           deadline (`Set` has a key exactly then), else here. Dropping takes it back.
 // NEVER     overflows: a deadline that an `Instant` cannot hold is no deadline.
 
 /// A future that is ready at a deadline, and a stream of such moments.
 ///
-/// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by what the
-/// operating system and busy threads add, typically some 50 µs. After it has fired, a timer without a
-/// period stays pending. Cancel-safe: dropping it forgets it.
+/// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by
+/// what the operating system and busy threads add, typically some 50 µs. After it has fired, a
+/// timer without a period stays pending until it is set again. Cancel-safe: dropping it forgets it.
+///
+/// Whoever polled a timer last waits for it, whatever it is set to meanwhile, and is woken by the
+/// deadline that was set last. Of timers with one deadline, who was polled first is woken first.
 ///
 /// ```
 /// use smol::{Timer, stream::StreamExt};
@@ -4843,15 +4870,26 @@ impl<T> fmt::Debug for ScopedTask<T> {
 /// ```
 #[derive(Debug)]
 pub struct Timer {
-    deadline: Option<Instant>,
+    state: TimerState,
     period: Option<Duration>,
-    /// What the reactor knows it by (I8.1).
-    entry: Option<TimerKey>,
+}
+
+/// What a timer is set to, and where its waiter is noted (I8.1).
+#[derive(Debug)]
+enum TimerState {
+    Set(Instant, Option<TimerKey>),
+    Never(Option<Waker>),
+}
+
+impl TimerState {
+    fn new(deadline: Option<Instant>) -> TimerState {
+        deadline.map_or(TimerState::Never(None), |deadline| TimerState::Set(deadline, None))
+    }
 }
 
 impl Timer {
     fn new(deadline: Option<Instant>, period: Option<Duration>) -> Timer {
-        Timer { deadline, period, entry: None }
+        Timer { state: TimerState::new(deadline), period }
     }
 
     /// A timer that never fires, until it is set.
@@ -4871,9 +4909,9 @@ impl Timer {
 
     /// Fires again and again, for the first time after one period.
     ///
-    /// If it is polled so late that several periods have passed, it fires once for all of them and keeps its
-    /// phase: the next deadline is a whole number of periods after the first. A period of zero is always
-    /// ready, and yields to other tasks now and then.
+    /// If it is polled so late that several periods have passed, it fires once for all of them and
+    /// keeps its phase: the next deadline is a whole number of periods after the first. A period of
+    /// zero is always ready, and yields to other tasks now and then.
     pub fn interval(period: Duration) -> Timer {
         Timer::new(Instant::now().checked_add(period), Some(period))
     }
@@ -4907,24 +4945,33 @@ impl Timer {
 
     /// Whether the timer will fire, provided it is polled.
     pub fn will_fire(&self) -> bool {
-        self.deadline.is_some()
+        matches!(self.state, TimerState::Set(..))
     }
 
-    /// Changes the deadline. Whoever waits for the timer goes on waiting.
+    /// Changes the deadline. Whoever waits for the timer goes on waiting, also if there is none.
     fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>, is_ahead: bool) {
-        self.deadline = deadline;
         self.period = period;
-        let Some(key) = &mut self.entry else { return };
-        let is_known = match deadline {
-            Some(deadline) => REACTOR.move_timer(*key, deadline),
-            None => {
-                REACTOR.clear_timer(*key);
-                false
+        match (&mut self.state, deadline) {
+            (TimerState::Set(old, key), Some(deadline)) => {
+                *old = deadline;
+                // If it has fired, its waiter was woken and comes back.
+                *key = key.filter(|key| REACTOR.move_timer(*key, deadline));
+                key.iter_mut().for_each(|key| key.is_ahead = is_ahead);
             }
-        };
-        key.is_ahead = is_ahead;
-        if !is_known {
-            self.entry = None;
+            (TimerState::Set(_, key), None) => {
+                let waiter = key.take().and_then(|key| REACTOR.take_timer(key));
+                self.state = TimerState::Never(waiter);
+            }
+            (TimerState::Never(waiter), Some(deadline)) => {
+                let Some(waiter) = waiter.take() else {
+                    self.state = TimerState::Set(deadline, None);
+                    return;
+                };
+                let key = REACTOR.set_timer(deadline, waiter.clone());
+                self.state = TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }));
+                attend(&waiter);
+            }
+            (TimerState::Never(_), None) => {}
         }
     }
 
@@ -4942,12 +4989,20 @@ impl Timer {
     }
 
     fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
-        let Some(deadline) = self.deadline else {
-            return Poll::Pending;
+        let (deadline, key) = match &mut self.state {
+            TimerState::Set(deadline, key) => (*deadline, key),
+            TimerState::Never(Some(waiter)) => {
+                waiter.clone_from(cx.waker());
+                return Poll::Pending;
+            }
+            TimerState::Never(waiter @ None) => {
+                *waiter = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
         };
         ready!(spend(cx));
         // When it was set the clock was asked, and need not be asked twice (bench: `timer_reset`).
-        if let Some(key) = self.entry.as_mut().filter(|key| key.is_ahead) {
+        if let Some(key) = key.as_mut().filter(|key| key.is_ahead) {
             key.is_ahead = false;
             if REACTOR.update_timer(*key, cx.waker()) {
                 attend(cx.waker());
@@ -4956,15 +5011,15 @@ impl Timer {
         }
         let now = Instant::now();
         if now >= deadline {
-            if let Some(key) = self.entry.take() {
+            let key = key.take();
+            self.state = TimerState::new(self.next(deadline, now));
+            if let Some(key) = key {
                 REACTOR.clear_timer(key);
             }
-            self.deadline = self.next(deadline, now);
             return Poll::Ready(deadline);
         }
-        match &mut self.entry {
-            Some(key) if REACTOR.update_timer(*key, cx.waker()) => {}
-            entry => *entry = Some(REACTOR.set_timer(deadline, cx.waker().clone())),
+        if !key.is_some_and(|key| REACTOR.update_timer(key, cx.waker())) {
+            *key = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
         }
         attend(cx.waker());
         Poll::Pending
@@ -4973,8 +5028,11 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        if let Some(key) = self.entry.take() {
-            REACTOR.clear_timer(key);
+        match &mut self.state {
+            TimerState::Set(_, key) => {
+                key.take().into_iter().for_each(|key| REACTOR.clear_timer(key))
+            }
+            TimerState::Never(waiter) => shielded(|| drop(waiter.take())),
         }
     }
 }
@@ -4995,10 +5053,12 @@ impl Stream for Timer {
     }
 }
 
-/// Gives a future so much time, and not more.
+/// Gives a future so much time from now on, and not more. A time too long for the clock means for
+/// ever.
 ///
-/// The future is polled first, so that one that is ready at the same moment wins. On `Err` it has been
-/// dropped; whether that loses something is a matter of the future.
+/// The time runs from the call, not from the first poll. The future is polled first, so that one
+/// that is ready at the same moment wins. On `Err` it has been dropped; whether that loses
+/// something is a matter of the future. Cancel-safe if the future is.
 ///
 /// ```
 /// use std::time::Duration;
@@ -5010,12 +5070,38 @@ impl Stream for Timer {
 ///     assert_eq!(fast, Ok(1));
 /// });
 /// ```
-pub async fn timeout<T>(
+pub fn timeout<T>(
     duration: Duration,
     future: impl Future<Output = T>,
-) -> Result<T, TimedOut> {
+) -> impl Future<Output = Result<T, TimedOut>> {
+    until(Timer::after(duration), future)
+}
+
+/// Gives a future time until a moment, and not more. Otherwise it is as [`timeout`] is.
+///
+/// ```
+/// use smol::Timer;
+/// use std::time::{Duration, Instant};
+///
+/// smol::block_on(async {
+///     // One deadline for several steps.
+///     let deadline = Instant::now() + Duration::from_millis(10);
+///     let mut steps = 0;
+///     while smol::timeout_at(deadline, Timer::after(Duration::from_millis(3))).await.is_ok() {
+///         steps += 1;
+///     }
+///     assert!(steps <= 3);
+/// });
+/// ```
+pub fn timeout_at<T>(
+    deadline: Instant,
+    future: impl Future<Output = T>,
+) -> impl Future<Output = Result<T, TimedOut>> {
+    until(Timer::at(deadline), future)
+}
+
+async fn until<T>(mut timer: Timer, future: impl Future<Output = T>) -> Result<T, TimedOut> {
     let mut future = std::pin::pin!(future);
-    let mut timer = Timer::after(duration);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
@@ -5025,7 +5111,7 @@ pub async fn timeout<T>(
     .await
 }
 
-/// The future given to [`timeout`] took too long.
+/// The future given to [`timeout`] or [`timeout_at`] took too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 
@@ -6245,7 +6331,14 @@ where
         if let Driver::Pooled(lane) = &self.shared.driver {
             return lane.poll_flush(self.owner, cx);
         }
-        self.poll_io(Direction::Write, None, cx, |mut io| io.flush(), |()| false)
+        // Tried first, whether there is room or not: most have nothing that would need it.
+        ready!(spend(cx));
+        match retry(|| self.get_ref().flush()) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                self.poll_io(Direction::Write, None, cx, |mut io| io.flush(), |()| false)
+            }
+            result => Poll::Ready(result),
+        }
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -6311,20 +6404,22 @@ where
 // §11  Sockets: TCP, UDP and Unix on `Async<T>`
 // ============================================================================================
 //
-// uses §1 §8-§10 · used by nobody · locks: none
+// uses §1 §5 §6 §8-§10 · used by nobody · locks: none
 //
-// PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that pass.
-// IDEA      Thin methods over std's. `connect` races addresses as RFC 8305 says, with a delay between the
-//           starts; `accept` holds back errors that only time can cure, so that a loop does not spin.
-// NEVER     resolves a numeric address on the pool, which may be full of other work.
+// PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that
+//           pass.
+// IDEA      Thin methods over std's; what two kinds of sockets have in common is written once, as a
+//           macro. `connect` races addresses as RFC 8305 says, with a delay between the starts;
+//           `accept` holds back errors that only time can cure, so that a loop does not spin.
+// NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits there
+//           for a connection.
 
 mod sealed {
     /// What an address turns out to be.
     #[derive(Debug)]
     pub enum Target {
-        Known(Vec<std::net::SocketAddr>),
+        Known(std::io::Result<Vec<std::net::SocketAddr>>),
         Named(String, u16),
-        Invalid(String),
     }
 
     pub trait ToTarget {
@@ -6334,93 +6429,52 @@ mod sealed {
 
 use sealed::{Target, ToTarget};
 
-/// What can be given as an address: `"example.com:80"`, `("localhost", 80)`, `([127, 0, 0, 1], 80)`, a
-/// [`SocketAddr`] or its parts, and slices and vectors of them.
+/// What can be given as an address: `"example.com:80"`, `("localhost", 80)`,
+/// `([127, 0, 0, 1], 80)`, a [`SocketAddr`] or its parts, and slices and vectors of them.
 ///
 /// Names are resolved by the operating system, on the pool; numeric addresses are not looked up.
 pub trait ToAddrs: ToTarget {}
 
 impl<T: ToTarget> ToAddrs for T {}
 
-impl ToTarget for SocketAddr {
-    fn to_target(self) -> Target {
-        Target::Known(vec![self])
-    }
+macro_rules! to_target {
+    ($($($from:ty)|+: $value:pat => $target:expr;)*) => {$($(
+        impl ToTarget for $from {
+            fn to_target(self) -> Target {
+                let $value = self;
+                $target
+            }
+        }
+    )+)*};
 }
 
-impl ToTarget for SocketAddrV4 {
-    fn to_target(self) -> Target {
-        SocketAddr::from(self).to_target()
-    }
-}
-
-impl ToTarget for SocketAddrV6 {
-    fn to_target(self) -> Target {
-        SocketAddr::from(self).to_target()
-    }
-}
-
-impl ToTarget for &[SocketAddr] {
-    fn to_target(self) -> Target {
-        Target::Known(self.to_vec())
-    }
-}
-
-impl ToTarget for Vec<SocketAddr> {
-    fn to_target(self) -> Target {
-        Target::Known(self)
-    }
+to_target! {
+    Vec<SocketAddr>: addrs => Target::Known(Ok(addrs));
+    &[SocketAddr]: addrs => addrs.to_vec().to_target();
+    SocketAddr: addr => vec![addr].to_target();
+    SocketAddrV4 | SocketAddrV6: addr => SocketAddr::from(addr).to_target();
+    (IpAddr, u16) | (Ipv4Addr, u16) | (Ipv6Addr, u16) | ([u8; 4], u16) | ([u16; 8], u16):
+        addr => SocketAddr::from(addr).to_target();
+    (&str, u16): (host, port) => match host.parse::<IpAddr>() {
+        Ok(ip) => (ip, port).to_target(),
+        Err(_) => Target::Named(host.to_string(), port),
+    };
+    (String, u16): (host, port) => (host.as_str(), port).to_target();
+    &str: text => {
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return addr.to_target();
+        }
+        match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+            Some((host, Ok(port))) if !host.is_empty() => (host, port).to_target(),
+            _ => Target::Known(Err(invalid(format!("{text:?} is not of the form host:port")))),
+        }
+    };
+    String: text => text.as_str().to_target();
 }
 
 impl<const N: usize> ToTarget for [SocketAddr; N] {
     fn to_target(self) -> Target {
-        Target::Known(self.to_vec())
-    }
-}
-
-impl ToTarget for (&str, u16) {
-    fn to_target(self) -> Target {
-        match self.0.parse::<IpAddr>() {
-            Ok(ip) => SocketAddr::new(ip, self.1).to_target(),
-            Err(_) => Target::Named(self.0.to_string(), self.1),
-        }
-    }
-}
-
-impl ToTarget for (String, u16) {
-    fn to_target(self) -> Target {
-        (&*self.0, self.1).to_target()
-    }
-}
-
-/// Pairs of an IP address in any of its forms and a port.
-macro_rules! ip_and_port {
-    ($($ip:ty),*) => {$(
-        impl ToTarget for ($ip, u16) {
-            fn to_target(self) -> Target {
-                SocketAddr::new(IpAddr::from(self.0), self.1).to_target()
-            }
-        }
-    )*};
-}
-
-ip_and_port!(IpAddr, Ipv4Addr, Ipv6Addr, [u8; 4], [u16; 8]);
-
-impl ToTarget for &str {
-    fn to_target(self) -> Target {
-        if let Ok(addr) = self.parse::<SocketAddr>() {
-            return addr.to_target();
-        }
-        match self.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
-            Some((host, Ok(port))) if !host.is_empty() => (host, port).to_target(),
-            _ => Target::Invalid(format!("{self:?} is not of the form host:port")),
-        }
-    }
-}
-
-impl ToTarget for String {
-    fn to_target(self) -> Target {
-        self.as_str().to_target()
+        self.to_vec().to_target()
     }
 }
 
@@ -6430,9 +6484,14 @@ impl<T: ToTarget + Clone> ToTarget for &T {
     }
 }
 
+fn invalid(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why.into())
+}
+
 /// Finds the addresses of a name. Numeric addresses are returned as they are.
 ///
-/// The operating system does it, on a thread of the pool; dropping the future does not stop that thread.
+/// The operating system does it, on a thread of the pool; dropping the future does not stop that
+/// thread.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -6443,7 +6502,7 @@ impl<T: ToTarget + Clone> ToTarget for &T {
 pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
     match addr.to_target() {
         Target::Named(host, port) => unblock(move || look_up(&host, port)).await,
-        other => known(other),
+        Target::Known(addrs) => addrs,
     }
 }
 
@@ -6451,15 +6510,7 @@ pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
 fn resolve_now(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
     match addr.to_target() {
         Target::Named(host, port) => look_up(&host, port),
-        other => known(other),
-    }
-}
-
-fn known(target: Target) -> io::Result<Vec<SocketAddr>> {
-    match target {
-        Target::Known(addrs) => Ok(addrs),
-        Target::Named(name, _) => Err(io::Error::new(io::ErrorKind::InvalidInput, name)),
-        Target::Invalid(why) => Err(io::Error::new(io::ErrorKind::InvalidInput, why)),
+        Target::Known(addrs) => addrs,
     }
 }
 
@@ -6483,74 +6534,149 @@ fn is_exhaustion(err: &io::Error) -> bool {
     matches!(err.raw_os_error(), Some(10024 | 10055))
 }
 
-impl Async<TcpListener> {
-    /// Listens on an address; port 0 lets the system choose one.
-    ///
-    /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the first
-    /// that works is taken.
-    pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
-        Async::new(TcpListener::bind(&*resolve_now(addr)?)?)
-    }
-
-    /// Waits for the next connection.
-    ///
-    /// # Errors
-    ///
-    /// An error is usually about one connection, and the next call may succeed. When the process or the system is
-    /// out of descriptors or memory, the error comes some milliseconds later, so that a loop around
-    /// `accept` lets others go on.
-    pub async fn accept(&self) -> io::Result<(Async<TcpStream>, SocketAddr)> {
-        let (stream, addr) = accept_with(self, |listener| {
-            let (stream, addr) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok((stream, addr))
-        })
-        .await?;
-        Ok((Async::polled(stream, true), addr))
-    }
-
-    /// The connections, one after the other. The stream never ends; see [`accept`](Async::accept) for errors.
-    pub fn incoming(&self) -> impl Stream<Item = io::Result<Async<TcpStream>>> + Send + Unpin + '_ {
-        Box::pin(stream::unfold(self, |this| async move {
-            Some((this.accept().await.map(|(stream, _)| stream), this))
-        }))
-    }
+/// A listener with a queue as long as the system allows. std asks for 128 connections, and whoever
+/// finds no room tries again after a second. All systems take a larger number for their own limit;
+/// and if one did not, the queue would stay as it is. (On Windows std alone cannot ask.)
+fn listener<L: AsHandle>(socket: L) -> io::Result<Async<L>> {
+    #[cfg(unix)]
+    let _ = rustix::net::listen(&socket, i32::MAX);
+    Async::new(socket)
 }
 
-/// Accepts, and holds back an error that others must cure.
-async fn accept_with<L, R>(
-    listener: &Async<L>,
-    op: impl FnMut(&L) -> io::Result<R>,
-) -> io::Result<R> {
-    let result = listener.read_with(op).await;
-    if result.as_ref().is_err_and(is_exhaustion) {
-        Timer::after(ACCEPT_PAUSE).await;
+/// What TCP's listeners and Unix's have in common.
+macro_rules! accept {
+    ($listener:ty, $stream:ty, $addr:ty, is_tcp: $is_tcp:literal) => {
+        impl Async<$listener> {
+            /// Waits for the next connection. Cancel-safe: no connection is lost.
+            ///
+            /// # Errors
+            ///
+            /// An error is usually about one connection, and the next call may succeed. When the
+            /// process or the system is out of descriptors or memory, the error comes some
+            /// milliseconds later, so that a loop around `accept` lets others go on.
+            pub async fn accept(&self) -> io::Result<(Async<$stream>, $addr)> {
+                let result = self.read_with(Self::accept_now).await;
+                if result.as_ref().is_err_and(is_exhaustion) {
+                    Timer::after(ACCEPT_PAUSE).await;
+                }
+                result
+            }
+
+            /// [`accept`](Async::accept) for those who write `poll` functions; errors come at once.
+            pub fn poll_accept(
+                &self,
+                cx: &mut Context<'_>,
+            ) -> Poll<io::Result<(Async<$stream>, $addr)>> {
+                self.poll_io(Direction::Read, None, cx, Self::accept_now, |_| false)
+            }
+
+            /// The connections, one after the other. The stream never ends; see
+            /// [`accept`](Async::accept) for errors.
+            pub fn incoming(
+                &self,
+            ) -> impl Stream<Item = io::Result<Async<$stream>>> + Send + Unpin + '_ {
+                Box::pin(stream::unfold(self, |this| async move {
+                    Some((this.accept().await.map(|(stream, _)| stream), this))
+                }))
+            }
+
+            fn accept_now(listener: &$listener) -> io::Result<(Async<$stream>, $addr)> {
+                let (stream, addr) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok((Async::polled(stream, $is_tcp), addr))
+            }
+        }
+    };
+}
+
+/// What UDP's sockets and Unix's for datagrams have in common.
+macro_rules! datagrams {
+    ($socket:ty, $addr:ty) => {
+        impl Async<$socket> {
+            /// Receives one datagram and the address of its sender. What does not fit into the
+            /// buffer is lost. Cancel-safe: no datagram is lost.
+            pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, $addr)> {
+                self.read_with(|socket| socket.recv_from(buf)).await
+            }
+
+            /// [`recv_from`](Async::recv_from) for those who write `poll` functions.
+            pub fn poll_recv_from(
+                &self,
+                cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<io::Result<(usize, $addr)>> {
+                self.poll_io(Direction::Read, None, cx, |socket| socket.recv_from(buf), |_| false)
+            }
+
+            /// Receives one datagram from the peer it is connected to.
+            pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.read_with(|socket| socket.recv(buf)).await
+            }
+
+            /// Sends one datagram to the peer it is connected to.
+            pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
+                self.write_with(|socket| socket.send(buf)).await
+            }
+        }
+    };
+}
+
+/// std's sockets become asynchronous with `try_from`.
+macro_rules! try_from_std {
+    ($($socket:ty),*) => {$(
+        impl TryFrom<$socket> for Async<$socket> {
+            type Error = io::Error;
+
+            fn try_from(socket: $socket) -> io::Result<Self> {
+                Async::new(socket)
+            }
+        }
+    )*};
+}
+
+accept!(TcpListener, TcpStream, SocketAddr, is_tcp: true);
+datagrams!(UdpSocket, SocketAddr);
+try_from_std!(TcpListener, TcpStream, UdpSocket);
+#[cfg(unix)]
+accept!(UnixListener, UnixStream, UnixAddr, is_tcp: false);
+#[cfg(unix)]
+datagrams!(UnixDatagram, UnixAddr);
+#[cfg(unix)]
+try_from_std!(UnixListener, UnixStream, UnixDatagram);
+
+impl Async<TcpListener> {
+    /// Listens on an address; port 0 lets the system choose one. The queue of connections that wait
+    /// to be accepted is as long as the system allows.
+    ///
+    /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the
+    /// first that works is taken.
+    pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
+        listener(TcpListener::bind(&*resolve_now(addr)?)?)
     }
-    result
 }
 
 impl Async<TcpStream> {
     /// Connects to an address.
     ///
-    /// If there are several, the families take turns, beginning with that of the first; the next one is tried when
-    /// one has failed, or after 250 ms. The first that answers wins, and the others are closed (RFC 8305).
+    /// If there are several, the families take turns, beginning with that of the first; the next
+    /// one is tried when one has failed, or after 250 ms. The first that answers wins, and the
+    /// others are closed (RFC 8305).
     ///
     /// # Errors
     ///
     /// The error names each address that was tried, and is of the kind of the last that failed.
     pub async fn connect(addr: impl ToAddrs) -> io::Result<Async<TcpStream>> {
         let mut waiting = take_turns(resolve(addr).await?).into_iter();
-        let mut attempts: Vec<(SocketAddr, future::Boxed<io::Result<Async<TcpStream>>>)> =
-            Vec::new();
+        let mut attempts: Vec<(SocketAddr, future::Boxed<io::Result<_>>)> = Vec::new();
         let mut failed = Vec::new();
         let mut kind = io::ErrorKind::InvalidInput;
         let mut stagger = Timer::at(Instant::now());
         poll_fn(|cx| {
             loop {
                 let mut i = 0;
-                while i < attempts.len() {
-                    let (addr, attempt) = &mut attempts[i];
+                while let Some((addr, attempt)) = attempts.get_mut(i) {
                     match attempt.as_mut().poll(cx) {
+                        Poll::Pending => i += 1,
                         Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream)),
                         Poll::Ready(Err(err)) => {
                             kind = err.kind();
@@ -6558,30 +6684,18 @@ impl Async<TcpStream> {
                             drop(attempts.swap_remove(i));
                             stagger.set_at(Instant::now());
                         }
-                        Poll::Pending => i += 1,
                     }
                 }
-                if attempts.is_empty() && waiting.len() == 0 {
-                    let why = if failed.is_empty() {
-                        "no address given".into()
-                    } else {
-                        failed.join("; ")
-                    };
-                    return Poll::Ready(Err(io::Error::new(
-                        kind,
-                        format!("cannot connect: {why}"),
-                    )));
-                }
-                if waiting.len() == 0 {
+                if waiting.len() > 0 {
+                    ready!(stagger.poll_fire(cx));
+                    stagger.set_after(CONNECT_STAGGER);
+                    let next = waiting.next();
+                    attempts.extend(next.map(|addr| (addr, Box::pin(connect_to(addr)) as _)));
+                } else if attempts.is_empty() {
+                    return Poll::Ready(Err(cannot_connect(kind, &failed)));
+                } else {
                     return Poll::Pending;
                 }
-                ready!(stagger.poll_fire(cx));
-                stagger.set_after(CONNECT_STAGGER);
-                attempts.extend(
-                    waiting
-                        .next()
-                        .map(|addr| (addr, Box::pin(connect_to(addr)) as future::Boxed<_>)),
-                );
             }
         })
         .await
@@ -6605,50 +6719,59 @@ fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     pairs.flatten().flatten().collect()
 }
 
+fn cannot_connect(kind: io::ErrorKind, failed: &[String]) -> io::Error {
+    let why = if failed.is_empty() { "no address given".into() } else { failed.join("; ") };
+    io::Error::new(kind, format!("cannot connect: {why}"))
+}
+
 /// Connects to one address.
 #[cfg(unix)]
 async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
-    use rustix::net::{AddressFamily, SocketType};
+    use rustix::{io::Errno, net::AddressFamily};
     let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = new_socket(family, SocketType::STREAM)?;
-    use rustix::io::Errno;
+    let socket = new_socket(family)?;
     match rustix::net::connect(&socket, &addr) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
         Err(err) => return Err(err.into()),
     }
-    let stream = Async::polled(TcpStream::from(socket), true);
+    connected(Async::polled(TcpStream::from(socket), true)).await
+}
+
+/// Waits until a connect has come to its end, and says how it went.
+#[cfg(unix)]
+async fn connected<S: AsHandle>(stream: Async<S>) -> io::Result<Async<S>> {
     stream.writable().await?;
-    if let Some(err) = stream.get_ref().take_error()? {
-        return Err(err);
-    }
+    rustix::net::sockopt::socket_error(stream.get_ref())??;
     // Some systems wake the writer early: then this says so.
-    stream.get_ref().peer_addr()?;
+    rustix::net::getpeername(stream.get_ref())?;
     Ok(stream)
 }
 
-/// Connects to one address. std has no non-blocking connect, so this waits on the pool, and goes on there if
-/// it is dropped.
+/// Connects to one address. std has no non-blocking connect, so a thread waits, one of its own
+/// since the pool may be full. It goes on waiting if this is dropped.
 #[cfg(windows)]
 async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
-    let stream = unblock(move || TcpStream::connect(addr)).await?;
+    // It is polled once, and never woken.
+    let (ticket, task) = async_task::spawn(async move { TcpStream::connect(addr) }, drop);
+    let started = start_thread("smol-connect".into(), move || _ = ticket.run());
+    let task = if started { task } else { unblock(move || TcpStream::connect(addr)) };
+    let stream = task.await?;
     stream.set_nonblocking(true)?;
     Ok(Async::polled(stream, true))
 }
 
-/// A socket that does not block, is not inherited by children, and raises no signals.
+/// A stream's socket that does not block, is not inherited by children, and raises no signals.
 #[cfg(unix)]
-fn new_socket(
-    family: rustix::net::AddressFamily,
-    kind: rustix::net::SocketType,
-) -> io::Result<OwnedFd> {
+fn new_socket(family: rustix::net::AddressFamily) -> io::Result<OwnedFd> {
+    use rustix::net::SocketType;
     #[cfg(not(any(target_vendor = "apple", target_os = "aix", target_os = "haiku")))]
     {
         let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
-        Ok(rustix::net::socket_with(family, kind, flags, None)?)
+        Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
     }
     #[cfg(any(target_vendor = "apple", target_os = "aix", target_os = "haiku"))]
     {
-        let socket = rustix::net::socket(family, kind, None)?;
+        let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
         #[cfg(target_vendor = "apple")]
@@ -6658,8 +6781,8 @@ fn new_socket(
 }
 
 impl Async<UdpSocket> {
-    /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not: a numeric
-    /// address) is looked up on the calling thread.
+    /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not:
+    /// a numeric address) is looked up on the calling thread.
     ///
     /// To talk to one peer only, use `get_ref().connect(addr)`, [`send`](Async::send) and
     /// [`recv`](Async::recv).
@@ -6667,49 +6790,45 @@ impl Async<UdpSocket> {
         Async::new(UdpSocket::bind(&*resolve_now(addr)?)?)
     }
 
-    /// Receives one datagram and the address of its sender. What does not fit into the buffer is lost.
-    pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.read_with(|socket| socket.recv_from(buf)).await
+    /// Sends one datagram to an address, the first one if there are several.
+    pub async fn send_to(&self, buf: &[u8], addr: impl ToAddrs) -> io::Result<usize> {
+        let addr = resolve(addr).await?.into_iter().next();
+        let addr = addr.ok_or_else(|| invalid("no address given"))?;
+        self.write_with(|socket| socket.send_to(buf, addr)).await
     }
 
-    /// The same, and leaves the datagram where it is.
+    /// [`send_to`](Async::send_to) for those who write `poll` functions.
+    pub fn poll_send_to(
+        &self,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+        addr: SocketAddr,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_io(Direction::Write, None, cx, |socket| socket.send_to(buf, addr), |_| false)
+    }
+
+    /// [`recv_from`](Async::recv_from) that leaves the datagram where it is.
     pub async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.read_with(|socket| socket.peek_from(buf)).await
     }
 
-    /// Sends one datagram to an address, the first one if there are several.
-    pub async fn send_to(&self, buf: &[u8], addr: impl ToAddrs) -> io::Result<usize> {
-        let addr = resolve(addr).await?.into_iter().next();
-        let none = || io::Error::new(io::ErrorKind::InvalidInput, "no address given");
-        let addr = addr.ok_or_else(none)?;
-        self.write_with(|socket| socket.send_to(buf, addr)).await
-    }
-
-    /// Receives one datagram from the peer it is connected to.
-    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_with(|socket| socket.recv(buf)).await
-    }
-
-    /// The same, and leaves the datagram where it is.
+    /// [`recv`](Async::recv) that leaves the datagram where it is.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.read_with(|socket| socket.peek(buf)).await
     }
-
-    /// Sends one datagram to the peer it is connected to.
-    pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
-        self.write_with(|socket| socket.send(buf)).await
-    }
 }
 
-/// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on Linux.
+#[cfg(target_os = "android")]
+use std::os::android::net::SocketAddrExt;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+
+/// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on
+/// Linux.
 #[cfg(unix)]
 fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        #[cfg(target_os = "android")]
-        use std::os::android::net::SocketAddrExt;
-        #[cfg(target_os = "linux")]
-        use std::os::linux::net::SocketAddrExt;
         use std::os::unix::ffi::OsStrExt;
         if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"\0") {
             return UnixAddr::from_abstract_name(name);
@@ -6718,9 +6837,9 @@ fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
     UnixAddr::from_pathname(path)
 }
 
-/// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells when
-/// that is so (connect(2); and a socket without a peer always counts as writable), so this tries again
-/// and again.
+/// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells
+/// when that is so (connect(2); and a socket without a peer always counts as writable), so this
+/// tries again and again.
 #[cfg(unix)]
 async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     let mut pause = Duration::from_millis(1);
@@ -6735,30 +6854,15 @@ async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result
 
 #[cfg(unix)]
 impl Async<UnixListener> {
-    /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is a name in
-    /// the abstract namespace (unix(7)).
+    /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is
+    /// a name in the abstract namespace (unix(7)).
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixListener>> {
-        Async::new(UnixListener::bind_addr(&unix_addr(path.as_ref())?)?)
+        Self::bind_addr(&unix_addr(path.as_ref())?)
     }
 
-    /// Waits for the next connection. For errors see `Async<TcpListener>`.
-    pub async fn accept(&self) -> io::Result<(Async<UnixStream>, UnixAddr)> {
-        let (stream, addr) = accept_with(self, |listener| {
-            let (stream, addr) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            Ok((stream, addr))
-        })
-        .await?;
-        Ok((Async::polled(stream, false), addr))
-    }
-
-    /// The connections, one after the other. The stream never ends.
-    pub fn incoming(
-        &self,
-    ) -> impl Stream<Item = io::Result<Async<UnixStream>>> + Send + Unpin + '_ {
-        Box::pin(stream::unfold(self, |this| async move {
-            Some((this.accept().await.map(|(stream, _)| stream), this))
-        }))
+    /// Listens on an address of std's.
+    pub fn bind_addr(addr: &UnixAddr) -> io::Result<Async<UnixListener>> {
+        listener(UnixListener::bind_addr(addr)?)
     }
 }
 
@@ -6766,30 +6870,26 @@ impl Async<UnixListener> {
 impl Async<UnixStream> {
     /// Connects to the listener at a path, or an abstract name. Waits while its queue is full.
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<Async<UnixStream>> {
+        Self::connect_addr(&unix_addr(path.as_ref())?).await
+    }
+
+    /// Connects to the listener at an address of std's. Waits while its queue is full.
+    pub async fn connect_addr(addr: &UnixAddr) -> io::Result<Async<UnixStream>> {
         use rustix::io::Errno;
-        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
-        use std::os::unix::ffi::OsStrExt;
-        let path = path.as_ref();
-        let addr = match path.as_os_str().as_bytes().strip_prefix(b"\0") {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Some(name) => SocketAddrUnix::new_abstract_name(name)?,
-            _ => {
-                unix_addr(path)?;
-                SocketAddrUnix::new(path)?
-            }
-        };
-        let socket = new_socket(AddressFamily::UNIX, SocketType::STREAM)?;
-        let stream = Async::polled(UnixStream::from(socket), false);
+        use rustix::net::{AddressFamily, SocketAddrUnix};
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let name = addr.as_abstract_name().map(SocketAddrUnix::new_abstract_name);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let name = None;
+        let name = name.or_else(|| addr.as_pathname().map(SocketAddrUnix::new));
+        let addr = name.ok_or_else(|| invalid("the address has no name"))??;
+        let stream = Async::polled(UnixStream::from(new_socket(AddressFamily::UNIX)?), false);
         let connect = || match rustix::net::connect(stream.get_ref(), &addr) {
             Ok(()) | Err(Errno::ISCONN | Errno::INPROGRESS | Errno::INTR) => Ok(()),
             Err(err) => Err(io::Error::from(err)),
         };
         try_until_taken(connect).await?;
-        stream.writable().await?;
-        match stream.get_ref().take_error()? {
-            Some(err) => Err(err),
-            None => stream.get_ref().peer_addr().map(|_| stream),
-        }
+        connected(stream).await
     }
 
     /// Two sockets that are connected to each other.
@@ -6803,7 +6903,12 @@ impl Async<UnixStream> {
 impl Async<UnixDatagram> {
     /// Makes a socket that receives at a path, which must not exist yet, or an abstract name.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixDatagram>> {
-        Async::new(UnixDatagram::bind_addr(&unix_addr(path.as_ref())?)?)
+        Self::bind_addr(&unix_addr(path.as_ref())?)
+    }
+
+    /// Makes a socket that receives at an address of std's.
+    pub fn bind_addr(addr: &UnixAddr) -> io::Result<Async<UnixDatagram>> {
+        Async::new(UnixDatagram::bind_addr(addr)?)
     }
 
     /// Makes a socket without an address.
@@ -6817,44 +6922,16 @@ impl Async<UnixDatagram> {
         Ok((Async::new(one)?, Async::new(two)?))
     }
 
-    /// Receives one datagram and the address of its sender. What does not fit into the buffer is lost.
-    pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, UnixAddr)> {
-        self.read_with(|socket| socket.recv_from(buf)).await
-    }
-
-    /// Sends one datagram to a path or an abstract name.
+    /// Sends one datagram to a path or an abstract name. Waits while the receiver's queue is full.
     pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
-        let addr = unix_addr(path.as_ref())?;
-        try_until_taken(|| self.get_ref().send_to_addr(buf, &addr)).await
+        self.send_to_addr(buf, &unix_addr(path.as_ref())?).await
     }
 
-    /// Receives one datagram from the peer it is connected to.
-    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_with(|socket| socket.recv(buf)).await
-    }
-
-    /// Sends one datagram to the peer it is connected to.
-    pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
-        self.write_with(|socket| socket.send(buf)).await
+    /// Sends one datagram to an address of std's, such as [`recv_from`](Async::recv_from) tells.
+    pub async fn send_to_addr(&self, buf: &[u8], addr: &UnixAddr) -> io::Result<usize> {
+        try_until_taken(|| self.get_ref().send_to_addr(buf, addr)).await
     }
 }
-
-/// std's sockets become asynchronous with `try_from`.
-macro_rules! try_from_std {
-    ($($socket:ty),*) => {$(
-        impl TryFrom<$socket> for Async<$socket> {
-            type Error = io::Error;
-
-            fn try_from(socket: $socket) -> io::Result<Self> {
-                Async::new(socket)
-            }
-        }
-    )*};
-}
-
-try_from_std!(TcpListener, TcpStream, UdpSocket);
-#[cfg(unix)]
-try_from_std!(UnixListener, UnixStream, UnixDatagram);
 
 // ============================================================================================
 // §12  Files and processes: what the kernel cannot poll, and what it can

@@ -1,4 +1,5 @@
-//! Addresses: whatever people type is understood as std understands it; numbers need no help, names are looked up without blocking anybody.
+//! Addresses: whatever people type is understood as std understands it; numbers need no help, names
+//! are looked up without blocking anybody.
 
 mod common;
 
@@ -126,7 +127,8 @@ fn a_name_that_does_not_resolve_is_an_error() {
                 .send_to(b"x", (too_long.as_str(), 9))
                 .await
                 .unwrap_err();
-            // For the second it may ask the network, which may take its time; others do not wait for it.
+            // For the second it may ask the network, which may take its time; others do not wait
+            // for it.
             match timeout(Duration::from_secs(10), resolve("name.invalid:80")).await {
                 Ok(result) => drop(result.unwrap_err()),
                 Err(_) => eprintln!("this network gives no answer about `name.invalid`"),

@@ -1,4 +1,5 @@
-//! TCP: std's types, asynchronous; connects try every address and say truly how they ended; what the peer does is seen at once.
+//! TCP: std's types, asynchronous; connects try every address and say truly how they ended; what
+//! the peer does is seen at once.
 
 mod common;
 #[cfg(unix)]
@@ -184,6 +185,47 @@ fn connections_made_before_anybody_accepts_are_all_accepted() {
     });
 }
 
+/// std asks for a queue of 128; what does not fit in is tried again after a second, then after two.
+#[cfg(target_os = "linux")]
+#[test]
+fn six_hundred_connections_made_before_anybody_accepts_find_room() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let files = getrlimit(Resource::Nofile).maximum;
+    if allowed.trim().parse::<u32>().unwrap() < 600 || files.is_some_and(|most| most < 1_500) {
+        return eprintln!("skipped: the system allows {allowed} connections and {files:?} files");
+    }
+    common::fresh_process(30, &[], || {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(1_500), maximum: files }).unwrap();
+        block_on(async {
+            let (listener, addr) = listener();
+            let start = Instant::now();
+            let connects: Vec<_> =
+                (0..600).map(|_| spawn(Async::<TcpStream>::connect(addr))).collect();
+            let mut clients = Vec::new();
+            for connect in connects {
+                let connected = timeout(Duration::from_secs(10), connect).await;
+                clients.push(connected.expect("the queue has no room").unwrap());
+            }
+            for _ in 0..600 {
+                listener.accept().await.unwrap();
+            }
+            eprintln!("600 connections in {:?}", start.elapsed());
+            // A listener of one's own keeps the queue that it has.
+            let own = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+            let own = own.unwrap();
+            own.bind(&SocketAddr::from(LOCAL).into()).unwrap();
+            own.listen(0).unwrap();
+            let addr = own.local_addr().unwrap().as_socket().unwrap();
+            let own = Async::<TcpListener>::try_from(TcpListener::from(own)).unwrap();
+            let _first = Async::<TcpStream>::connect(addr).await.unwrap();
+            let second = timeout(50 * MS, Async::<TcpStream>::connect(addr)).await;
+            second.expect_err("the queue of a listener that was made by hand was changed");
+            own.accept().await.unwrap();
+        });
+    });
+}
+
 #[test]
 fn many_accept_on_one_listener_and_each_gets_a_connection() {
     within(20, || {
@@ -202,6 +244,41 @@ fn many_accept_on_one_listener_and_each_gets_a_connection() {
             for task in tasks {
                 task.await;
             }
+        });
+    });
+}
+
+/// For those who write `poll` functions: a stream of connections by hand.
+#[test]
+fn connections_can_be_polled_for() {
+    use std::task::{Context, Poll};
+    within(10, || {
+        block_on(async {
+            let (listener, addr) = listener();
+            let (waker, wakes) = common::counting_waker();
+            let mut cx = Context::from_waker(&waker);
+            assert!(listener.poll_accept(&mut cx).is_pending());
+            let client = Async::<TcpStream>::connect(addr).await.unwrap();
+            while wakes.count() == 0 {
+                Timer::after(MS).await;
+            }
+            let Poll::Ready(Ok((mut server, peer))) = listener.poll_accept(&mut cx) else {
+                panic!("it was woken and finds nothing");
+            };
+            assert_eq!(peer, client.get_ref().local_addr().unwrap());
+            assert!(listener.poll_accept(&mut cx).is_pending());
+            (&client).write_all(b"x").await.unwrap();
+            assert_eq!(server.read(&mut [0; 2]).await.unwrap(), 1);
+            // The waiters of one kind do not disturb those of the other.
+            let accepting = spawn({
+                let listener = listener.clone();
+                async move { std::future::poll_fn(|cx| listener.poll_accept(cx)).await }
+            });
+            let both = future::zip(accepting, listener.accept());
+            let connects =
+                future::zip(Async::<TcpStream>::connect(addr), Async::<TcpStream>::connect(addr));
+            let ((one, two), _connected) = future::zip(both, connects).await;
+            assert_ne!(one.unwrap().1, two.unwrap().1);
         });
     });
 }
@@ -346,6 +423,50 @@ fn close_shuts_down_the_writing_half_and_succeeds_after_a_reset() {
     });
 }
 
+/// A server that gives up on a slow client must be able to say so.
+#[cfg(unix)]
+#[test]
+fn flush_and_close_of_a_connection_that_is_full_do_not_wait_for_the_peer() {
+    within(30, || {
+        block_on(async {
+            let (mut a, mut b) = pair().await;
+            let late = timeout(20 * MS, a.write_all(&vec![7; 30_000_000])).await;
+            late.expect_err("the peer does not read");
+            let mut full = 0;
+            while common_io::fill(a.get_ref()) > 0 {
+                full += 1;
+                Timer::after(MS).await;
+            }
+            assert!(full < 10_000);
+            let mut clone = a.clone();
+            // Somebody else still waits for room.
+            let mut writing = pin!(async { (&a).write(b"x").await });
+            assert!(future::poll_once(writing.as_mut()).await.is_none());
+            let patience = Duration::from_secs(5);
+            for _ in 0..2 {
+                timeout(patience, clone.flush()).await.expect("flush waits").unwrap();
+                timeout(patience, (&a).flush()).await.expect("flush waits").unwrap();
+            }
+            for _ in 0..2 {
+                timeout(patience, clone.close()).await.expect("close waits").unwrap();
+                timeout(patience, (&a).close()).await.expect("close waits").unwrap();
+            }
+            // Whoever waited for room learns that there will be none.
+            assert_eq!(writing.await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+            // What had been taken arrives, and then the end.
+            let mut all = Vec::new();
+            b.read_to_end(&mut all).await.unwrap();
+            assert!(all.len() > 4096 && all.iter().all(|byte| *byte == 7), "{}", all.len());
+        });
+        foreign_block_on(async {
+            let (mut a, _b) = pair().await;
+            while timeout(20 * MS, a.write(&[7; 65536])).await.is_ok() {}
+            a.flush().await.unwrap();
+            a.close().await.unwrap();
+        });
+    });
+}
+
 #[test]
 fn writing_to_a_closed_connection_is_an_error_and_no_signal() {
     within(10, || {
@@ -449,7 +570,8 @@ fn the_error_of_a_connect_names_every_address_that_failed() {
     });
 }
 
-/// RFC 8305: the next address gets its chance after 250 ms. <https://github.com/tokio-rs/tokio/issues/8421>
+/// RFC 8305: the next address gets its chance after 250 ms.
+/// <https://github.com/tokio-rs/tokio/issues/8421>
 #[cfg(target_os = "linux")]
 #[test]
 fn an_address_that_does_not_answer_holds_up_a_connect_only_for_a_moment() {
@@ -465,7 +587,8 @@ fn an_address_that_does_not_answer_holds_up_a_connect_only_for_a_moment() {
             let stream = Async::<TcpStream>::connect(&[silent, live][..]).await.unwrap();
             assert_eq!(stream.get_ref().peer_addr().unwrap(), live);
             assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
-            // An address that is refused meanwhile does not end the attempt at the silent one; nor does it make the next wait.
+            // An address that is refused meanwhile does not end the attempt at the silent one; nor
+            // does it make the next wait.
             let start = Instant::now();
             let stream =
                 Async::<TcpStream>::connect(&[silent, dead_address(), live][..]).await.unwrap();
@@ -473,9 +596,11 @@ fn an_address_that_does_not_answer_holds_up_a_connect_only_for_a_moment() {
             assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
             timeout(20 * MS, alone).await.unwrap_err();
         });
-        // Nothing is left of those who lost or were given up, though the reactor has seen no event of theirs.
+        // Nothing is left of those who lost or were given up, though the reactor has seen no event
+        // of theirs.
         let after = common::open_fds();
-        assert!(after <= before + 4, "{before} descriptors before, {after} after"); // epoll, eventfd, timerfd
+        // The poller has three: epoll, eventfd, timerfd.
+        assert!(after <= before + 4, "{before} descriptors before, {after} after");
         let again = common::open_fds();
         block_on(async {
             let _ = timeout(MS, Async::<TcpStream>::connect(&[silent, silent, silent][..])).await;
@@ -506,6 +631,25 @@ fn a_connect_to_a_full_queue_comes_through_when_there_is_room() {
             drop(accepting);
         });
         drop(queued);
+    });
+}
+
+/// The kernel gives up on an address that does not answer: that error comes through as it is.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_connect_that_the_kernel_gives_up_is_told_as_timed_out() {
+    use socket2::{Domain, Socket, Type};
+    within(30, || {
+        let (_listener, silent, _queued) = silent_listener();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_tcp_user_timeout(Some(10 * MS)).unwrap();
+        let socket = Async::new(socket).unwrap();
+        block_on(async {
+            let _ = socket.get_ref().connect(&silent.into());
+            socket.writable().await.unwrap();
+            let error = socket.get_ref().take_error().unwrap().expect("it did not connect");
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+        });
     });
 }
 
@@ -558,7 +702,8 @@ fn a_connect_can_be_given_up_a_thousand_times() {
     });
 }
 
-/// A socket of one's own, connected by hand. A fresh one reports a hang-up, which says nothing about the connect.
+/// A socket of one's own, connected by hand. A fresh one reports a hang-up, which says nothing
+/// about the connect.
 #[cfg(unix)]
 #[test]
 fn a_socket_registered_before_it_connects_tells_how_the_connect_went() {

@@ -1,4 +1,5 @@
-//! Timers: never early, never forgotten, never in anybody's way, gone at once when dropped; whatever is too far away means "never".
+//! Timers: never early, never forgotten, never in anybody's way, gone at once when dropped;
+//! whatever is too far away means "never".
 
 mod common;
 
@@ -7,6 +8,7 @@ use common::{
 };
 use smol::{
     Async, TimedOut, Timer, block_on, future, prelude::*, spawn, spawn_local, stream, timeout,
+    timeout_at,
 };
 use std::{
     alloc::System,
@@ -19,7 +21,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
@@ -34,7 +36,8 @@ fn poll_once_with(timer: &mut Timer, waker: &Waker) -> Poll<Instant> {
     Pin::new(timer).poll(&mut Context::from_waker(waker))
 }
 
-/// Durations that no clock will ever reach the end of, and some that it would only reach in centuries.
+/// Durations that no clock will ever reach the end of, and some that it would only reach in
+/// centuries.
 fn huge_durations() -> Vec<Duration> {
     vec![
         Duration::MAX,
@@ -907,7 +910,8 @@ fn a_waker_that_panics_does_not_stop_the_clock() {
                 let waits = poll_once_with(timer, if i == 4 { &bomb } else { &waker }).is_pending();
                 pending += usize::from(waits && i != 4);
             }
-            // The panic may come out here, or be swallowed; in any case the others are woken, and time goes on.
+            // The panic may come out here, or be swallowed; in any case the others are woken, and
+            // time goes on.
             let _ = catch_unwind(|| block_on(Timer::after(10 * MS)));
             common::eventually(|| wakes.count() >= pending);
             block_on(Timer::after(MS));
@@ -935,5 +939,530 @@ fn a_timer_that_is_due_is_ready_although_nobody_has_asked_the_kernel() {
             thread::sleep(2 * pause);
             assert!(future::poll_once(&mut timer).await.is_some());
         });
+    });
+}
+
+// ---------- whoever waits goes on waiting ----------
+
+type Set = fn(&mut Timer);
+
+/// The ways to set a timer so that it does not fire, with all ways to set it so that it does.
+fn ways_to_and_fro() -> impl Iterator<Item = (Set, Set)> {
+    let to: [Set; 3] = [
+        |timer| timer.set_after(Duration::MAX),
+        |timer| timer.set_interval(Duration::MAX),
+        |timer| {
+            timer.set_after(Duration::MAX);
+            timer.set_after(Duration::MAX);
+        },
+    ];
+    let fro: [Set; 5] = [
+        |timer| timer.set_after(20 * MS),
+        |timer| timer.set_at(Instant::now() + 20 * MS),
+        |timer| timer.set_interval(20 * MS),
+        |timer| timer.set_interval_at(Instant::now() + 20 * MS, HOUR),
+        |timer| timer.set_at(Instant::now()),
+    ];
+    to.into_iter().flat_map(move |to| fro.map(|fro| (to, fro)))
+}
+
+#[test]
+fn whoever_waits_for_a_timer_set_to_never_is_woken_when_it_is_set_again() {
+    within(30, || {
+        for (to, fro) in ways_to_and_fro() {
+            for mut timer in [Timer::after(HOUR), Timer::interval(HOUR), Timer::never()] {
+                let (waker, wakes) = counting_waker();
+                assert!(poll_once_with(&mut timer, &waker).is_pending());
+                drop(waker);
+                to(&mut timer);
+                assert_eq!(wakes.count(), 0);
+                fro(&mut timer);
+                common::eventually(|| wakes.count() > 0);
+                drop(timer);
+                assert_eq!(Arc::strong_count(&wakes), 1);
+            }
+        }
+    });
+}
+
+/// The same with tasks: the timer is shared, somebody else sets it.
+#[test]
+fn a_shared_timer_can_be_stopped_and_started_under_its_waiters() {
+    within(30, || {
+        for (to, fro) in ways_to_and_fro() {
+            for first in [Timer::after(HOUR), Timer::never()] {
+                let (timer, polled) = (Arc::new(Mutex::new(first)), Flag::new());
+                let wait = {
+                    let (timer, polled) = (timer.clone(), polled.clone());
+                    poll_fn(move |cx| {
+                        let poll = Pin::new(&mut *timer.lock().unwrap()).poll(cx);
+                        polled.set();
+                        poll
+                    })
+                };
+                let set = || {
+                    polled.wait_blocking();
+                    to(&mut timer.lock().unwrap());
+                    fro(&mut timer.lock().unwrap());
+                };
+                // On a worker, on another thread's `block_on`, under a foreign one.
+                match fastrand::u8(0..3) {
+                    0 => {
+                        let task = spawn(wait);
+                        set();
+                        block_on(task);
+                    }
+                    1 => thread::scope(|s| {
+                        s.spawn(|| block_on(wait));
+                        set();
+                    }),
+                    _ => thread::scope(|s| {
+                        s.spawn(|| foreign_block_on(wait));
+                        set();
+                    }),
+                }
+            }
+        }
+    });
+}
+
+/// Nothing is registered while a timer is on never: setting it is where waiting begins.
+#[test]
+fn a_timer_that_fired_is_waited_for_again_once_it_is_set() {
+    fresh_process(20, &[], || {
+        let (waker, wakes) = counting_waker();
+        let mut timer = Timer::after(MS);
+        foreign_block_on(&mut timer);
+        assert!(poll_once_with(&mut timer, &waker).is_pending());
+        assert!(poll_once_with(&mut timer, &waker).is_pending());
+        timer.set_after(MS);
+        common::eventually(|| wakes.count() == 1);
+        // Another waiter takes the place of the first.
+        let mut never = Timer::never();
+        let (other, others_wakes) = counting_waker();
+        assert!(poll_once_with(&mut never, &waker).is_pending());
+        assert!(poll_once_with(&mut never, &other).is_pending());
+        never.set_after(MS);
+        common::eventually(|| others_wakes.count() == 1);
+        assert_eq!(wakes.count(), 1);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn waiting_for_never_costs_no_thread_and_no_wake_up() {
+    fresh_process(20, &[], || {
+        let before = (common::threads(), common::open_fds());
+        let mut never = Timer::never();
+        assert!(poll_once_with(&mut never, &counting_waker().0).is_pending());
+        assert_eq!((common::threads(), common::open_fds()), before);
+    });
+}
+
+// ---------- timeout counts from the call ----------
+
+#[test]
+fn a_timeout_counts_from_the_call_and_not_from_the_first_poll() {
+    within(20, || {
+        block_on(async {
+            let late = timeout(20 * MS, future::pending::<()>());
+            thread::sleep(30 * MS);
+            // Its time is over before it is polled for the first time.
+            assert_eq!(future::poll_once(late).await, Some(Err(TimedOut)));
+            let ready = timeout(MS, async { 7 });
+            thread::sleep(2 * MS);
+            assert_eq!(ready.await, Ok(7), "what is ready is not late");
+            // The later of two has more time, whichever is polled first.
+            let (first, second) = (timeout(MS, future::pending::<()>()), timeout(HOUR, async {}));
+            assert_eq!((second.await, first.await), (Ok(()), Err(TimedOut)));
+        });
+    });
+}
+
+#[test]
+fn a_timeout_that_is_never_polled_drops_its_future() {
+    within(10, || {
+        let dropped = Flag::new();
+        let guard = common::set_on_drop(&dropped);
+        let unpolled = timeout(HOUR, async move { drop(guard) });
+        assert!(!dropped.is_set());
+        drop(unpolled);
+        assert!(dropped.is_set());
+    });
+}
+
+#[test]
+fn timeout_at_ends_at_a_moment() {
+    within(10, || {
+        block_on(async {
+            let now = Instant::now();
+            assert_eq!(timeout_at(now + HOUR, async { 7 }).await, Ok(7));
+            assert_eq!(timeout_at(now, async { 7 }).await, Ok(7), "what is ready is not late");
+            assert_eq!(timeout_at(now, future::pending::<()>()).await, Err(TimedOut));
+            timeout_at(now + 10 * MS, future::pending::<()>()).await.unwrap_err();
+            assert!(now.elapsed() >= 10 * MS);
+            // One deadline for a whole sequence.
+            let deadline = Instant::now() + 20 * MS;
+            let mut steps = 0;
+            while timeout_at(deadline, Timer::after(3 * MS)).await.is_ok() {
+                steps += 1;
+            }
+            assert!(steps < 20, "{steps} steps of 3 ms in 20 ms");
+            let far = timeout_at(last_instant(), future::pending::<()>());
+            assert!(future::poll_once(far).await.is_none());
+        });
+    });
+}
+
+// ---------- the order of equal deadlines, and a clock that can be set ----------
+
+/// Who was woken, in order.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<usize>>>);
+
+impl Log {
+    fn waker(&self, number: usize) -> Waker {
+        struct Note(Log, usize);
+        impl Wake for Note {
+            fn wake(self: Arc<Self>) {
+                self.0.0.lock().unwrap().push(self.1);
+            }
+        }
+        Waker::from(Arc::new(Note(self.clone(), number)))
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// Polls once; or twice, if the budget of operations was spent and the timer is woken at once.
+    fn poll(&self, timer: &mut Timer, waker: &Waker) -> Poll<Instant> {
+        let before = self.len();
+        let poll = poll_once_with(timer, waker);
+        if self.len() == before {
+            return poll;
+        }
+        self.0.lock().unwrap().truncate(before);
+        poll_once_with(timer, waker)
+    }
+
+    fn take(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+/// Far enough away to come through several levels of the wheel.
+#[test]
+fn timers_of_one_deadline_fire_in_the_order_they_were_made() {
+    within(60, || {
+        'distances: for distance in [60, 61, 64, 90, 91, 130] {
+            let log = Log::default();
+            let deadline = Instant::now() + distance * MS;
+            let mut timers = Vec::new();
+            for i in 0..1_000 {
+                let mut timer = Timer::at(deadline);
+                let waits = log.poll(&mut timer, &log.waker(i)).is_pending();
+                timers.push(timer);
+                if !waits || log.len() > 0 {
+                    continue 'distances; // so slow a machine
+                }
+                // Some of them have been moved down before others are made.
+                if i % 100 == 0 && distance > 100 {
+                    block_on(Timer::after(7 * MS));
+                }
+            }
+            // Somebody asks the kernel again and again: then they come down as soon as they can.
+            while log.len() < 1_000 {
+                block_on(Timer::after(MS / 2));
+            }
+            assert!(log.take().is_sorted(), "{distance} ms");
+        }
+    });
+}
+
+/// The clock of a fresh process, see `common/clock.c`.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+mod set_clock {
+    use super::*;
+    use std::{
+        env,
+        fs::File,
+        os::unix::{fs::FileExt, net::UnixStream},
+        path::Path,
+        process::{Command, Stdio},
+    };
+
+    const WHERE: &str = "SMOL_TEST_CLOCK";
+
+    pub(crate) struct Clock {
+        words: File,
+        env: [(&'static str, String); 2],
+        _dir: Option<tempfile::TempDir>,
+    }
+
+    impl Clock {
+        /// In the parent: builds what the child preloads, if there is a C compiler. In the child:
+        /// the clock, if it can be set.
+        pub(crate) fn new() -> Option<Clock> {
+            if let Some(path) = env::var_os(WHERE) {
+                let words = File::options().write(true).open(path).unwrap();
+                let clock = Clock { words, env: Default::default(), _dir: None };
+                clock.stand(BEGIN);
+                let works =
+                    Instant::now().elapsed().is_zero() && Instant::now().elapsed().is_zero();
+                if !works {
+                    eprintln!("skipped: the clock of this process cannot be set");
+                }
+                return works.then_some(clock);
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let (shim, words) = (dir.path().join("clock.so"), dir.path().join("clock"));
+            if let Err(why) = build(&shim) {
+                eprintln!("skipped: {why}");
+                return None;
+            }
+            std::fs::write(&words, [0; 16]).unwrap();
+            let text = |path: &Path| path.to_str().unwrap().to_string();
+            Some(Clock {
+                words: File::open(&words).unwrap(),
+                env: [("LD_PRELOAD", text(&shim)), (WHERE, text(&words))],
+                _dir: Some(dir),
+            })
+        }
+
+        pub(crate) fn env(&self) -> [(&str, &str); 2] {
+            self.env.each_ref().map(|(key, value)| (*key, &**value))
+        }
+
+        /// Stops the clock at a moment, in nanoseconds since it began.
+        pub(crate) fn stand(&self, nanos: u64) {
+            self.words.write_all_at(&nanos.to_ne_bytes(), 8).unwrap();
+        }
+
+        /// Lets the clock run, from now on so many nanoseconds after the true one.
+        pub(crate) fn run_ahead(&self, nanos: u64) {
+            self.words.write_all_at(&nanos.to_ne_bytes(), 0).unwrap();
+            self.stand(0);
+        }
+    }
+
+    fn build(shim: &Path) -> io::Result<()> {
+        let mut cc = Command::new(env::var_os("CC").unwrap_or("cc".into()))
+            .args(["-shared", "-fPIC", "-O1", "-x", "c", "-", "-ldl", "-o"])
+            .arg(shim)
+            .stdin(Stdio::piped())
+            .spawn()
+            .map_err(|err| io::Error::other(format!("no C compiler ({err})")))?;
+        let source = include_bytes!("common/clock.c");
+        io::Write::write_all(&mut cc.stdin.take().unwrap(), source)?;
+        match cc.wait()?.success() {
+            true => Ok(()),
+            false => Err(io::Error::other("the C compiler failed")),
+        }
+    }
+
+    /// Where the standing clock begins: not at zero, which means that it runs.
+    pub(crate) const BEGIN: u64 = 1_000_000_000;
+
+    pub(crate) struct Watched {
+        pub(crate) timer: Timer,
+        waker: Waker,
+        /// The nanoseconds since [`BEGIN`], as the others here.
+        pub(crate) deadline: u64,
+        made: usize,
+    }
+
+    /// Many timers, and what they are compared with: a sorted list.
+    pub(crate) struct World<'a> {
+        clock: &'a Clock,
+        begin: Instant,
+        pub(crate) now: u64,
+        made: usize,
+        pub(crate) timers: Vec<Watched>,
+        log: Log,
+        sockets: (Async<UnixStream>, Async<UnixStream>),
+    }
+
+    impl World<'_> {
+        pub(crate) fn new(clock: &Clock) -> World<'_> {
+            // Time begins for the wheel when it sees its first timer.
+            assert!(poll_once_with(&mut Timer::after(HOUR), Waker::noop()).is_pending());
+            World {
+                clock,
+                begin: Instant::now(),
+                now: 0,
+                made: 0,
+                timers: Vec::new(),
+                log: Log::default(),
+                sockets: Async::<UnixStream>::pair().unwrap(),
+            }
+        }
+
+        pub(crate) fn at(&self, nanos: u64) -> Instant {
+            self.begin + Duration::from_nanos(nanos)
+        }
+
+        /// Adds a timer whose deadline is ahead.
+        pub(crate) fn add(&mut self, deadline: u64) {
+            let (made, deadline) = (self.made, deadline.max(self.now + 1));
+            self.made += 1;
+            let at = self.at(deadline);
+            let waker = self.log.waker(made);
+            let mut timer = Timer::at(at);
+            assert!(self.log.poll(&mut timer, &waker).is_pending());
+            self.timers.push(Watched { timer, waker, deadline, made });
+        }
+
+        /// Sets a timer anew. It keeps its place among those of one deadline.
+        pub(crate) fn set(&mut self, i: usize, deadline: u64) {
+            let deadline = deadline.max(self.now + 1);
+            let at = self.at(deadline);
+            let watched = &mut self.timers[i];
+            watched.deadline = deadline;
+            watched.timer.set_at(at);
+        }
+
+        /// Sets the clock and has the kernel asked: exactly those that are due are woken, in order.
+        #[track_caller]
+        pub(crate) fn go(&mut self, now: u64) {
+            self.clock.stand(BEGIN + now);
+            self.now = now;
+            block_on(async {
+                let mut byte = [0];
+                let mut reading = pin!(async { (&self.sockets.0).read(&mut byte).await });
+                assert!(future::poll_once(reading.as_mut()).await.is_none());
+                (&self.sockets.1).write_all(b"x").await.unwrap();
+                reading.await.unwrap();
+            });
+            let due = self.timers.iter().filter(|timer| timer.deadline <= now);
+            let mut due: Vec<_> = due.map(|timer| (timer.deadline, timer.made)).collect();
+            due.sort();
+            common::eventually(|| self.log.len() >= due.len());
+            let order = self.log.take();
+            assert_eq!(order, due.iter().map(|due| due.1).collect::<Vec<_>>(), "at {now}");
+            self.timers.retain_mut(|Watched { timer, waker, deadline, .. }| {
+                let is_due = *deadline <= now;
+                assert_eq!(self.log.poll(timer, waker).is_ready(), is_due, "{deadline} at {now}");
+                !is_due
+            });
+        }
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+use set_clock::{Clock, World};
+
+/// A wheel has an end, whatever its size. This one had it after 2^56 nanoseconds.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+#[test]
+fn timers_fire_when_the_process_has_run_for_834_days() {
+    let Some(clock) = Clock::new() else { return };
+    fresh_process(20, &clock.env(), || {
+        clock.run_ahead(0);
+        block_on(async {
+            Timer::after(MS).await;
+            // It comes through on each level.
+            let mut days: Vec<_> = (1..834).map(|day| Timer::after(day * 24 * HOUR)).collect();
+            for day in &mut days {
+                let _ = future::poll_once(day).await;
+            }
+            clock.run_ahead((1 << 56) - 100_000_000);
+            let far = Timer::after(400 * MS);
+            let deadline = Instant::now() + 400 * MS;
+            let mut far = spawn(far);
+            for _ in 0..25 {
+                Timer::after(10 * MS).await;
+                timeout(HOUR, spawn(Timer::after(MS))).await.unwrap();
+            }
+            assert!(Instant::now() >= deadline || future::poll_once(&mut far).await.is_none());
+            far.await;
+            assert!(Instant::now() >= deadline);
+            for day in days {
+                day.await;
+            }
+        });
+    });
+}
+
+/// 2^20 nanoseconds are a tick of the wheel, and each level is 64 times as wide as the one before.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+#[test]
+fn timers_around_the_edges_of_every_level_fire_exactly_at_their_time() {
+    let Some(clock) = Clock::new() else { return };
+    fresh_process(60, &clock.env(), || {
+        let mut world = World::new(&clock);
+        let edges =
+            (0..8).flat_map(|level| [1, 2, 33, 63].map(|n| (n as u128) << (20 + 6 * level)));
+        let edges: Vec<_> = edges.filter(|edge| *edge < 1 << 62).map(|edge| edge as u64).collect();
+        // Some are set from afar, and come down level by level.
+        for &edge in &edges {
+            for deadline in [edge + 1, edge, edge - 1, edge, edge + 1] {
+                world.add(deadline);
+            }
+        }
+        for edge in edges {
+            for before in [1 << 40, 1 << 27, 3 << 20, 1 << 20, 1 << 19, 2] {
+                if edge.saturating_sub(before) > world.now {
+                    world.go(edge - before);
+                    for around in [0, 1, 1 << 20, 1 << 26, edge] {
+                        world.add(edge + around);
+                        world.add(edge.saturating_sub(around));
+                        world.add(edge - 1);
+                        world.add(edge + around);
+                    }
+                }
+            }
+            for now in [edge - 1, edge, edge + 1, edge + (1 << 20)] {
+                world.go(now);
+            }
+        }
+    });
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+#[test]
+fn whatever_is_set_and_however_the_clock_jumps_timers_fire_as_in_a_sorted_list() {
+    let Some(clock) = Clock::new() else { return };
+    fresh_process(60, &clock.env(), || {
+        let mut world = World::new(&clock);
+        let seed = fastrand::u64(..);
+        eprintln!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        // A distance of any order of magnitude, or to the edge of a level and thereabouts.
+        let later = |now: u64, random: &mut fastrand::Rng| {
+            let bits = random.u32(0..56);
+            let far = now + random.u64(0..1 << bits) + 1;
+            match random.u8(0..3) {
+                0 => (((far >> bits) + 1) << bits) - 1 + random.u64(0..3),
+                _ => far,
+            }
+        };
+        for _ in 0..3_000 {
+            match random.u8(0..10) {
+                0..5 => world.add(later(world.now, &mut random)),
+                5 | 6 if !world.timers.is_empty() => {
+                    let i = random.usize(0..world.timers.len());
+                    let deadline = later(world.now, &mut random);
+                    world.set(i, deadline);
+                }
+                7 if !world.timers.is_empty() => {
+                    let i = random.usize(0..world.timers.len());
+                    drop(world.timers.swap_remove(i));
+                }
+                8 if !world.timers.is_empty() => {
+                    let timers = world.timers.iter().map(|timer| timer.deadline);
+                    let next = timers.min().unwrap();
+                    world.go((next - 1).max(world.now));
+                    world.go(next);
+                }
+                // Some 100 years in all.
+                _ => {
+                    let now = later(world.now, &mut random).min(world.now + (1 << 54));
+                    if now < 1 << 62 {
+                        world.go(now);
+                    }
+                }
+            }
+        }
     });
 }

@@ -1,4 +1,5 @@
-//! UDP: a datagram arrives whole or not at all, each operation waits for its own direction, and what the network says about a peer is heard.
+//! UDP: a datagram arrives whole or not at all, each operation waits for its own direction, and
+//! what the network says about a peer is heard.
 
 mod common;
 #[cfg(unix)]
@@ -123,6 +124,33 @@ fn every_operation_waits_for_its_own_direction() {
                 let (free, _) = socket();
                 assert_eq!(future::poll_once(free.send_to(b"x", to)).await.unwrap().unwrap(), 1);
             }
+        });
+    });
+}
+
+/// For those who write `poll` functions.
+#[test]
+fn datagrams_can_be_polled_for() {
+    use std::task::{Context, Poll};
+    within(10, || {
+        block_on(async {
+            let ((one, here), (two, there)) = (socket(), socket());
+            let (waker, wakes) = common::counting_waker();
+            let mut cx = Context::from_waker(&waker);
+            let mut buf = [0; 8];
+            assert!(one.poll_recv_from(&mut cx, &mut buf).is_pending());
+            assert!(matches!(two.poll_send_to(&mut cx, b"abc", here), Poll::Ready(Ok(3))));
+            while wakes.count() == 0 {
+                Timer::after(Duration::from_millis(1)).await;
+            }
+            let Poll::Ready(Ok(got)) = one.poll_recv_from(&mut cx, &mut buf) else {
+                panic!("it was woken and finds nothing");
+            };
+            assert_eq!((got, &buf[..3]), ((3, there), &b"abc"[..]));
+            assert!(one.poll_recv_from(&mut cx, &mut buf).is_pending());
+            // An error is told, and no wait.
+            let long = vec![0; 100_000];
+            assert!(matches!(two.poll_send_to(&mut cx, &long, here), Poll::Ready(Err(_))));
         });
     });
 }

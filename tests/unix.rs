@@ -1,4 +1,5 @@
-//! Unix sockets: streams, listeners and datagrams by path, by abstract name and in pairs; nobody is told "connected" who is not.
+//! Unix sockets: streams, listeners and datagrams by path, by abstract name and in pairs; nobody is
+//! told "connected" who is not.
 
 #![cfg(unix)]
 
@@ -104,7 +105,8 @@ fn every_operation_waits_for_its_own_direction() {
             waits_for("readable", a.readable(), || {}, send).await;
             a.recv(&mut buffer).await.unwrap();
 
-            // The queue of the receiver is full: sending has to wait, and not for something to read.
+            // The queue of the receiver is full: sending has to wait, and not for something to
+            // read.
             let flood = || while a.get_ref().send(b"flood").is_ok() {};
             let drain = || while b.get_ref().recv(&mut [0; 16]).is_ok() {};
             flood();
@@ -115,7 +117,8 @@ fn every_operation_waits_for_its_own_direction() {
             let name = dir.path().join("datagrams");
             let receiver = Async::<UnixDatagram>::bind(&name).unwrap();
             let sender = Async::<UnixDatagram>::unbound().unwrap();
-            // A sender without a peer is not told by epoll when a queue it does not know has room; a connected one is.
+            // A sender without a peer is not told by epoll when a queue it does not know has room;
+            // a connected one is.
             sender.get_ref().connect(&name).unwrap();
             while sender.get_ref().send_to(b"flood", &name).is_ok() {}
             let drain = || while receiver.get_ref().recv(&mut [0; 16]).is_ok() {};
@@ -253,7 +256,155 @@ fn abstract_names_work() {
     });
 }
 
-/// The kernel answers EAGAIN, which for TCP would mean "in progress" (EINPROGRESS) and here means "try again".
+/// The addresses of std: by path, by abstract name; and one without a name is none.
+#[cfg(target_os = "linux")]
+#[test]
+fn addresses_of_std_can_be_given_and_are_given_back() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+    within(10, || {
+        block_on(async {
+            let dir = tempdir().unwrap();
+            let name = format!("smol-test-{}-{}", std::process::id(), fastrand::u64(..));
+            for addr in [
+                SocketAddr::from_pathname(dir.path().join("stream")).unwrap(),
+                SocketAddr::from_abstract_name(name).unwrap(),
+                SocketAddr::from_abstract_name(b"with\0zeros\0").unwrap(),
+            ] {
+                let listener = Async::<UnixListener>::bind_addr(&addr).unwrap();
+                let same = listener.get_ref().local_addr().unwrap();
+                assert_eq!(same.as_pathname(), addr.as_pathname());
+                assert_eq!(same.as_abstract_name(), addr.as_abstract_name());
+                for addr in [&addr, &same] {
+                    let mut client = Async::<UnixStream>::connect_addr(addr).await.unwrap();
+                    let (mut server, peer) = listener.accept().await.unwrap();
+                    assert!(peer.is_unnamed());
+                    client.write_all(b"x").await.unwrap();
+                    assert_eq!(server.read(&mut [0; 2]).await.unwrap(), 1);
+                }
+                drop(listener);
+                let error = Async::<UnixStream>::connect_addr(&addr).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            }
+            let addr = SocketAddr::from_pathname(dir.path().join("datagram")).unwrap();
+            let receiver = Async::<UnixDatagram>::bind_addr(&addr).unwrap();
+            let sender = Async::<UnixDatagram>::bind(dir.path().join("sender")).unwrap();
+            assert_eq!(sender.send_to_addr(b"ping", &addr).await.unwrap(), 4);
+            let (n, from) = receiver.recv_from(&mut [0; 16]).await.unwrap();
+            assert_eq!(n, 4);
+            // What was received from can be answered.
+            assert_eq!(receiver.send_to_addr(b"pong!", &from).await.unwrap(), 5);
+            assert_eq!(sender.recv(&mut [0; 16]).await.unwrap(), 5);
+            let unnamed = UnixDatagram::unbound().unwrap().local_addr().unwrap();
+            for error in [
+                sender.send_to_addr(b"x", &unnamed).await.unwrap_err(),
+                Async::<UnixStream>::connect_addr(&unnamed).await.unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+            }
+        });
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn three_hundred_connections_made_before_anybody_accepts_find_room() {
+    let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    if allowed.trim().parse::<u32>().unwrap() < 300 {
+        return eprintln!("skipped: the system allows {allowed} connections");
+    }
+    within(20, || {
+        block_on(async {
+            let dir = tempdir().unwrap();
+            let path = dir.path().join("socket");
+            let listener = Async::<UnixListener>::bind(&path).unwrap();
+            let mut clients = Vec::new();
+            for _ in 0..300 {
+                let connect = Async::<UnixStream>::connect(&path);
+                let connected = timeout(Duration::from_secs(5), connect).await;
+                clients.push(connected.expect("the queue has no room").unwrap());
+            }
+            while clients.pop().is_some() {
+                listener.accept().await.unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn connections_and_datagrams_can_be_polled_for() {
+    use std::task::{Context, Poll};
+    within(10, || {
+        block_on(async {
+            let dir = tempdir().unwrap();
+            let path = dir.path().join("socket");
+            let listener = Async::<UnixListener>::bind(&path).unwrap();
+            let (waker, wakes) = common::counting_waker();
+            let mut cx = Context::from_waker(&waker);
+            assert!(listener.poll_accept(&mut cx).is_pending());
+            let _client = Async::<UnixStream>::connect(&path).await.unwrap();
+            while wakes.count() < 1 {
+                Timer::after(MS).await;
+            }
+            assert!(matches!(listener.poll_accept(&mut cx), Poll::Ready(Ok(_))));
+            assert!(listener.poll_accept(&mut cx).is_pending());
+
+            let (one, two) = datagram_pair();
+            let mut buf = [0; 8];
+            assert!(one.poll_recv_from(&mut cx, &mut buf).is_pending());
+            two.send(b"abc").await.unwrap();
+            while wakes.count() < 2 {
+                Timer::after(MS).await;
+            }
+            let Poll::Ready(Ok((3, from))) = one.poll_recv_from(&mut cx, &mut buf) else {
+                panic!("it is readable and has nothing");
+            };
+            assert!(from.is_unnamed());
+        });
+    });
+}
+
+/// Children inherit none of them; and none of them blocks a thread.
+#[test]
+fn every_socket_of_ours_is_closed_on_exec_and_does_not_block() {
+    use rustix::io::{FdFlags, fcntl_getfd};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsFd;
+    fn check(name: &str, socket: &impl AsFd) {
+        assert!(fcntl_getfd(socket).unwrap().contains(FdFlags::CLOEXEC), "{name} is inherited");
+        let flags = rustix::fs::fcntl_getfl(socket).unwrap();
+        assert!(flags.contains(rustix::fs::OFlags::NONBLOCK), "{name} blocks");
+    }
+    within(10, || {
+        block_on(async {
+            let dir = tempdir().unwrap();
+            let listener = Async::<TcpListener>::bind("127.0.0.1:0").unwrap();
+            let addr = listener.get_ref().local_addr().unwrap();
+            let client = Async::<TcpStream>::connect(addr).await.unwrap();
+            check("a listener", &listener);
+            check("a client", &client);
+            check("a server's end", &listener.accept().await.unwrap().0);
+            check("a socket for datagrams", &Async::<UdpSocket>::bind("127.0.0.1:0").unwrap());
+
+            let path = dir.path().join("stream");
+            let listener = Async::<UnixListener>::bind(&path).unwrap();
+            let client = Async::<UnixStream>::connect(&path).await.unwrap();
+            check("a listener", &listener);
+            check("a client", &client);
+            check("a server's end", &listener.accept().await.unwrap().0);
+            check("half a pair", &stream_pair().1);
+            check(
+                "a socket with a path",
+                &Async::<UnixDatagram>::bind(dir.path().join("d")).unwrap(),
+            );
+            check("a socket without", &Async::<UnixDatagram>::unbound().unwrap());
+            check("half a pair", &datagram_pair().0);
+        });
+    });
+}
+
+/// The kernel answers EAGAIN, which for TCP would mean "in progress" (EINPROGRESS) and here means
+/// "try again".
 #[cfg(target_os = "linux")]
 #[test]
 fn a_connect_to_a_full_queue_waits_or_fails_but_never_pretends() {
@@ -399,6 +550,91 @@ fn close_ends_the_writing_half_only() {
 }
 
 #[test]
+fn flush_and_close_of_a_stream_that_is_full_do_not_wait_for_the_peer() {
+    within(10, || {
+        block_on(async {
+            let (mut a, mut b) = stream_pair();
+            fill(a.get_ref());
+            assert!(future::poll_once(a.write(b"x")).await.is_none());
+            timeout(Duration::from_secs(5), a.flush()).await.expect("flush waits").unwrap();
+            timeout(Duration::from_secs(5), a.close()).await.expect("close waits").unwrap();
+            assert!(b.read_to_end(&mut Vec::new()).await.unwrap() > 0);
+            // Pipes have nothing to flush either.
+            let (_reader, mut writer) = common_io::pipe();
+            fill(writer.get_ref());
+            assert!(future::poll_once(writer.write(b"x")).await.is_none());
+            timeout(Duration::from_secs(5), writer.flush()).await.expect("flush waits").unwrap();
+            timeout(Duration::from_secs(5), writer.close()).await.expect("close waits").unwrap();
+        });
+    });
+}
+
+/// A handle of somebody's own, with a buffer.
+struct Buffered {
+    socket: UnixStream,
+    buffer: std::sync::Mutex<Vec<u8>>,
+    flushes: AtomicUsize,
+}
+
+impl std::os::fd::AsFd for Buffered {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Write for &Buffered {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.buffer.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.flushes.fetch_add(1, Ordering::SeqCst) % 3 == 0 {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let mut buffer = self.buffer.lock().unwrap();
+        while !buffer.is_empty() {
+            let n = (&self.socket).write(&buffer)?;
+            buffer.drain(..n);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handle_whose_flush_would_block_waits_until_it_does_not() {
+    within(20, || {
+        block_on(async {
+            for closes in [false, true] {
+                let (one, mut peer) = stream_pair();
+                let (socket, flushes) = (one.into_inner().unwrap(), AtomicUsize::new(0));
+                let handle = Async::new(Buffered { socket, buffer: Default::default(), flushes });
+                let mut handle = handle.unwrap();
+                let full = fill(&handle.get_ref().socket);
+                handle.write_all(b"last words").await.unwrap();
+                let mut other = handle.clone();
+                let mut flushing =
+                    pin!(async { if closes { other.close().await } else { other.flush().await } });
+                assert!(future::poll_once(flushing.as_mut()).await.is_none());
+                let before = handle.get_ref().flushes.load(Ordering::SeqCst);
+                timeout(20 * MS, flushing.as_mut()).await.unwrap_err();
+                let tries = handle.get_ref().flushes.load(Ordering::SeqCst) - before;
+                assert!(tries < 10, "it tried {tries} times in vain");
+                let mut all = vec![0; full + 10];
+                let reading = peer.read_exact(&mut all);
+                let (flushed, read) = future::zip(flushing, reading).await;
+                flushed.unwrap();
+                read.unwrap();
+                assert!(all.ends_with(b"last words"));
+                drop(handle);
+                drop(other);
+                assert_eq!(peer.read(&mut [0; 1]).await.unwrap(), 0);
+            }
+        });
+    });
+}
+
+#[test]
 fn the_sockets_of_std_can_be_adopted() {
     within(10, || {
         block_on(async {
@@ -493,7 +729,8 @@ fn a_pair_of_datagram_sockets_passes_thousands_in_order() {
     });
 }
 
-/// Nothing that the kernel tells about the sender changes when a queue has room again that others filled.
+/// Nothing that the kernel tells about the sender changes when a queue has room again that others
+/// filled.
 #[test]
 fn a_sender_gets_through_to_a_queue_that_others_filled() {
     within(20, || {
