@@ -760,32 +760,57 @@ fn a_short_block_on_in_a_local_task_is_short_beside_a_long_one() {
     });
 }
 
+/// Each of `count` local tasks calls `block`, and all come to their end.
+fn local_tasks_that_block(count: u32, block: fn()) {
+    let ended = Rc::new(Cell::new(0));
+    block_on(async {
+        let tasks: Vec<_> = (0..count)
+            .map(|_| {
+                let ended = ended.clone();
+                spawn_local(async move {
+                    block();
+                    ended.set(ended.get() + 1);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+    });
+    assert_eq!(ended.get(), count);
+}
+
 /// They all want to block at once; the stack must not grow with their number.
 #[test]
 fn twenty_thousand_local_tasks_that_block_do_not_overflow_the_stack() {
     fresh_process(60, &[], || {
-        fn all(block: fn()) {
-            let ended = Rc::new(Cell::new(0));
-            block_on(async {
-                let tasks: Vec<_> = (0..20_000)
-                    .map(|_| {
-                        let ended = ended.clone();
-                        spawn_local(async move {
-                            block();
-                            ended.set(ended.get() + 1);
-                        })
-                    })
-                    .collect();
-                for task in tasks {
-                    task.await;
-                }
+        local_tasks_that_block(20_000, || block_on(future::yield_now()));
+        local_tasks_that_block(20_000, || block_on(sleep(Duration::from_micros(1))));
+        local_tasks_that_block(20_000, || block_on(spawn(async {})));
+    });
+}
+
+/// Its siblings, which are queued before the child, would wait for children of theirs.
+#[test]
+fn local_tasks_that_block_for_children_of_their_own_all_get_them() {
+    fresh_process(30, &[], || {
+        for count in [2, 10, 100] {
+            local_tasks_that_block(count, || block_on(spawn_local(async {})));
+            local_tasks_that_block(count, || block_on(spawn_local(future::yield_now())));
+            local_tasks_that_block(count, || {
+                block_on(spawn_local(sleep(Duration::from_micros(100))));
+                block_on(spawn_local(unblock(|| ())));
             });
-            assert_eq!(ended.get(), 20_000);
         }
-        all(|| block_on(future::yield_now()));
-        all(|| block_on(sleep(Duration::from_micros(1))));
-        all(|| block_on(spawn_local(async {})));
-        all(|| {
+    });
+}
+
+/// The same, with as many as no stack can hold on top of each other.
+#[test]
+fn twenty_thousand_local_tasks_that_block_for_children_do_not_overflow_the_stack() {
+    fresh_process(60, &[], || {
+        local_tasks_that_block(20_000, || block_on(spawn_local(async {})));
+        local_tasks_that_block(20_000, || {
             block_on(spawn_local(future::yield_now()));
             block_on(future::yield_now());
         });

@@ -1,5 +1,6 @@
-//! A sandbox that forbids single system calls (gVisor, seccomp, an old kernel): a process without a timer descriptor,
-//! without an event descriptor or without the newer calls serves connections, timers, files and children as any other.
+//! A sandbox that forbids single system calls (gVisor, seccomp, an old kernel): a process without a
+//! timer descriptor, without an event descriptor or without the newer calls serves connections,
+//! timers, files and children as any other.
 
 #![cfg(target_os = "linux")]
 
