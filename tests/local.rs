@@ -641,7 +641,8 @@ fn short_drives_of_several_kinds_add_up() {
 #[test]
 fn local_tasks_progress_alike_under_short_drives() {
     within(30, || {
-        let drives: [(&str, &dyn Fn(&LocalExecutor<'static>)); 3] = [
+        type Drive<'a> = &'a dyn Fn(&LocalExecutor<'static>);
+        let drives: [(&str, Drive<'_>); 3] = [
             ("try_tick", &|ex| _ = ex.try_tick()),
             ("run", &|ex| block_on(ex.run(future::yield_now()))),
             ("tick", &|ex| block_on(future::or(ex.tick(), future::yield_now()))),

@@ -863,7 +863,7 @@ fn unwinding() -> [(&'static str, fn()); 11] {
         }),
         ("a scope", || {
             block_on(scope(async |s: smol::Scope<'_>| {
-                let _ = s.spawn(sleep(2 * MS));
+                drop(s.spawn(sleep(2 * MS)));
                 sleep(5 * MS).await;
             }))
         }),
