@@ -76,11 +76,12 @@ fn without_descriptors_every_operation_that_needs_one_says_so_and_works_later() 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let (a, b) = UnixStream::pair().unwrap();
+        let a = Arc::new(a);
         let (c, _d) = UnixStream::pair().unwrap();
         let cpu = cpu_time();
         let none = NoDescriptors::new();
         // Before the runtime has anything of its own: it cannot even make a poller.
-        assert!(is_exhausted(&Async::new(&a).unwrap_err()));
+        assert!(is_exhausted(&Async::new(a.clone()).unwrap_err()));
         assert!(is_exhausted(&Async::<UdpSocket>::bind("127.0.0.1:0").unwrap_err()));
         assert!(is_exhausted(&Async::<TcpListener>::bind("127.0.0.1:0").unwrap_err()));
         assert!(is_exhausted(&Async::<UnixStream>::pair().unwrap_err()));

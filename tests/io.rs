@@ -204,8 +204,8 @@ fn a_regular_file_is_refused_with_advice() {
 #[test]
 fn a_refused_registration_leaves_nothing_behind() {
     fresh_process(30, &[], || {
-        let file = tempfile::tempfile().unwrap();
-        let try_it = || drop(Async::new(&file).unwrap_err());
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let try_it = || drop(Async::new(file.clone()).unwrap_err());
         (0..100).for_each(|_| try_it());
         let before = live_bytes();
         (0..10_000).for_each(|_| try_it());
@@ -220,19 +220,20 @@ fn a_handle_that_is_registered_twice_is_refused_and_the_first_registration_lives
     within(10, || {
         block_on(async {
             let (a, b) = UnixStream::pair().unwrap();
-            let first = Async::new(&a).unwrap();
+            let a = Arc::new(a);
+            let first = Async::new(a.clone()).unwrap();
             for _ in 0..3 {
-                assert_eq!(Async::new(&a).unwrap_err().kind(), ErrorKind::AlreadyExists);
+                assert_eq!(Async::new(a.clone()).unwrap_err().kind(), ErrorKind::AlreadyExists);
             }
             let mut readable = Box::pin(first.readable());
             assert!(future::poll_once(readable.as_mut()).await.is_none());
-            assert_eq!(Async::new(&a).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(Async::new(a.clone()).unwrap_err().kind(), ErrorKind::AlreadyExists);
             (&b).write_all(b"x").unwrap();
             readable.await.unwrap();
             drop(first);
             // And now it is free again.
-            let again = Async::new(&a).unwrap();
-            assert_eq!(again.read_with(|stream| { *stream }.read(&mut [0; 2])).await.unwrap(), 1);
+            let again = Async::new(a.clone()).unwrap();
+            assert_eq!(again.read_with(|stream| (&**stream).read(&mut [0; 2])).await.unwrap(), 1);
         });
     });
 }

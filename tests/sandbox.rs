@@ -226,15 +226,6 @@ fn a_process_without_timer_and_event_descriptors_serves() {
     });
 }
 
-/// Some sandboxes let a timer descriptor be made and forbid to set it.
-#[test]
-fn a_process_that_cannot_set_its_timer_descriptors_serves() {
-    fresh_processes(30, &ANSWERS, || {
-        forbid(&[libc::SYS_timerfd_settime]);
-        serve();
-    });
-}
-
 /// Linux 5.10 and older, and sandboxes whose lists are older than the call.
 #[test]
 fn a_process_without_the_precise_wait_serves() {
@@ -274,7 +265,6 @@ fn a_process_without_any_of_the_newer_calls_serves() {
             libc::SYS_io_uring_setup,
             libc::SYS_copy_file_range,
             libc::SYS_close_range,
-            libc::SYS_rseq,
         ]);
         serve();
     });

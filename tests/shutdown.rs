@@ -17,7 +17,7 @@ use std::{
     io::{Read, Seek, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
@@ -395,8 +395,7 @@ fn without_descriptors_registering_is_an_error_and_the_rest_works() {
     use std::net::UdpSocket;
     fresh_process(20, &[], || {
         // The sockets first; nothing of the runtime has been used yet.
-        let sockets: Vec<UdpSocket> =
-            (0..3).map(|_| UdpSocket::bind(("127.0.0.1", 0)).unwrap()).collect();
+        let sockets = [(); 3].map(|()| Arc::new(UdpSocket::bind(("127.0.0.1", 0)).unwrap()));
         let limit = getrlimit(Resource::Nofile);
         let mut spare = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
@@ -412,7 +411,7 @@ fn without_descriptors_registering_is_an_error_and_the_rest_works() {
         let cpu = common::cpu_time();
         for socket in &sockets {
             // No panic: there may be no poller, but then there is an error.
-            drop(smol::Async::new(socket));
+            drop(smol::Async::new(socket.clone()));
         }
         assert!(smol::Async::<UdpSocket>::bind(("127.0.0.1", 0)).is_err());
         assert_eq!(block_on(async { 1 }), 1);
