@@ -854,7 +854,7 @@ fn beside_workers_that_are_all_blocked_nothing_waits_long() {
                 .collect();
             common::eventually(|| running.load(Ordering::SeqCst) == workers);
             let what = if spins { "all workers compute" } else { "all workers are blocked" };
-            all_wait_less_than(100 * MS, what);
+            all_wait_less_than(250 * MS, what);
             release.set();
             foreign_block_on(async {
                 for task in tasks {
@@ -879,7 +879,7 @@ fn beside_tasks_that_now_and_then_block_nothing_waits_long() {
                 })
             })
             .collect();
-        all_wait_less_than(200 * MS, "six that block for 20 to 70 ms");
+        all_wait_less_than(250 * MS, "six that block for 20 to 70 ms");
         drop(busy);
     });
 }
