@@ -18,11 +18,11 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::{
-        Arc, Barrier,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Barrier, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
-    task::{Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
@@ -451,6 +451,301 @@ fn a_program_that_only_calls_block_on_has_no_helper_thread() {
         });
         #[cfg(target_os = "linux")]
         assert_eq!(common::threads().len(), before, "{:?}", common::threads());
+    });
+}
+
+/// Somebody else's future that gives its child a waker of its own, as many combinators do.
+struct OwnWaker<F> {
+    future: Pin<Box<F>>,
+    waker: Arc<Relay>,
+}
+
+/// Notes that it was woken, and passes it on to whoever polled last.
+#[derive(Default)]
+struct Relay {
+    woken: AtomicBool,
+    parent: Mutex<Option<Waker>>,
+}
+
+impl Wake for Relay {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::SeqCst);
+        let parent = self.parent.lock().unwrap().take();
+        if let Some(parent) = parent {
+            parent.wake();
+        }
+    }
+}
+
+impl<F: Future> OwnWaker<F> {
+    fn new(future: F) -> Self {
+        let waker = Arc::new(Relay::default());
+        waker.woken.store(true, Ordering::SeqCst); // to be polled once
+        OwnWaker { future: Box::pin(future), waker }
+    }
+}
+
+impl<F: Future> Future for OwnWaker<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        *self.waker.parent.lock().unwrap() = Some(cx.waker().clone());
+        if !self.waker.woken.swap(false, Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        let waker = Waker::from(self.waker.clone());
+        self.future.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+}
+
+/// All of `futures`, in the order in which they end: each is polled with its own waker, and only
+/// when it was woken.
+async fn unordered<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<_> = futures.into_iter().map(OwnWaker::new).collect();
+    let mut results = Vec::new();
+    poll_fn(|cx| {
+        waiting.retain_mut(|future| match Pin::new(future).poll(cx) {
+            Poll::Ready(result) => {
+                results.push(result);
+                false
+            }
+            Poll::Pending => true,
+        });
+        if waiting.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    results
+}
+
+/// Runs `body`, alone in its process, and fails if there are more threads afterwards than before.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn starts_no_thread(what: &str, body: impl FnOnce()) {
+    let before = common::threads();
+    body();
+    let after = common::threads();
+    assert_eq!(after.len(), before.len(), "{what}: {before:?} became {after:?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn combinators_with_wakers_of_their_own_need_no_helper_thread() {
+    fresh_process(20, &[], || {
+        let ms = Duration::from_millis;
+        starts_no_thread("one timer", || block_on(OwnWaker::new(sleep(ms(5)))));
+        starts_no_thread("timers, unordered", || {
+            let ended = block_on(unordered((0..10).rev().map(|i| async move {
+                sleep(ms(20 * i)).await;
+                i
+            })));
+            assert_eq!(ended.len(), 10);
+            assert_eq!(ended[0], 0);
+        });
+        starts_no_thread("wakers in wakers", || {
+            block_on(OwnWaker::new(OwnWaker::new(unordered([sleep(ms(1)), sleep(ms(5))]))));
+        });
+        starts_no_thread("sockets", || {
+            block_on(async {
+                let (mut one, mut two) = socket_pair();
+                let reading = OwnWaker::new(async move { two.read_exact(&mut [0]).await.unwrap() });
+                let writing = OwnWaker::new(async move {
+                    sleep(ms(5)).await;
+                    one.write_all(b"x").await.unwrap();
+                });
+                future::zip(reading, writing).await;
+            });
+        });
+        starts_no_thread("local tasks", || {
+            block_on(async {
+                let tasks = (0..3).map(|i| spawn_local(OwnWaker::new(sleep(ms(i)))));
+                unordered(tasks.collect::<Vec<_>>()).await;
+            });
+        });
+        starts_no_thread("an executor of its own", || {
+            let (ex, local) = (smol::Executor::new(), smol::LocalExecutor::new());
+            let tasks = [(); 3].map(|()| ex.spawn(sleep(ms(3))));
+            block_on(ex.run(unordered(tasks)));
+            let tasks = [(); 3].map(|()| local.spawn(OwnWaker::new(sleep(ms(3)))));
+            block_on(local.run(unordered(tasks)));
+        });
+        starts_no_thread("a nested call", || {
+            block_on(OwnWaker::new(async { block_on(unordered([sleep(ms(3)), sleep(ms(1))])) }));
+        });
+        starts_no_thread("a time-out", || {
+            let timeout = smol::timeout(ms(5), pending::<()>());
+            block_on(OwnWaker::new(timeout)).unwrap_err();
+        });
+        starts_no_thread("a poll by hand, given up", || {
+            block_on(async {
+                let mut timer = Timer::after(ms(5));
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(Pin::new(&mut timer).poll(&mut cx).is_pending());
+                timer.await;
+            });
+        });
+    });
+}
+
+/// What has its own way to sleep, and is somewhere in our `block_on` or was a moment ago, needs
+/// somebody to poll for it.
+#[test]
+fn a_foreign_block_on_within_ours_gets_its_timers_and_its_bytes() {
+    fresh_process(20, &[], || {
+        let foreign = || {
+            foreign_block_on(async {
+                let (mut one, mut two) = socket_pair();
+                let writing = async {
+                    sleep(Duration::from_millis(5)).await;
+                    one.write_all(b"x").await.unwrap();
+                };
+                future::zip(writing, async { two.read_exact(&mut [0]).await.unwrap() }).await;
+            })
+        };
+        block_on(async { foreign() });
+        block_on(OwnWaker::new(async { foreign() }));
+        block_on(async { spawn_local(async move { foreign() }).await });
+        // Polled first by ours, then by the other one; and the other way round.
+        let mut timer = Timer::after(Duration::from_millis(20));
+        assert!(block_on(future::poll_once(&mut timer)).is_none());
+        foreign_block_on(timer);
+        let mut timer = OwnWaker::new(sleep(Duration::from_millis(20)));
+        assert!(block_on(future::poll_once(&mut timer)).is_none());
+        foreign_block_on(timer);
+        let mut timer = OwnWaker::new(sleep(Duration::from_millis(20)));
+        assert!(foreign_block_on(future::poll_once(&mut timer)).is_none());
+        block_on(timer);
+        // The waker's parent is a thread that sleeps on its own; another one is in our block_on.
+        let done = Flag::new();
+        thread::scope(|scope| {
+            scope.spawn(|| block_on(done.wait()));
+            foreign_block_on(OwnWaker::new(sleep(Duration::from_millis(5))));
+            foreign();
+            done.set();
+        });
+    });
+}
+
+// ---------- the first spawn of a process ----------
+
+/// While the first worker is on its way, whoever is in `block_on` has to leave the task to it.
+#[test]
+fn the_first_task_of_a_process_runs_on_a_worker() {
+    const KINDS: [&str; 10] = [
+        "direct",
+        "inside",
+        "blocking",
+        "yielding",
+        "nested",
+        "many",
+        "both",
+        "elsewhere",
+        "elsewhere, short",
+        "elsewhere, blocking",
+    ];
+    let kinds: Vec<_> = KINDS.iter().map(|&kind| [("KIND", kind)]).collect();
+    // As many processes as it takes: it went wrong in every second one.
+    let envs: Vec<_> = (0..15).flat_map(|_| kinds.iter().map(|env| &env[..])).collect();
+    fresh_processes(30, &envs, || {
+        let home = thread::current().id();
+        let away = move || assert_ne!(thread::current().id(), home, "it runs in block_on");
+        // Blocks its thread until the main future goes on.
+        let blocking = move |receiver: mpsc::Receiver<()>| async move {
+            away();
+            receiver.recv_timeout(SOON).expect("the main future waits for a task that blocks");
+        };
+        match std::env::var("KIND").as_deref().unwrap_or("direct") {
+            "inside" => block_on(async { spawn(async move { away() }).await }),
+            "blocking" => {
+                let (sender, receiver) = mpsc::channel();
+                block_on(async {
+                    let task = spawn(blocking(receiver));
+                    future::yield_now().await;
+                    sender.send(()).unwrap();
+                    task.await;
+                });
+            }
+            "yielding" => {
+                let (sender, receiver) = mpsc::channel();
+                block_on(async {
+                    let task = spawn(blocking(receiver));
+                    for _ in 0..1_000 {
+                        future::yield_now().await;
+                    }
+                    sleep(Duration::from_millis(2)).await;
+                    sender.send(()).unwrap();
+                    task.await;
+                });
+            }
+            "nested" => block_on(async {
+                spawn_local(async move { block_on(spawn(async move { away() })) }).await
+            }),
+            "many" => block_on(async {
+                let tasks: Vec<_> = (0..20).map(|_| spawn(async move { away() })).collect();
+                for task in tasks {
+                    task.await;
+                }
+            }),
+            // A loop on this thread that is never asleep; the spawn is another one's.
+            kind @ ("elsewhere" | "elsewhere, short") => thread::scope(|scope| {
+                let (done, looping) = (Flag::new(), Flag::new());
+                scope.spawn({
+                    let (done, looping) = (done.clone(), looping.clone());
+                    move || {
+                        looping.wait_blocking();
+                        let task = spawn(async move { thread::current().id() });
+                        let id = foreign_block_on(task);
+                        done.set();
+                        assert_ne!(id, home, "it runs in block_on");
+                    }
+                });
+                let turn = async || {
+                    looping.set();
+                    future::yield_now().await;
+                };
+                if kind == "elsewhere" {
+                    block_on(async {
+                        while !done.is_set() {
+                            turn().await;
+                        }
+                    });
+                } else {
+                    while !done.is_set() {
+                        block_on(turn());
+                    }
+                }
+            }),
+            // The task blocks until this loop ends, which is in its way if it runs here.
+            "elsewhere, blocking" => thread::scope(|scope| {
+                let (looping, begun) = (Flag::new(), Flag::new());
+                let (release, released) = mpsc::channel();
+                scope.spawn({
+                    let (looping, begun) = (looping.clone(), begun.clone());
+                    move || {
+                        looping.wait_blocking();
+                        foreign_block_on(spawn(async move {
+                            begun.set();
+                            blocking(released).await;
+                        }));
+                    }
+                });
+                block_on(async {
+                    while !begun.is_set() {
+                        looping.set();
+                        future::yield_now().await;
+                    }
+                });
+                release.send(()).unwrap();
+            }),
+            "both" => thread::scope(|scope| {
+                let other = scope.spawn(move || {
+                    let home = thread::current().id();
+                    assert_ne!(block_on(spawn(async { thread::current().id() })), home);
+                });
+                block_on(spawn(async move { away() }));
+                other.join().unwrap();
+            }),
+            _ => block_on(spawn(async move { away() })),
+        }
     });
 }
 

@@ -307,6 +307,205 @@ fn a_task_woken_by_one_that_then_blocks_is_reached_by_all_other_drivers() {
     });
 }
 
+// ---------- a driver that is blocked, and one that is busy ----------
+
+/// How many tasks a blocked driver has in its hands, and in which way they got there.
+#[derive(Clone, Copy, Debug)]
+enum Left {
+    /// Woken: the last one sits in a place of its own.
+    Woken(usize),
+    Spawned(usize),
+    /// Half of them woken, half spawned.
+    Both(usize),
+}
+
+/// How the other driver drives: it has work without end.
+const BUSY_WAYS: [&str; 5] = ["run", "foreign run", "tick", "try_tick", "short runs"];
+
+/// On one driver, a task leaves tasks behind and blocks; says how long the other driver, which is
+/// busy, lets them wait.
+fn wait_behind_a_blocked_driver(way: &str, left: Left, busy_tasks: usize) -> Duration {
+    let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+    let (go, finished) = (Flag::new(), Arc::new(AtomicUsize::new(0)));
+    let (count, woken) = match left {
+        Left::Woken(n) => (n, n),
+        Left::Spawned(n) => (n, 0),
+        Left::Both(n) => (n, n / 2),
+    };
+    let one = {
+        let finished = finished.clone();
+        move || {
+            let finished = finished.clone();
+            async move {
+                finished.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    };
+    // All on the one driver that there is: some wait to be woken, then one blocks.
+    let mut driver = drive(&ex, &done, &["run"]);
+    let (awake, asleep) = (Flag::new(), Arc::new(AtomicUsize::new(0)));
+    for _ in 0..woken {
+        let (awake, asleep, one) = (awake.clone(), asleep.clone(), one());
+        ex.spawn(async move {
+            asleep.fetch_add(1, Ordering::SeqCst);
+            awake.wait().await;
+            one.await;
+        })
+        .detach();
+    }
+    common::eventually(|| asleep.load(Ordering::SeqCst) == woken);
+    let (blocked, all_done) = (Flag::new(), Flag::new());
+    ex.spawn({
+        let (ex, go, blocked) = (Arc::downgrade(&ex), go.clone(), blocked.clone());
+        let all_done = all_done.clone();
+        async move {
+            blocked.set();
+            go.wait_blocking();
+            let ex = ex.upgrade().unwrap();
+            (woken..count).for_each(|_| ex.spawn(one()).detach());
+            awake.set();
+            drop(ex);
+            all_done.wait_blocking();
+        }
+    })
+    .detach();
+    blocked.wait_blocking();
+    // Now the other driver; it is never idle from here on.
+    let turns = Arc::new(AtomicUsize::new(0));
+    for _ in 0..busy_tasks {
+        let turns = turns.clone();
+        ex.spawn(async move {
+            loop {
+                turns.fetch_add(1, Ordering::SeqCst);
+                future::yield_now().await;
+            }
+        })
+        .detach();
+    }
+    driver.extend(drive(&ex, &done, &[way]));
+    common::eventually(|| turns.load(Ordering::SeqCst) > 100);
+    let start = std::time::Instant::now();
+    go.set();
+    while finished.load(Ordering::SeqCst) < count && start.elapsed() < Duration::from_secs(1) {
+        thread::yield_now();
+    }
+    let took = start.elapsed();
+    all_done.set();
+    done.set();
+    driver.into_iter().for_each(|driver| driver.join().unwrap());
+    took
+}
+
+fn tasks_of_a_blocked_driver_start_soon(busy_tasks: usize) {
+    let mut late = Vec::new();
+    for way in BUSY_WAYS {
+        for left in [
+            Left::Spawned(1),
+            Left::Woken(1),
+            Left::Spawned(2),
+            Left::Both(20),
+            Left::Spawned(200),
+            Left::Woken(200),
+            Left::Both(1_000),
+        ] {
+            // The machine may be slow for once; what waits for the blocked driver waits each time.
+            let took =
+                (0..5).map(|_| wait_behind_a_blocked_driver(way, left, busy_tasks)).find(|took| {
+                    println!("{way}, {left:?}: {took:?}");
+                    *took < Duration::from_millis(100)
+                });
+            if took.is_none() {
+                late.push((way, left));
+            }
+            assert!(late.len() < 5, "five times in a row, these wait for 100 ms or more: {late:?}");
+        }
+    }
+    assert!(late.is_empty(), "five times in a row, these wait for 100 ms or more: {late:?}");
+}
+
+#[test]
+fn tasks_of_a_driver_that_is_blocked_start_soon_on_one_that_has_one_task_to_run() {
+    within(120, || tasks_of_a_blocked_driver_start_soon(1));
+}
+
+#[test]
+fn tasks_of_a_driver_that_is_blocked_start_soon_on_one_that_has_many_tasks_to_run() {
+    within(120, || tasks_of_a_blocked_driver_start_soon(50));
+}
+
+/// Nobody else drives when the tasks are left behind; whoever comes later finds them.
+#[test]
+fn tasks_of_a_driver_that_is_blocked_are_found_by_one_that_comes_later() {
+    within(60, || {
+        for way in WAYS {
+            for count in [1, 2, 300] {
+                let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+                let mut drivers = drive(&ex, &done, &["run"]);
+                let (left, finished) = (Flag::new(), Flag::new());
+                ex.spawn({
+                    let (ex, left, finished) =
+                        (Arc::downgrade(&ex), left.clone(), finished.clone());
+                    async move {
+                        let ex = ex.upgrade().unwrap();
+                        let rest = Arc::new(AtomicUsize::new(count));
+                        for _ in 0..count {
+                            let (rest, finished) = (rest.clone(), finished.clone());
+                            ex.spawn(async move {
+                                if rest.fetch_sub(1, Ordering::SeqCst) == 1 {
+                                    finished.set();
+                                }
+                            })
+                            .detach();
+                        }
+                        drop(ex);
+                        left.set();
+                        finished.wait_blocking();
+                    }
+                })
+                .detach();
+                left.wait_blocking();
+                drivers.extend(drive(&ex, &done, &[way]));
+                finished.wait_blocking();
+                done.set();
+                drivers.into_iter().for_each(|driver| driver.join().unwrap());
+            }
+        }
+    });
+}
+
+/// The one who is blocked is in the middle of a `block_on` of its own, for the very task that it has
+/// in its hands.
+#[test]
+fn a_task_that_blocks_for_its_own_child_gets_it_done_by_a_busy_driver() {
+    fresh_process(30, &[], || {
+        for way in BUSY_WAYS {
+            let (ex, done) = (Arc::new(Executor::new()), Flag::new());
+            let mut drivers = drive(&ex, &done, &["run"]);
+            let (blocked, go) = (Flag::new(), Flag::new());
+            let parent = ex.spawn({
+                let (ex, blocked, go) = (Arc::downgrade(&ex), blocked.clone(), go.clone());
+                async move {
+                    blocked.set();
+                    go.wait_blocking();
+                    let ex = ex.upgrade().unwrap();
+                    foreign_block_on(ex.spawn(async { 1 })) + block_on(ex.spawn(async { 2 }))
+                }
+            });
+            blocked.wait_blocking();
+            let _busy = ex.spawn(async {
+                loop {
+                    future::yield_now().await;
+                }
+            });
+            drivers.extend(drive(&ex, &done, &[way]));
+            go.set();
+            assert_eq!(foreign_block_on(parent), 3);
+            done.set();
+            drivers.into_iter().for_each(|driver| driver.join().unwrap());
+        }
+    });
+}
+
 #[test]
 fn a_driver_that_leaves_passes_its_notification_on() {
     within(60, || {

@@ -76,7 +76,7 @@ fn without_descriptors_every_operation_that_needs_one_says_so_and_works_later() 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let (a, b) = UnixStream::pair().unwrap();
-        let a = std::sync::Arc::new(a);
+        let a = Arc::new(a);
         let (c, _d) = UnixStream::pair().unwrap();
         let cpu = cpu_time();
         let none = NoDescriptors::new();
@@ -471,6 +471,65 @@ fn a_standard_input_that_is_replaced_while_it_is_registered_can_be_registered_ag
             rustix::stdio::dup2_stdin(&reader).unwrap(); // closes the first pipe
             drop((reader, writer));
             drop(stdin);
+            let stdin = Async::new(io::stdin()).unwrap();
+            block_on(async {
+                let mut readable = pin!(stdin.readable());
+                assert!(future::poll_once(readable.as_mut()).await.is_none());
+                next.write_all(b"x").unwrap();
+                readable.await.unwrap();
+            });
+        }
+    });
+}
+
+/// A handle that was leaked is never taken out of the poller, and then its descriptor is closed all the same.
+#[test]
+fn a_handle_that_was_forgotten_and_closed_leaves_its_number_to_others() {
+    fresh_process(30, &[], || {
+        let mut numbers = Vec::new();
+        for round in 0..20 {
+            let (a, b) = Async::<UnixStream>::pair().unwrap();
+            block_on(async { assert!(future::poll_once(a.readable()).await.is_none()) });
+            let number = a.as_raw_fd();
+            numbers.push(number);
+            if round % 2 == 0 {
+                // The kernel keeps the registration of a description that has another descriptor.
+                std::mem::forget(a.get_ref().try_clone().unwrap());
+            }
+            std::mem::forget(a);
+            close(number);
+            drop(b);
+            let (c, d) = Async::<UnixStream>::pair().unwrap();
+            assert!(c.as_raw_fd() == number || d.as_raw_fd() == number);
+            block_on(async {
+                for (one, two) in [(&c, &d), (&d, &c)] {
+                    let mut readable = pin!(one.readable());
+                    assert!(future::poll_once(readable.as_mut()).await.is_none());
+                    { two }.write_all(b"x").await.unwrap();
+                    readable.await.unwrap();
+                    { one }.read_exact(&mut [0]).await.unwrap();
+                    assert!(future::poll_once(one.readable()).await.is_none());
+                }
+            });
+        }
+        let (used, wakes) = common::idle_cost(500 * MS);
+        assert!(used < 50 * MS && wakes < 10, "{used:?} of processor time, {wakes} wake-ups");
+    });
+}
+
+/// The same in a way that std allows.
+#[test]
+fn a_standard_input_that_is_forgotten_and_replaced_can_be_registered_again() {
+    fresh_process(30, &[], || {
+        for _ in 0..5 {
+            let (reader, _writer) = common_io::std_pipe();
+            rustix::stdio::dup2_stdin(&reader).unwrap();
+            drop(reader);
+            let stdin = Async::new(io::stdin()).unwrap();
+            block_on(async { assert!(future::poll_once(stdin.readable()).await.is_none()) });
+            std::mem::forget(stdin);
+            let (reader, mut next) = common_io::std_pipe();
+            rustix::stdio::dup2_stdin(&reader).unwrap(); // closes the first pipe
             let stdin = Async::new(io::stdin()).unwrap();
             block_on(async {
                 let mut readable = pin!(stdin.readable());

@@ -838,6 +838,330 @@ fn a_hang_up_reaches_whoever_waits() {
     });
 }
 
+/// Many more than one handle is leaked: nobody can take out of the kernel what nobody can name.
+#[test]
+fn handles_that_were_forgotten_cost_nothing_and_their_sockets_work() {
+    fresh_process(30, &[], || {
+        block_on(async {
+            for _ in 0..200 {
+                // Registered, with a waiter that is forgotten too, and with bytes that nobody reads.
+                let (one, mut two) = pair();
+                let mut readable = Box::pin({
+                    let one = one.clone();
+                    async move { one.readable().await }
+                });
+                assert!(future::poll_once(readable.as_mut()).await.is_none());
+                std::mem::forget((readable, one));
+                two.write_all(b"x").await.unwrap();
+                // A number that is free again, a socket that was forgotten while it was new.
+                let (three, four) = pair();
+                std::mem::forget(three);
+                drop(four);
+            }
+            let spins = turns(async || Timer::after(Duration::from_millis(20)).await).await;
+            assert!(spins < SPINS, "polled {spins} times in 200 ms");
+            let (mut one, mut two) = pair();
+            future::try_zip(one.write_all(b"x"), two.read_exact(&mut [0])).await.unwrap();
+        });
+        #[cfg(target_os = "linux")]
+        {
+            let (used, wakes) = common::idle_cost(Duration::from_millis(500));
+            assert!(used < Duration::from_millis(50) && wakes < 10, "{used:?}, {wakes} wake-ups");
+        }
+    });
+}
+
+/// What was there before anybody asked is told to each who asks, once at least.
+#[test]
+fn a_hang_up_that_is_there_at_the_first_call_is_reported() {
+    async fn soon(name: &str, wait: impl Future<Output = io::Result<()>>) {
+        let told = timeout(Duration::from_secs(5), wait).await;
+        told.unwrap_or_else(|_| panic!("{name}: nobody is told")).unwrap();
+    }
+    fn gone() -> (Async<File>, Async<File>, Async<UnixStream>) {
+        let ((reader, _), (_, writer)) = (std_pipe(), std_pipe());
+        let (stream, _) = UnixStream::pair().unwrap();
+        (Async::new(reader).unwrap(), Async::new(writer).unwrap(), Async::new(stream).unwrap())
+    }
+    within(60, || {
+        block_on(async {
+            let (reader, writer, stream) = gone();
+            soon("the reader of a pipe", reader.readable()).await;
+            soon("the writer of a pipe", writer.writable()).await;
+            soon("a stream", stream.readable()).await;
+            let (_, writer, stream) = gone();
+            soon("the writer of a pipe that only looks", writer.readable()).await;
+            soon("a stream that writes", stream.writable()).await;
+            // Several who ask, one after the other, on handles of their own and on one.
+            let (reader, writer, stream) = gone();
+            for _ in 0..3 {
+                let (reader, writer, stream) = (reader.clone(), writer.clone(), stream.clone());
+                spawn(async move {
+                    soon("a task that reads", reader.readable()).await;
+                    soon("a task that writes", writer.writable()).await;
+                    soon("a task with a stream", stream.readable()).await;
+                })
+                .await;
+            }
+            // By hand, then by the future.
+            let (reader, writer, stream) = gone();
+            soon("poll_readable", poll_fn(|cx| reader.poll_readable(cx))).await;
+            soon("poll_writable", poll_fn(|cx| writer.poll_writable(cx))).await;
+            soon("poll_readable", poll_fn(|cx| stream.poll_readable(cx))).await;
+            assert_eq!((&reader).read(&mut [0; 1]).await.unwrap(), 0);
+            assert_eq!((&stream).read(&mut [0; 1]).await.unwrap(), 0);
+            assert!((&writer).write(b"x").await.is_err());
+            // It came while nobody waited, after a wait that was given up.
+            let (reader, writer) = pipe();
+            let (one, two) = pair();
+            fill(writer.get_ref());
+            drain(reader.get_ref());
+            assert!(future::poll_once(reader.readable()).await.is_none());
+            assert!(future::poll_once(one.readable()).await.is_none());
+            drop((writer, two));
+            Timer::after(Duration::from_millis(5)).await; // others use the reactor
+            soon("the reader", reader.readable()).await;
+            soon("the stream", one.readable()).await;
+            let (reader, writer) = pipe();
+            fill(writer.get_ref());
+            assert!(future::poll_once(writer.writable()).await.is_none());
+            drop(reader);
+            Timer::after(Duration::from_millis(5)).await;
+            soon("the writer", writer.writable()).await;
+        });
+    });
+}
+
+// ---------- conditions that stay ----------
+
+/// How often `step` came to its end in 200 ms, or was polled, if that is more. Others get their turn meanwhile.
+async fn turns<T>(mut step: impl AsyncFnMut() -> T) -> usize {
+    let (turns, polls) = (Cell::new(0), Cell::new(0));
+    let mut going_round = pin!(async {
+        loop {
+            step().await;
+            turns.set(turns.get() + 1);
+            // Some loops end without ever being pending.
+            future::yield_now().await;
+        }
+    });
+    let counting = poll_fn(|cx| {
+        polls.set(polls.get() + 1);
+        going_round.as_mut().poll(cx)
+    });
+    let enough = common::sleep(Duration::from_millis(200));
+    future::or(enough, counting).await;
+    usize::max(turns.get(), polls.get())
+}
+
+/// More turns than this in 200 ms are a loop that spins.
+const SPINS: usize = 60;
+
+/// A socket with an error in its queue of errors, where it stays, and a friend that sends to it.
+#[cfg(target_os = "linux")]
+fn socket_with_an_error_that_stays() -> (Async<UdpSocket>, UdpSocket) {
+    use nix::sys::socket::{setsockopt, sockopt::Ipv4RecvErr};
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    setsockopt(&socket, Ipv4RecvErr, &true).unwrap();
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    socket.send_to(b"is anybody there?", nobody).unwrap();
+    let friend = UdpSocket::bind("127.0.0.1:0").unwrap();
+    friend.connect(socket.local_addr().unwrap()).unwrap();
+    (Async::new(socket).unwrap(), friend)
+}
+
+/// poll(2) says POLLERR as long as there is something in the queue of errors.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_queue_of_errors_that_nobody_reads_makes_no_reader_spin() {
+    within(60, || {
+        type Wait = fn(&Async<UdpSocket>) -> Pin<Box<dyn Future<Output = bool> + '_>>;
+        let ways: [(&str, Wait); 5] = [
+            ("readable", |s| {
+                Box::pin(async {
+                    s.readable().await.unwrap();
+                    s.get_ref().recv_from(&mut [0; 8]).is_ok()
+                })
+            }),
+            ("poll_readable", |s| {
+                Box::pin(async {
+                    poll_fn(|cx| s.poll_readable(cx)).await.unwrap();
+                    s.get_ref().recv_from(&mut [0; 8]).is_ok()
+                })
+            }),
+            ("recv_from", |s| Box::pin(async { s.recv_from(&mut [0; 8]).await.is_ok() })),
+            ("read_with", |s| {
+                Box::pin(async { s.read_with(|s| s.recv(&mut [0; 8])).await.is_ok() })
+            }),
+            ("both directions", |s| {
+                Box::pin(async {
+                    s.writable().await.unwrap();
+                    s.readable().await.unwrap();
+                    s.get_ref().recv_from(&mut [0; 8]).is_ok()
+                })
+            }),
+        ];
+        for (name, way) in ways {
+            block_on(async {
+                let (socket, friend) = socket_with_an_error_that_stays();
+                for round in 0..2 {
+                    let turns = turns(async || assert!(!way(&socket).await, "{name}")).await;
+                    assert!(turns < SPINS, "{name}, round {round}: {turns} turns in 200 ms");
+                    // And the next news is seen, whether somebody waits for it already or not.
+                    for waits in [false, true] {
+                        let mut receiving = pin!(async { while !way(&socket).await {} });
+                        if waits {
+                            assert!(future::poll_once(receiving.as_mut()).await.is_none());
+                        }
+                        friend.send(b"here").unwrap();
+                        let received = timeout(Duration::from_secs(5), receiving).await;
+                        assert!(received.is_ok(), "{name}, round {round}: a datagram is not seen");
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Like an error that stays, but of a stream, and nothing is wrong with it: the kernel says when each byte was sent.
+#[cfg(target_os = "linux")]
+#[test]
+fn stamps_of_sent_bytes_that_nobody_reads_make_no_reader_spin() {
+    use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt::Timestamping};
+    within(60, || {
+        block_on(async {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let mut peer = listener.accept().unwrap().0;
+            let flags = TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE
+                | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
+            setsockopt(&stream, Timestamping, &flags).unwrap();
+            let stream = Async::new(stream).unwrap();
+            for _ in 0..3 {
+                (&stream).write_all(b"ping").await.unwrap();
+                peer.read_exact(&mut [0; 4]).unwrap();
+                let spins = turns(async || (&stream).read(&mut [0; 4]).await.unwrap()).await;
+                assert!(spins < SPINS, "a read was polled {spins} times in 200 ms");
+                let spins = turns(async || {
+                    stream.readable().await.unwrap();
+                    stream.get_ref().read(&mut [0; 4]).unwrap_err()
+                })
+                .await;
+                assert!(spins < SPINS, "`readable` came {spins} times in 200 ms");
+                let mut reading = pin!(async { (&stream).read_exact(&mut [0; 4]).await });
+                assert!(future::poll_once(reading.as_mut()).await.is_none());
+                peer.write_all(b"pong").unwrap();
+                timeout(Duration::from_secs(5), reading).await.expect("not seen").unwrap();
+            }
+        });
+    });
+}
+
+/// Those who ask again and again, and never read or write: the answer is no news to them.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hang_up_that_stays_is_news_once() {
+    within(60, || {
+        block_on(async {
+            let (reader, writer) = std_pipe();
+            let writer = Async::new(writer).unwrap();
+            drop(reader);
+            writer.readable().await.unwrap();
+            let turns_of_writer = turns(async || writer.readable().await.unwrap()).await;
+            assert!(turns_of_writer < SPINS, "the writer: {turns_of_writer} turns in 200 ms");
+            assert!((&writer).write(b"x").await.is_err());
+        });
+    });
+}
+
+/// The reader of a FIFO waits for its next writer.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_of_a_fifo_waits_for_the_next_writer_without_spinning() {
+    within(60, || {
+        block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("fifo");
+            let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+            assert!(made.success());
+            let open = |write: bool| {
+                use std::os::unix::fs::OpenOptionsExt;
+                let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+                let mut options = std::fs::OpenOptions::new();
+                options.read(!write).write(write).custom_flags(nonblocking).open(&path).unwrap()
+            };
+            let reader = Async::new(open(false)).unwrap();
+            for _ in 0..3 {
+                let mut writer = open(true);
+                assert!(future::poll_once(reader.readable()).await.is_none());
+                drop(writer);
+                reader.readable().await.unwrap();
+                assert_eq!(reader.get_ref().read(&mut [0; 1]).unwrap(), 0);
+                let turns = turns(async || {
+                    reader.readable().await.unwrap();
+                    reader.get_ref().read(&mut [0; 1])
+                })
+                .await;
+                assert!(turns < SPINS, "the reader of a FIFO: {turns} turns in 200 ms");
+                let mut readable = pin!(async {
+                    while reader.get_ref().read(&mut [0; 1]).ok() != Some(1) {
+                        reader.readable().await.unwrap();
+                    }
+                });
+                assert!(future::poll_once(readable.as_mut()).await.is_none());
+                writer = open(true);
+                writer.write_all(b"x").unwrap();
+                timeout(Duration::from_secs(5), readable).await.expect("the next writer");
+            }
+        });
+    });
+}
+
+/// Some sockets say that they can be read, and then that they cannot: only the answer of the operation counts.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_socket_that_claims_to_be_readable_and_is_not_makes_no_operation_spin() {
+    within(60, || {
+        block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.connect(socket.local_addr().unwrap()).unwrap();
+            let socket = Async::new(socket).unwrap();
+            rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).unwrap();
+            let nothing = socket.get_ref().recv(&mut [0; 1]);
+            if nothing.as_ref().err().map(io::Error::kind) == Some(ErrorKind::WouldBlock) {
+                let spins = turns(async || socket.recv(&mut [0; 1]).await).await;
+                assert!(spins < SPINS, "recv was polled {spins} times in 200 ms");
+                let spins = turns(async || socket.read_with(|s| s.recv(&mut [0; 1])).await).await;
+                assert!(spins < SPINS, "read_with was polled {spins} times in 200 ms");
+            }
+        });
+    });
+}
+
+/// The kernel says that the socket can be written to, but there is no room at this receiver; and it has no news when there is.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_datagram_for_a_receiver_that_is_full_is_sent_when_there_is_room() {
+    within(60, || {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("receiver");
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        block_on(async {
+            let sender = Async::<UnixDatagram>::unbound().unwrap();
+            for _ in 0..3 {
+                while sender.get_ref().send_to(b"x", &path).is_ok() {}
+                let mut sending = pin!(sender.send_to(b"y", &path));
+                assert!(future::poll_once(sending.as_mut()).await.is_none());
+                let spins = turns(async || sending.as_mut().await).await;
+                println!("polled {spins} times in 200 ms");
+                receiver.recv(&mut [0; 1]).unwrap();
+                let sent = timeout(Duration::from_secs(5), sending).await;
+                assert_eq!(sent.expect("there is room, but nobody is told").unwrap(), 1);
+            }
+        });
+    });
+}
+
 #[test]
 fn close_ends_the_writing_half_and_is_no_error_on_a_dead_stream() {
     within(10, || {

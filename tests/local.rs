@@ -1,18 +1,23 @@
-//! Futures that are not `Send` are polled and dropped on their own thread, always; a wake from elsewhere only enqueues.
+//! Futures that are not `Send` are polled and dropped on their own thread, always; a wake
+//! from elsewhere only enqueues. However shortly their thread looks in, they progress; and a nested
+//! `block_on` does not make them wait for each other.
 
 mod common;
 
-use common::{Flag, counting_waker, foreign_block_on, fresh_process, within};
-use smol::{LocalExecutor, Timer, block_on, future, spawn, spawn_local};
+use common::{Flag, counting_waker, foreign_block_on, fresh_process, sleep, socket_pair, within};
+use smol::{
+    Async, LocalExecutor, Timer, block_on, future, prelude::*, spawn, spawn_local, unblock,
+};
 use std::{
     cell::{Cell, RefCell},
     future::{Future, pending, poll_fn},
-    pin::pin,
+    net::TcpStream,
+    pin::{Pin, pin},
     rc::Rc,
     sync::{Arc, Barrier, Mutex, mpsc},
     task::{Context, Poll, Waker},
     thread::{self, ThreadId},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Not `Send`, and insists on it: aborts the process when it is dropped on another thread than it was made on.
@@ -413,5 +418,445 @@ fn local_tasks_alone_start_no_thread() {
         });
         #[cfg(target_os = "linux")]
         assert_eq!(common::threads().len(), before, "{:?}", common::threads());
+    });
+}
+
+// ---------- short drives ----------
+
+/// A bound against hangs.
+const SOON: Duration = Duration::from_secs(5);
+
+/// What waits, in a local task, for something that comes from elsewhere.
+const WAITS: [&str; 7] =
+    ["a timer", "timers", "a socket", "a job", "a wake", "a task", "a child of its own"];
+
+async fn wait_for(what: &str) {
+    let byte = || {
+        let (ours, mut theirs): (Async<TcpStream>, _) = socket_pair();
+        let sending = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(5));
+            block_on(theirs.write_all(b"x")).unwrap();
+        });
+        (ours, sending)
+    };
+    match what {
+        "a timer" => sleep(Duration::from_millis(10)).await,
+        "timers" => {
+            for millis in 0..6 {
+                sleep(Duration::from_millis(millis)).await;
+            }
+        }
+        "a socket" => {
+            let (mut ours, sending) = byte();
+            ours.read_exact(&mut [0]).await.unwrap();
+            sending.join().unwrap();
+        }
+        "a job" => unblock(|| thread::sleep(Duration::from_millis(5))).await,
+        "a wake" => {
+            let flag = Flag::new();
+            let setting = thread::spawn({
+                let flag = flag.clone();
+                move || {
+                    thread::sleep(Duration::from_millis(5));
+                    flag.set();
+                }
+            });
+            flag.wait().await;
+            setting.join().unwrap();
+        }
+        "a task" => spawn(sleep(Duration::from_millis(5))).await,
+        "a child of its own" => {
+            for _ in 0..300 {
+                future::yield_now().await;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        _ => unreachable!(),
+    }
+}
+
+/// Local tasks that never leave their queue empty, until they are told to end.
+const HOGS: [&str; 4] = ["none", "yields", "spawns its successor", "two wake each other"];
+
+/// Where local tasks live: the thread's own executor, or one made by the test.
+#[derive(Clone)]
+enum Home {
+    Thread,
+    Own(Rc<LocalExecutor<'static>>),
+}
+
+impl Home {
+    fn spawn(&self, future: impl Future<Output = ()> + 'static) -> smol::Task<()> {
+        match self {
+            Home::Thread => spawn_local(future),
+            Home::Own(ex) => ex.spawn(future),
+        }
+    }
+
+    fn hog(&self, kind: &str, until: &Rc<Cell<bool>>) {
+        fn successor(home: Home, until: Rc<Cell<bool>>) -> Pin<Box<dyn Future<Output = ()>>> {
+            Box::pin(async move {
+                if !until.get() {
+                    home.spawn(successor(home.clone(), until)).detach();
+                }
+            })
+        }
+        async fn yields(until: Rc<Cell<bool>>) {
+            while !until.get() {
+                future::yield_now().await;
+            }
+        }
+        async fn ping_pong(
+            until: Rc<Cell<bool>>,
+            own: Rc<RefCell<Option<Waker>>>,
+            other: Rc<RefCell<Option<Waker>>>,
+        ) {
+            poll_fn(|cx| {
+                *own.borrow_mut() = Some(cx.waker().clone());
+                let partner = other.borrow_mut().take();
+                if let Some(partner) = partner {
+                    partner.wake();
+                }
+                if until.get() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+        match kind {
+            "none" => {}
+            "yields" => self.spawn(yields(until.clone())).detach(),
+            "spawns its successor" => {
+                self.spawn(successor(self.clone(), until.clone())).detach();
+            }
+            "two wake each other" => {
+                let [one, two] = [(); 2].map(|()| Rc::new(RefCell::new(None)));
+                self.spawn(ping_pong(until.clone(), one.clone(), two.clone())).detach();
+                self.spawn(ping_pong(until.clone(), two, one)).detach();
+            }
+            _ => unreachable!(),
+        }
+    }
+}
+
+/// For each kind of hog and each kind of wait: `drive` is called again and again, and the task that
+/// waits has to come to its end.
+fn short_drives_finish_what_waits(name: &str, home: &Home, drive: &dyn Fn()) {
+    let mut starved = Vec::new();
+    for hog in HOGS {
+        for what in WAITS {
+            let until = Rc::new(Cell::new(false));
+            home.hog(hog, &until);
+            let task = home.spawn(wait_for(what));
+            let start = Instant::now();
+            while !task.is_finished() && start.elapsed() < SOON && starved.len() < 4 {
+                drive();
+            }
+            if !task.is_finished() {
+                starved.push((hog, what));
+            }
+            until.set(true);
+            drop(task);
+            (0..100).for_each(|_| drive());
+        }
+    }
+    assert!(starved.is_empty(), "{name}: of hog and wait, these starve: {starved:?}");
+}
+
+/// The loop of a game or of a window: it calls in for a moment, again and again.
+#[test]
+fn local_tasks_make_progress_when_their_thread_is_in_block_on_for_a_moment_only() {
+    fresh_process(120, &[], || {
+        let home = Home::Thread;
+        short_drives_finish_what_waits("yield_now", &home, &|| block_on(future::yield_now()));
+        short_drives_finish_what_waits("yields twice", &home, &|| {
+            block_on(async {
+                future::yield_now().await;
+                future::yield_now().await;
+            });
+        });
+        short_drives_finish_what_waits("a local task", &home, &|| block_on(spawn_local(async {})));
+    });
+}
+
+#[test]
+fn local_tasks_make_progress_when_their_executor_ticks() {
+    fresh_process(120, &[], || {
+        let ex = Rc::new(LocalExecutor::new());
+        let home = Home::Own(ex.clone());
+        short_drives_finish_what_waits("try_tick", &home, &|| _ = ex.try_tick());
+        // A tick that has nothing to do waits; it is given up at once.
+        short_drives_finish_what_waits("tick", &home, &|| {
+            block_on(future::or(ex.tick(), future::yield_now()));
+        });
+        short_drives_finish_what_waits("tick, foreign", &home, &|| {
+            foreign_block_on(future::or(ex.tick(), future::yield_now()));
+        });
+        // Each tick on its own, as far as there is something to do.
+        short_drives_finish_what_waits("a poll of tick", &home, &|| {
+            let cx = &mut Context::from_waker(Waker::noop());
+            let _ = pin!(ex.tick()).poll(cx);
+        });
+    });
+}
+
+#[test]
+fn local_tasks_make_progress_when_their_executor_runs_for_a_moment_only() {
+    fresh_process(120, &[], || {
+        let ex = Rc::new(LocalExecutor::new());
+        let home = Home::Own(ex.clone());
+        short_drives_finish_what_waits("run", &home, &|| block_on(ex.run(future::yield_now())));
+        short_drives_finish_what_waits("run, foreign", &home, &|| {
+            foreign_block_on(ex.run(future::yield_now()));
+        });
+        short_drives_finish_what_waits("run of a task", &home, &|| {
+            block_on(ex.run(ex.spawn(async {})));
+        });
+        short_drives_finish_what_waits("a poll of run", &home, &|| {
+            let cx = &mut Context::from_waker(Waker::noop());
+            let _ = pin!(ex.run(pending::<()>())).poll(cx);
+        });
+    });
+}
+
+/// The same thread drives in turns: what one kind of drive has left behind, the other must not forget.
+#[test]
+fn short_drives_of_several_kinds_add_up() {
+    fresh_process(60, &[], || {
+        let ex = Rc::new(LocalExecutor::new());
+        let (home, turn) = (Home::Own(ex.clone()), Cell::new(0));
+        let drive = || {
+            turn.set(turn.get() + 1);
+            match turn.get() % 4 {
+                0 => _ = ex.try_tick(),
+                1 => block_on(ex.run(future::yield_now())),
+                2 => foreign_block_on(future::or(ex.tick(), future::yield_now())),
+                _ => block_on(future::yield_now()),
+            }
+        };
+        short_drives_finish_what_waits("in turns", &home, &drive);
+        short_drives_finish_what_waits("in turns, of the thread", &Home::Thread, &drive);
+    });
+}
+
+/// One always yields, the others wait their turn; none is passed over.
+#[test]
+fn local_tasks_progress_alike_under_short_drives() {
+    within(30, || {
+        type Drive<'a> = &'a dyn Fn(&LocalExecutor<'static>);
+        let drives: [(&str, Drive<'_>); 3] = [
+            ("try_tick", &|ex| _ = ex.try_tick()),
+            ("run", &|ex| block_on(ex.run(future::yield_now()))),
+            ("tick", &|ex| block_on(future::or(ex.tick(), future::yield_now()))),
+        ];
+        for (name, drive) in drives {
+            let ex = LocalExecutor::new();
+            let counts: Rc<[Cell<u32>; 20]> = Rc::default();
+            for i in 0..20 {
+                let counts = counts.clone();
+                ex.spawn(async move {
+                    loop {
+                        counts[i].set(counts[i].get() + 1);
+                        future::yield_now().await;
+                    }
+                })
+                .detach();
+            }
+            let start = Instant::now();
+            while counts.iter().map(Cell::get).max() < Some(1_000) && start.elapsed() < SOON {
+                drive(&ex);
+            }
+            let (min, max) =
+                (counts.iter().map(Cell::get).min(), counts.iter().map(Cell::get).max());
+            assert!(min.unwrap() * 4 >= max.unwrap(), "{name}: from {min:?} to {max:?} polls");
+        }
+    });
+}
+
+// ---------- block_on inside a local task ----------
+
+/// It waits for a timer, and nobody must be put on top of it who waits for it in turn.
+#[test]
+fn local_tasks_that_block_for_each_other_do_not_deadlock() {
+    fresh_process(20, &[], || {
+        for kind in 0..4 {
+            let flag = Flag::new();
+            let first = {
+                let flag = flag.clone();
+                async move {
+                    match kind {
+                        0 => block_on(sleep(Duration::from_millis(20))),
+                        1 => block_on(unblock(|| thread::sleep(Duration::from_millis(20)))),
+                        2 => block_on(spawn(sleep(Duration::from_millis(20)))),
+                        _ => {
+                            let (mut ours, mut theirs) = socket_pair();
+                            let sending = thread::spawn(move || {
+                                thread::sleep(Duration::from_millis(20));
+                                block_on(theirs.write_all(b"x")).unwrap();
+                            });
+                            block_on(ours.read_exact(&mut [0])).unwrap();
+                            sending.join().unwrap();
+                        }
+                    }
+                    flag.set();
+                }
+            };
+            let second = async move { block_on(flag.wait()) };
+            block_on(async {
+                let first = spawn_local(first);
+                let second = spawn_local(second);
+                first.await;
+                second.await;
+            });
+        }
+    });
+}
+
+/// A lock of std that a task holds while it blocks: a sibling on the same stack could never get it.
+#[test]
+fn a_local_task_that_blocks_with_a_lock_in_hand_does_not_meet_itself() {
+    fresh_process(20, &[], || {
+        let lock = Rc::new(RefCell::new(0));
+        block_on(async {
+            let tasks: Vec<_> = (0..10)
+                .map(|_| {
+                    let lock = lock.clone();
+                    spawn_local(async move {
+                        let mut held = lock.try_borrow_mut().expect("a sibling holds it");
+                        block_on(sleep(Duration::from_millis(2)));
+                        *held += 1;
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await;
+            }
+        });
+        assert_eq!(*lock.borrow(), 10);
+    });
+}
+
+/// A sibling that blocks for long does so in its own time, not in that of one who blocks shortly.
+#[test]
+fn a_short_block_on_in_a_local_task_is_short_beside_a_long_one() {
+    fresh_process(60, &[], || {
+        let best = (0..3).map(|_| {
+            let took = Rc::new(Cell::new(Duration::ZERO));
+            block_on(async {
+                let short = spawn_local({
+                    let took = took.clone();
+                    async move {
+                        let start = Instant::now();
+                        block_on(sleep(Duration::from_millis(1)));
+                        took.set(start.elapsed());
+                    }
+                });
+                let long = spawn_local(async { block_on(sleep(Duration::from_millis(500))) });
+                // The same with work that does not wait at all.
+                let busy = spawn_local(async { thread::sleep(Duration::from_millis(500)) });
+                future::zip(short, future::zip(long, busy)).await;
+            });
+            took.get()
+        });
+        let best = best.min().unwrap();
+        assert!(best < Duration::from_millis(250), "a block_on of 1 ms takes {best:?}");
+    });
+}
+
+/// Each of `count` local tasks calls `block`, and all come to their end.
+fn local_tasks_that_block(count: u32, block: fn()) {
+    let ended = Rc::new(Cell::new(0));
+    block_on(async {
+        let tasks: Vec<_> = (0..count)
+            .map(|_| {
+                let ended = ended.clone();
+                spawn_local(async move {
+                    block();
+                    ended.set(ended.get() + 1);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await;
+        }
+    });
+    assert_eq!(ended.get(), count);
+}
+
+/// They all want to block at once; the stack must not grow with their number.
+#[test]
+fn twenty_thousand_local_tasks_that_block_do_not_overflow_the_stack() {
+    fresh_process(60, &[], || {
+        local_tasks_that_block(20_000, || block_on(future::yield_now()));
+        local_tasks_that_block(20_000, || block_on(sleep(Duration::from_micros(1))));
+        local_tasks_that_block(20_000, || block_on(spawn(async {})));
+    });
+}
+
+/// Its siblings, which are queued before the child, would wait for children of theirs.
+#[test]
+fn local_tasks_that_block_for_children_of_their_own_all_get_them() {
+    fresh_process(30, &[], || {
+        for count in [2, 10, 100] {
+            local_tasks_that_block(count, || block_on(spawn_local(async {})));
+            local_tasks_that_block(count, || block_on(spawn_local(future::yield_now())));
+            local_tasks_that_block(count, || {
+                block_on(spawn_local(sleep(Duration::from_micros(100))));
+                block_on(spawn_local(unblock(|| ())));
+            });
+        }
+    });
+}
+
+/// The same, with as many as no stack can hold on top of each other.
+#[test]
+fn twenty_thousand_local_tasks_that_block_for_children_do_not_overflow_the_stack() {
+    fresh_process(60, &[], || {
+        local_tasks_that_block(20_000, || block_on(spawn_local(async {})));
+        local_tasks_that_block(20_000, || {
+            block_on(spawn_local(future::yield_now()));
+            block_on(future::yield_now());
+        });
+    });
+}
+
+/// What is waited for is local, so nobody but this thread can help.
+#[test]
+fn a_block_on_of_a_local_task_inside_a_local_task_finishes() {
+    fresh_process(30, &[], || {
+        // New, woken by a timer, woken from another thread, and already on its way.
+        let number = block_on(async {
+            let early = spawn_local(async {
+                sleep(Duration::from_millis(5)).await;
+                4
+            });
+            spawn_local(async move {
+                let new = block_on(spawn_local(async { 1 }));
+                let timed = block_on(spawn_local(async {
+                    sleep(Duration::from_millis(5)).await;
+                    2
+                }));
+                let woken = block_on(spawn_local(async { unblock(|| 3).await }));
+                new + timed + woken + block_on(early)
+            })
+            .await
+        });
+        assert_eq!(number, 10);
+        // Through a second task that the first one waits for; through an executor of its own.
+        let number = block_on(async {
+            spawn_local(async {
+                let inner = spawn_local(async { spawn_local(async { 1 }).await + 1 });
+                block_on(async { inner.await + 1 })
+            })
+            .await
+        });
+        assert_eq!(number, 3);
+        let own = Rc::new(LocalExecutor::new());
+        let number =
+            block_on(own.run(own.spawn({
+                let own = own.clone();
+                async move {
+                    block_on(own.run(own.spawn(async { 1 }))) + block_on(spawn_local(async { 2 }))
+                }
+            })));
+        assert_eq!(number, 3);
     });
 }

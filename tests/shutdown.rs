@@ -17,7 +17,7 @@ use std::{
     io::{Read, Seek, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
@@ -213,6 +213,179 @@ fn when_threads_can_be_started_again_they_are() {
     });
 }
 
+/// Too little address space for another stack, as long as it exists.
+#[cfg(target_os = "linux")]
+struct NoRoomForThreads(rustix::process::Rlimit);
+
+#[cfg(target_os = "linux")]
+impl NoRoomForThreads {
+    fn new() -> Self {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let kib: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB")?.trim().parse().ok())
+            .unwrap();
+        let limit = getrlimit(Resource::As);
+        setrlimit(Resource::As, Rlimit { current: Some((kib + 1500) << 10), ..limit }).unwrap();
+        assert!(thread::Builder::new().spawn(|| ()).is_err(), "threads can be started here");
+        NoRoomForThreads(limit)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for NoRoomForThreads {
+    fn drop(&mut self) {
+        rustix::process::setrlimit(rustix::process::Resource::As, self.0).unwrap();
+    }
+}
+
+/// Several are in `block_on`; a push that takes one for awake must not take one that never comes.
+#[test]
+#[cfg(target_os = "linux")]
+fn without_threads_tasks_from_anywhere_reach_those_who_are_in_block_on() {
+    fresh_process(60, NO_THREADS, || {
+        assert!(thread::Builder::new().spawn(|| ()).is_err(), "threads can be started here");
+        // With stacks of their own, so that they start.
+        let start = |body: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().stack_size(256 << 10).spawn(body).unwrap()
+        };
+        let done = Flag::new();
+        let waiting: Vec<_> = (0..2)
+            .map(|_| {
+                let done = done.clone();
+                start(Box::new(move || block_on(done.wait())))
+            })
+            .collect();
+        let pushing: Vec<_> = (0..2)
+            .map(|i| {
+                start(Box::new(move || {
+                    for round in 0..2_000 {
+                        let task = spawn(async move {
+                            if round % 3 == 0 {
+                                future::yield_now().await;
+                            }
+                            round
+                        });
+                        let result = if i == 0 { block_on(task) } else { foreign_block_on(task) };
+                        assert_eq!(result, round);
+                    }
+                }))
+            })
+            .collect();
+        pushing.into_iter().for_each(|thread| thread.join().unwrap());
+        done.set();
+        waiting.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(common::threads_named("smol-"), 0, "{:?}", common::threads());
+    });
+}
+
+/// There is no thread for them, and nobody is in `block_on`: they wait, and waiting costs nothing.
+#[test]
+#[cfg(target_os = "linux")]
+fn tasks_that_nobody_can_run_cost_nothing_and_run_when_threads_can_be_started_again() {
+    fresh_process(60, &[], || {
+        // Whoever watches is there before there is no room any more.
+        foreign_block_on(sleep(Duration::from_millis(1)));
+        let none = NoRoomForThreads::new();
+        let tasks: Vec<_> = (0..5)
+            .map(|i| {
+                spawn(async move {
+                    sleep(Duration::from_millis(i)).await;
+                    i
+                })
+            })
+            .collect();
+        let (used, wakes) = common::idle_cost(Duration::from_secs(1));
+        assert!(wakes <= 20, "{wakes} wake-ups in a second; threads: {:?}", common::threads());
+        assert!(used < Duration::from_millis(50), "{used:?} of processor time in a second");
+        drop(none);
+        // The next push finds that there is room; it brings the others along.
+        assert_eq!(foreign_block_on(spawn(async { 7 })), 7);
+        for (i, task) in (0..).zip(tasks) {
+            assert_eq!(foreign_block_on(task), i);
+        }
+        assert!(common::threads_named("smol-") > 0);
+    });
+}
+
+/// The same, and somebody comes into `block_on` in time.
+#[test]
+#[cfg(target_os = "linux")]
+fn tasks_that_nobody_could_run_are_run_by_the_next_block_on() {
+    fresh_processes(60, &[&[], NO_THREADS], || {
+        if std::env::var_os("RUST_MIN_STACK").is_none() {
+            foreign_block_on(sleep(Duration::from_millis(1)));
+        }
+        let _none = NoRoomForThreads::new();
+        let ran = Flag::new();
+        let task = spawn({
+            let ran = ran.clone();
+            async move { ran.set() }
+        });
+        block_on(sleep(Duration::from_millis(5)));
+        assert!(ran.is_set(), "a task that was queued is left alone");
+        block_on(task);
+        // One is woken while nobody is there, and found by the next.
+        let (wake, again) = (Flag::new(), Flag::new());
+        spawn({
+            let (wake, again) = (wake.clone(), again.clone());
+            async move {
+                wake.wait().await;
+                again.set();
+            }
+        })
+        .detach();
+        block_on(future::yield_now());
+        wake.set();
+        block_on(again.wait());
+    });
+}
+
+/// Those that exist do the work, and nobody waits for the one that never comes.
+#[test]
+#[cfg(target_os = "linux")]
+fn when_the_second_worker_cannot_be_started_the_first_one_does_it_all() {
+    fresh_process(60, &[("SMOL_THREADS", "4")], || {
+        // One worker, and whoever watches.
+        foreign_block_on(spawn(async {}));
+        foreign_block_on(sleep(Duration::from_millis(1)));
+        let none = NoRoomForThreads::new();
+        for _ in 0..200 {
+            let tasks: Vec<_> = (0..10)
+                .map(|i| {
+                    spawn(async move {
+                        if i % 3 == 0 {
+                            sleep(Duration::from_micros(i)).await;
+                        }
+                        spawn(async move { i }).await
+                    })
+                })
+                .collect();
+            foreign_block_on(async {
+                for (i, task) in (0..).zip(tasks) {
+                    assert_eq!(task.await, i);
+                }
+            });
+        }
+        // A worker that is blocked has no replacement; but a main future goes on, and rest is rest.
+        let (sender, receiver) = mpsc::channel::<()>();
+        let blocked = spawn(async move { receiver.recv().unwrap() });
+        let waiting: Vec<_> = (0..3).map(|i| spawn(async move { i })).collect();
+        block_on(sleep(Duration::from_millis(20)));
+        sender.send(()).unwrap();
+        foreign_block_on(blocked);
+        for (i, task) in (0..).zip(waiting) {
+            assert_eq!(foreign_block_on(task), i);
+        }
+        let (used, wakes) = common::idle_cost(Duration::from_secs(1));
+        assert!(wakes <= 20, "{wakes} wake-ups in a second; threads: {:?}", common::threads());
+        assert!(used < Duration::from_millis(50), "{used:?} of processor time in a second");
+        drop(none);
+        touch();
+    });
+}
+
 // ---------- descriptors that run out ----------
 
 #[test]
@@ -222,9 +395,7 @@ fn without_descriptors_registering_is_an_error_and_the_rest_works() {
     use std::net::UdpSocket;
     fresh_process(20, &[], || {
         // The sockets first; nothing of the runtime has been used yet.
-        let sockets: Vec<_> = (0..3)
-            .map(|_| std::sync::Arc::new(UdpSocket::bind(("127.0.0.1", 0)).unwrap()))
-            .collect();
+        let sockets = [(); 3].map(|()| Arc::new(UdpSocket::bind(("127.0.0.1", 0)).unwrap()));
         let limit = getrlimit(Resource::Nofile);
         let mut spare = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
@@ -646,6 +817,246 @@ fn a_fork_before_the_first_use_is_no_trouble() {
             assert_eq!(in_a_forked_child(attempt), Ok(()), "{what}");
         }
         assert_eq!(in_a_forked_child(touch), Ok(()));
+        touch();
+    });
+}
+
+/// What is alive when the call panics, and is dropped while the stack unwinds or afterwards.
+#[cfg(unix)]
+fn unwinding() -> [(&'static str, fn()); 11] {
+    const MS: Duration = Duration::from_millis(1);
+    fn hour() -> Timer {
+        Timer::after(3600 * MS * 1000)
+    }
+    fn polled<F: Future + Unpin>(mut future: F) -> F {
+        let _ = Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop()));
+        future
+    }
+    [
+        ("a timer of its own", || _ = block_on(Timer::after(5 * MS))),
+        ("timers around it", || {
+            let _new = hour();
+            let _polled = polled(hour());
+            let mut set = polled(hour());
+            block_on(async {
+                let _inner = polled(hour());
+                sleep(5 * MS).await;
+                set.set_after(MS);
+            });
+        }),
+        ("local tasks", || {
+            spawn_local(sleep(3600 * MS)).detach();
+            let _task = spawn_local(sleep(3600 * MS));
+            block_on(sleep(5 * MS));
+        }),
+        ("global tasks", || {
+            let _task = spawn(sleep(3600 * MS));
+            spawn(async {}).detach();
+            block_on(sleep(5 * MS));
+        }),
+        ("executors", || {
+            let (ex, local) = (Executor::new(), LocalExecutor::new());
+            ex.spawn(sleep(3600 * MS)).detach();
+            local.spawn(sleep(3600 * MS)).detach();
+            block_on(ex.run(local.run(sleep(5 * MS))));
+        }),
+        ("a scope", || {
+            block_on(scope(async |s: smol::Scope<'_>| {
+                drop(s.spawn(sleep(2 * MS)));
+                sleep(5 * MS).await;
+            }))
+        }),
+        ("sockets", || {
+            let (one, two) = socket_pair();
+            let _clone = one.clone();
+            block_on(future::or(async { drop(two.readable().await) }, sleep(5 * MS)));
+        }),
+        ("jobs", || {
+            let _job = unblock(|| thread::sleep(MS));
+            let _iterator = smol::Unblock::new(0..3);
+            block_on(async { unblock(|| 1).await });
+            block_on(sleep(5 * MS));
+        }),
+        ("calls within calls", || {
+            block_on(async {
+                let _outer = polled(hour());
+                spawn_local(async { block_on(sleep(5 * MS)) }).await;
+            });
+        }),
+        ("a destructor that tries again", || {
+            let _again = OnDrop(|| {
+                let _ = catch_unwind(|| block_on(sleep(MS)));
+                let _ = catch_unwind(|| foreign_block_on(sleep(MS)));
+                let _ = catch_unwind(|| spawn(async {}).detach());
+            });
+            block_on(sleep(5 * MS));
+        }),
+        ("a time-out", || {
+            let _ = block_on(smol::timeout(5 * MS, pending::<()>()));
+        }),
+    ]
+}
+
+/// In a child: each call ends in a result or in a panic that can be caught, twice; then the process
+/// goes on as any other.
+#[cfg(unix)]
+fn catch_and_go_on(call: fn()) {
+    for _ in 0..2 {
+        if let Err(panic) = catch_unwind(call) {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+            assert!(text.contains("fork"), "not a clear message: {text}");
+        }
+    }
+    assert_eq!(block_on(async { 1 }), 1);
+    // Another thread, which ends with its thread-locals; whatever it says, it ends.
+    let _ = thread::spawn(move || drop(catch_unwind(call))).join();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"goes on").unwrap();
+}
+
+/// A panic that meets a destructor which panics as well would end the process.
+#[test]
+#[cfg(unix)]
+fn what_panics_in_the_child_of_a_fork_can_be_caught_and_the_child_goes_on() {
+    fresh_process(60, &[], || {
+        touch();
+        let failed: Vec<_> = unwinding()
+            .into_iter()
+            .filter_map(|(what, call)| {
+                let child = || in_a_forked_child(|| catch_and_go_on(call));
+                match catch_unwind(AssertUnwindSafe(child)) {
+                    Ok(Ok(())) => None,
+                    Ok(Err(message)) => Some(format!("{what}: {message}")),
+                    Err(panic) => Some(format!("{what}: {:?}", panic.downcast_ref::<String>())),
+                }
+            })
+            .collect();
+        assert!(failed.is_empty(), "{failed:#?}");
+        touch();
+    });
+}
+
+/// The same with what the parent has made, and in the middle of the parent's own calls.
+#[test]
+#[cfg(unix)]
+fn a_fork_in_the_middle_of_everything_leaves_a_child_that_can_go_on() {
+    fresh_process(60, &[], || {
+        touch();
+        for (what, call) in unwinding() {
+            println!("{what}");
+            // Inside block_on, with a timer that is set, a local task, a socket that is waited for.
+            block_on(async {
+                let mut timer = Timer::after(Duration::from_secs(3600));
+                assert!(future::poll_once(&mut timer).await.is_none());
+                let _local = spawn_local(sleep(Duration::from_secs(3600)));
+                let (one, _two) = socket_pair();
+                assert!(future::poll_once(one.readable()).await.is_none());
+                let kept = RefCell::new(Some((timer, one)));
+                let child = || {
+                    catch_and_go_on(call);
+                    drop(kept.take());
+                };
+                assert_eq!(in_a_forked_child(child), Ok(()), "{what}, in block_on");
+            });
+            // Inside a task on a worker, and in a job of the pool.
+            block_on(spawn(async move {
+                assert_eq!(
+                    in_a_forked_child(|| catch_and_go_on(call)),
+                    Ok(()),
+                    "{what}, in a task"
+                );
+            }));
+            block_on(unblock(move || {
+                assert_eq!(in_a_forked_child(|| catch_and_go_on(call)), Ok(()), "{what}, in a job");
+            }));
+        }
+        touch();
+    });
+}
+
+/// Without any `block_on`, in a child whose parent has a poller or has none.
+#[test]
+#[cfg(unix)]
+fn a_handle_made_in_the_child_of_a_fork_is_one_or_an_error_and_no_hang() {
+    fn register() {
+        use std::{net::TcpListener, os::unix::net::UnixStream};
+        for _ in 0..3 {
+            let made = catch_unwind(|| {
+                let (one, _peer) = UnixStream::pair()?;
+                let one = smol::Async::new(one)?;
+                let two = smol::Async::<TcpListener>::bind(("127.0.0.1", 0))?;
+                let clone = one.clone();
+                let cx = &mut Context::from_waker(Waker::noop());
+                assert!(!matches!(pin!(clone.readable()).poll(cx), Poll::Ready(Ok(()))));
+                assert!(pin!(Timer::after(Duration::from_secs(3600))).poll(cx).is_pending());
+                drop((one, two, clone));
+                std::io::Result::Ok(())
+            });
+            match made {
+                Ok(made) => drop(made),
+                Err(panic) => {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+                    assert!(text.contains("fork"), "not a clear message: {text}");
+                }
+            }
+        }
+    }
+    fresh_process(60, &[], || {
+        assert_eq!(in_a_forked_child(register), Ok(()), "before the first use");
+        let (one, _two) = socket_pair();
+        let _clone = one.clone();
+        assert_eq!(in_a_forked_child(register), Ok(()), "after the first handle");
+        block_on(async { assert!(future::poll_once(one.readable()).await.is_none()) });
+        assert_eq!(in_a_forked_child(register), Ok(()), "after the first wait");
+        // Somebody is in the poller.
+        thread::spawn(move || block_on(async move { one.readable().await }));
+        let _task = spawn(sleep(Duration::from_secs(3600)));
+        touch();
+        for _ in 0..5 {
+            assert_eq!(in_a_forked_child(register), Ok(()), "while others wait");
+        }
+        touch();
+    });
+}
+
+/// A lock that another thread held at the moment of the fork is held in the child for ever.
+#[test]
+#[cfg(unix)]
+fn a_fork_beside_threads_that_are_busy_with_the_runtime_leaves_no_lock_behind() {
+    fresh_process(90, &[], || {
+        let stop = Flag::new();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                let stop = stop.clone();
+                scope.spawn(move || {
+                    while !stop.is_set() {
+                        block_on(async {
+                            let (one, _two) = socket_pair();
+                            let _ = future::poll_once(one.readable()).await;
+                            let _ = future::poll_once(sleep(Duration::from_secs(9))).await;
+                            spawn(async {}).await;
+                            unblock(|| ()).await;
+                        });
+                    }
+                });
+            }
+            let children = catch_unwind(|| {
+                for _ in 0..30 {
+                    for (what, attempt) in attempts() {
+                        println!("{what}");
+                        if let Err(message) = in_a_forked_child(attempt) {
+                            assert!(message.contains("fork"), "{what}: {message}");
+                        }
+                    }
+                }
+            });
+            stop.set();
+            if let Err(panic) = children {
+                std::panic::resume_unwind(panic);
+            }
+        });
         touch();
     });
 }

@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Flag, OnDrop, foreign_block_on, hook_waker, sleep, socket_pair, within};
+use common::{
+    Flag, OnDrop, foreign_block_on, fresh_processes, hook_waker, sleep, socket_pair, within,
+};
 use smol::{Executor, LocalExecutor, Task, Timer, block_on, future, spawn, spawn_local, unblock};
 use std::{
     cell::RefCell,
@@ -458,5 +460,206 @@ fn a_timer_whose_waker_drops_another_due_timer_is_no_trouble() {
             others.lock().unwrap().push(timer);
         }
         block_on(Timer::at(due + Duration::from_millis(10)));
+    });
+}
+
+// ---------- who is taken for awake, and is not ----------
+
+const MS: Duration = Duration::from_millis(1);
+/// A bound against hangs.
+const SOON: Duration = Duration::from_secs(10);
+
+const WORKERS: [&[(&str, &str)]; 2] = [&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]];
+
+/// A worker that is on its way to look for work, and blocks in a local task of its thread instead.
+#[test]
+fn a_local_task_on_a_worker_may_block_for_a_task_when_it_is_woken_from_elsewhere() {
+    fresh_processes(60, &WORKERS, || {
+        let (woken, done) = (Arc::new(Mutex::new(None::<Arc<Flag>>)), mpsc::channel());
+        let (register, send) = (woken.clone(), done.0);
+        // A task that stays on its worker, with a local task beside it.
+        let _home = spawn(async move {
+            let local = spawn_local(async move {
+                loop {
+                    let next = Flag::new();
+                    *register.lock().unwrap() = Some(next.clone());
+                    next.wait().await;
+                    block_on(spawn(async {}));
+                    block_on(spawn(sleep(MS / 10)));
+                    send.send(()).unwrap();
+                }
+            });
+            local.detach();
+            // The local tasks of this worker are driven by calls like this one.
+            block_on(pending::<()>());
+        });
+        for round in 0..400 {
+            common::eventually(|| woken.lock().unwrap().is_some());
+            let flag = woken.lock().unwrap().take().unwrap();
+            (0..(round % 20) * 100).for_each(|_| std::hint::spin_loop());
+            flag.set();
+            done.1.recv_timeout(SOON).expect("nobody runs the task that a local task waits for");
+        }
+    });
+}
+
+/// Without a call that drives them, the worker itself does, whenever it has nothing else to do.
+#[test]
+fn local_tasks_on_workers_may_block_for_tasks_while_others_spawn() {
+    fresh_processes(60, &WORKERS, || {
+        let (done, finished) = mpsc::channel();
+        for round in 0..300 {
+            let (flag, done) = (Flag::new(), done.clone());
+            let waits = flag.clone();
+            spawn(async move {
+                spawn_local(async move {
+                    waits.wait().await;
+                    block_on(spawn(future::yield_now()));
+                    done.send(()).unwrap();
+                })
+                .detach();
+            })
+            .detach();
+            if round % 2 == 0 {
+                foreign_block_on(spawn(async {}));
+            }
+            flag.set();
+            // Others come at the same time.
+            spawn(async {}).detach();
+            finished.recv_timeout(SOON).expect("nobody runs the task that a local task waits for");
+        }
+    });
+}
+
+/// Whoever leaves the poller runs the wakers of others, and may be stuck in one of them.
+#[test]
+fn a_waker_that_blocks_until_a_task_or_a_timer_has_run_gets_it() {
+    fresh_processes(60, &WORKERS, || {
+        for round in 0..60 {
+            for thing in 0..4 {
+                let (done, is_done) = mpsc::channel();
+                let once = std::sync::atomic::AtomicBool::new(true);
+                let waker = hook_waker(move || {
+                    if !once.swap(false, Ordering::SeqCst) {
+                        return;
+                    }
+                    match thing {
+                        0 => foreign_block_on(spawn(async {})),
+                        1 => block_on(spawn(future::yield_now())),
+                        2 => foreign_block_on(sleep(MS)),
+                        _ => {
+                            let (mut one, mut two) = socket_pair();
+                            foreign_block_on(spawn(async move {
+                                smol::io::AsyncWriteExt::write_all(&mut one, b"x").await.unwrap()
+                            }));
+                            foreign_block_on(async {
+                                smol::io::AsyncReadExt::read_exact(&mut two, &mut [0]).await
+                            })
+                            .unwrap();
+                        }
+                    }
+                    done.send(()).unwrap();
+                });
+                let mut timer = Timer::after(2 * MS);
+                let cx = &mut Context::from_waker(&waker);
+                if Pin::new(&mut timer).poll(cx).is_ready() {
+                    continue;
+                }
+                // It fires in our own loop, or in a thread of the runtime.
+                if round % 2 == 0 {
+                    block_on(sleep(5 * MS));
+                }
+                if is_done.recv_timeout(SOON).is_err() {
+                    panic!("round {round}: what waker {thing} waits for never comes");
+                }
+            }
+        }
+    });
+}
+
+/// Those that were started in place of blocked ones go again, and must not take a call along.
+#[test]
+fn tasks_spawned_while_spare_workers_come_and_go_all_run() {
+    fresh_processes(60, &WORKERS, || {
+        let stop = Flag::new();
+        let blocking = thread::spawn({
+            let stop = stop.clone();
+            move || {
+                while !stop.is_set() {
+                    let tasks: Vec<_> =
+                        (0..4).map(|_| spawn(async { thread::sleep(8 * MS) })).collect();
+                    foreign_block_on(async {
+                        for task in tasks {
+                            task.await;
+                        }
+                    });
+                    thread::sleep(MS);
+                }
+            }
+        });
+        let mut worst = Duration::ZERO;
+        let start = Instant::now();
+        while start.elapsed() < 4_000 * MS {
+            let begin = Instant::now();
+            let task = spawn(async {});
+            let (done, is_done) = mpsc::channel();
+            spawn(async move {
+                task.await;
+                sleep(MS / 10).await;
+                done.send(()).unwrap();
+            })
+            .detach();
+            is_done.recv_timeout(SOON).expect("a task is forgotten");
+            worst = worst.max(begin.elapsed());
+        }
+        println!("the worst of all: {worst:?}");
+        stop.set();
+        blocking.join().unwrap();
+    });
+}
+
+/// Who has no need of the poller any more leaves it to those who wait elsewhere.
+#[test]
+fn a_timer_of_another_loop_is_in_time_when_the_thread_in_the_poller_leaves() {
+    fresh_processes(60, &[&[]], || {
+        let mut late: Vec<_> = (0..20)
+            .map(|i| {
+                thread::scope(|scope| {
+                    scope.spawn(move || block_on(sleep((5 + i % 7) * MS)));
+                    let due = Instant::now() + 15 * MS;
+                    foreign_block_on(Timer::at(due));
+                    due.elapsed()
+                })
+            })
+            .collect();
+        late.sort();
+        println!("late, from the least to the most: {late:?}");
+        assert!(late[10] < 100 * MS, "{late:?}");
+    });
+}
+
+/// While a thread that polls for others is on its way, a poll is a poll, and does not wait.
+#[test]
+fn the_first_poll_of_a_timer_by_anybody_else_returns_at_once() {
+    let envs: Vec<&[(&str, &str)]> = vec![&[]; 30];
+    fresh_processes(30, &envs, || {
+        let together = Arc::new(std::sync::Barrier::new(4));
+        let polling: Vec<_> = (0..4)
+            .map(|i| {
+                let together = together.clone();
+                thread::spawn(move || {
+                    let cx = &mut Context::from_waker(Waker::noop());
+                    let (one, _two) = socket_pair();
+                    together.wait();
+                    if i % 2 == 0 {
+                        let timer = Timer::after(Duration::from_secs(3600));
+                        assert!(pin!(timer).poll(cx).is_pending());
+                    } else {
+                        assert!(pin!(one.readable()).poll(cx).is_pending());
+                    }
+                })
+            })
+            .collect();
+        polling.into_iter().for_each(|thread| thread.join().unwrap()); // or the watchdog speaks
     });
 }
