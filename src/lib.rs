@@ -910,19 +910,19 @@ impl<'a> Worker<'a> {
     }
 
     /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one from outside
-    /// is run at once, by turns with the worker's own.
+    /// is run at once, by turns with the worker's own, and not put behind those.
     fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
         self.clock.set(clock());
-        let mut first = None;
-        if late && !self.was_late.get() {
-            first = self.queues.injector.pop().ok();
-        }
-        self.take_share(local);
         self.even_out(local);
-        if self.takes_slots {
+        let is_next = late && !self.was_late.get();
+        let mut first = if is_next { self.queues.injector.pop().ok() } else { None };
+        if !late {
+            self.take_share(local);
+        }
+        if self.takes_slots && first.is_none() {
             // Somebody may be blocked, and this ticket one of a few.
             let other = self.take_one(local);
-            if first.is_none() && late && !self.was_late.get() {
+            if is_next {
                 first = other;
             } else if let Some(other) = other {
                 self.keep(other, local);
@@ -4371,7 +4371,7 @@ fn watch() {
     let _ = ALARM.unparker.set(parker.unparker());
     // It may have been set before it could be heard.
     parker.unpark();
-    let mut seen = Seen::look();
+    let mut seen = Seen::look(None);
     let mut stuck = 0;
     let mut is_sitting = false;
     loop {
@@ -4381,13 +4381,13 @@ fn watch() {
         let mut is_empty_for_long = false;
         if seen.at.elapsed() >= TICK {
             tick_clock();
-            let now = Seen::look();
+            let now = Seen::look(Some(&seen));
             is_empty_for_long = now.turns == seen.turns;
-            stuck = if now.is_stuck_since(&seen) { stuck + 1 } else { 0 };
+            stuck = if now.is_stuck() { stuck + 1 } else { 0 };
             if stuck > 0 {
-                help_out(&now, &seen, &mut stuck);
+                help_out(&now, &mut stuck);
             }
-            if now.getting_on_since(&seen) > limit() {
+            if now.getting_on() > limit() {
                 // Ordering: Relaxed, see `Hand::round`.
                 CROWDED.store(true, Ordering::Relaxed);
             }
@@ -4446,58 +4446,64 @@ fn watch_seat(is_empty_for_long: bool) -> bool {
 struct Seen {
     at: Instant,
     turns: usize,
-    /// Of each worker: which one, how many tasks it has run, and whether its queues are empty.
-    workers: Vec<(Arc<Local>, u32, bool)>,
+    workers: Vec<SeenWorker>,
+}
+
+struct SeenWorker {
+    local: Arc<Local>,
+    /// How many tasks it has run.
+    polls: u32,
+    /// For how many ticks it has run the same one, with tickets in its queues.
+    stuck: u32,
+    /// It has run some since the last tick.
+    gets_on: bool,
 }
 
 impl Seen {
-    fn look() -> Seen {
-        // Ordering: Relaxed. Statistics.
+    fn look(before: Option<&Seen>) -> Seen {
         let look = |local: &Arc<Local>| {
-            (local.clone(), local.polls.load(Ordering::Relaxed), local.is_empty())
+            // Ordering: Relaxed. A statistic.
+            let polls = local.polls.load(Ordering::Relaxed);
+            let same = |other: &&SeenWorker| Arc::ptr_eq(&other.local, local);
+            let before = before.and_then(|before| before.workers.iter().find(same));
+            let is_same = before.is_some_and(|before| before.polls == polls);
+            let stuck = before.map_or(0, |before| before.stuck);
+            let stuck = if is_same && !local.is_empty() { stuck + 1 } else { 0 };
+            let gets_on = before.is_some() && !is_same;
+            SeenWorker { local: local.clone(), polls, stuck, gets_on }
         };
         Seen {
             at: Instant::now(),
+            // Ordering: Relaxed. A statistic.
             turns: REACTOR.turns.load(Ordering::Relaxed),
             workers: QUEUES.locals().iter().map(look).collect(),
         }
     }
 
-    /// What a worker had done before.
-    fn polls(&self, worker: &Arc<Local>) -> Option<u32> {
-        let same = |(other, ..): &&(Arc<Local>, u32, bool)| Arc::ptr_eq(other, worker);
-        self.workers.iter().find(same).map(|(_, polls, _)| *polls)
-    }
-
-    /// How many workers have run tasks since.
-    fn getting_on_since(&self, before: &Seen) -> usize {
-        let moved = |(worker, polls, _): &&(Arc<Local>, u32, bool)| {
-            before.polls(worker).is_some_and(|before| before != *polls)
-        };
-        self.workers.iter().filter(moved).count()
-    }
-
-    /// The workers that have tickets and took none for a whole tick.
-    fn stuck_since(&self, before: &Seen) -> impl Iterator<Item = &Arc<Local>> {
-        let stuck = |(worker, polls, is_empty): &&(Arc<Local>, u32, bool)| {
-            !is_empty && before.polls(worker) == Some(*polls)
-        };
-        self.workers.iter().filter(stuck).map(|(worker, ..)| worker)
+    /// How many workers get on.
+    fn getting_on(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.gets_on).count()
     }
 
     /// Whether tickets lie where nobody has taken any for a whole tick.
-    fn is_stuck_since(&self, before: &Seen) -> bool {
-        let injected = !QUEUES.injector.is_empty() && self.getting_on_since(before) == 0;
-        injected || self.stuck_since(before).next().is_some()
+    fn is_stuck(&self) -> bool {
+        let injected = !QUEUES.injector.is_empty() && self.getting_on() == 0;
+        injected || self.workers.iter().any(|worker| worker.stuck > 0)
     }
 }
 
-/// Tickets are stuck: puts them where others look, calls a worker that sleeps, or starts one more if
-/// none gets on.
-fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
-    // A worker that is merely busy for long loses nothing but its first place.
-    for local in now.stuck_since(before) {
-        QUEUES.inject(local.drain());
+/// So many ticks a worker's queue is left to it and to thieves. Tasks that are merely long, 10 ms each,
+/// keep their place: in the injector they would be in the way of those that come from outside.
+const STUCK_TICKS: u32 = 4;
+
+/// Tickets are stuck, for so many ticks now: puts them where others look, calls a worker that sleeps, or
+/// starts one more if none gets on.
+fn help_out(seen: &Seen, stuck: &mut u32) {
+    for worker in seen.workers.iter().filter(|worker| worker.stuck > 0) {
+        QUEUES.inject(worker.local.slot.try_iter());
+        if worker.stuck >= STUCK_TICKS {
+            QUEUES.inject(worker.local.queue.try_iter());
+        }
     }
     let word = IDLE.look();
     // One who searches is believed once.
@@ -4511,20 +4517,19 @@ fn help_out(now: &Seen, before: &Seen, stuck: &mut u32) {
         }
         return;
     }
-    if now.getting_on_since(before) > 0 {
+    if seen.getting_on() > 0 {
         // Others get on, and look at the injector at each tick.
         return;
     }
     // Workers that compute for long look the same as workers that are blocked. The first few spare ones
     // come at once, more and more slowly after that: 2, 4, 8 … ticks apart.
-    let spare = now.workers.len().saturating_sub(limit());
+    let spare = seen.workers.len().saturating_sub(limit());
     let patience = 1u32.checked_shl((spare / limit()) as u32).unwrap_or(u32::MAX);
     if *stuck >= patience && IDLE.add_spare() {
         *stuck = 0;
         start_worker();
     }
 }
-
 // ############################################################################################
 // Here the machine ends. What follows is its face.
 // ############################################################################################
@@ -5969,6 +5974,7 @@ impl<T: AsHandle + 'static> Async<T> {
         let is_tcp = is_tcp(borrow(&io));
         let this = Async::polled(io, is_tcp);
         if let Driver::Polled(source, borrow) = &this.shared.driver {
+            REACTOR.poller()?;
             source.register(borrow(this.get_ref())).map_err(|err| match err.kind() {
                 io::ErrorKind::PermissionDenied => io::Error::new(
                     io::ErrorKind::PermissionDenied,
@@ -6537,7 +6543,7 @@ fn is_exhaustion(err: &io::Error) -> bool {
 /// A listener with a queue as long as the system allows. std asks for 128 connections, and whoever
 /// finds no room tries again after a second. All systems take a larger number for their own limit;
 /// and if one did not, the queue would stay as it is. (On Windows std alone cannot ask.)
-fn listener<L: AsHandle>(socket: L) -> io::Result<Async<L>> {
+fn listener<L: AsHandle + 'static>(socket: L) -> io::Result<Async<L>> {
     #[cfg(unix)]
     let _ = rustix::net::listen(&socket, i32::MAX);
     Async::new(socket)
