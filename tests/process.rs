@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{eventually, foreign_block_on, fresh_process, within};
+use common::{eventually, foreign_block_on, fresh_process, fresh_processes, within};
 use smol::{Async, Executor, Task, Timer, block_on, future, prelude::*, spawn, timeout};
 use std::{
     io::ErrorKind,
@@ -161,23 +161,29 @@ fn a_wait_that_was_given_up_can_be_taken_up_again() {
 /// <https://github.com/alexcrichton/tokio-process/issues/42>
 #[test]
 fn many_processes_that_end_at_once_are_all_noticed() {
-    within(60, || {
-        block_on(async {
-            for _ in 0..5 {
-                let tasks: Vec<Task<()>> = (0..20)
-                    .map(|i| {
-                        spawn(async move {
-                            let code = i.to_string();
-                            let child = quiet("sh", &["-c", &format!("exit {code}")]);
+    within(60, ten_by_ten);
+}
+
+/// Ten tasks with ten processes each, which end in no order, five times.
+fn ten_by_ten() {
+    block_on(async {
+        for _ in 0..5 {
+            let tasks: Vec<Task<()>> = (0..10)
+                .map(|i| {
+                    spawn(async move {
+                        let command = format!("exit {i}");
+                        let children: Vec<_> =
+                            (0..10).map(|_| quiet("sh", &["-c", &command])).collect();
+                        for child in children {
                             assert_eq!(child.status().await.unwrap().code(), Some(i));
-                        })
+                        }
                     })
-                    .collect();
-                for task in tasks {
-                    task.await;
-                }
+                })
+                .collect();
+            for task in tasks {
+                task.await;
             }
-        });
+        }
     });
 }
 
@@ -274,16 +280,21 @@ fn a_wait_ends_even_if_the_signal_is_ignored() {
             });
         });
     }
+    run_with_the_signal_ignored("a_wait_ends_even_if_the_signal_is_ignored", &[(IGNORED, "1")]);
+}
+
+/// Runs a test of this file again, with these variables, in a process that ignores `SIGCHLD`.
+fn run_with_the_signal_ignored(test: &str, env: &[(&str, &str)]) {
     let output = Command::new("sh")
         .args(["-c", "trap '' CHLD; exec \"$@\"", "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args(["a_wait_ends_even_if_the_signal_is_ignored", "--exact", "--nocapture"])
-        .env(IGNORED, "1")
+        .args([test, "--exact", "--nocapture"])
+        .envs(env.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    assert!(output.status.success() && text.contains("1 passed"), "{env:?}\n{text}");
 }
 
 // ---------- pipes ----------
@@ -526,5 +537,280 @@ fn processes_leave_no_descriptors_and_no_threads_behind() {
         (0..30).for_each(|_| round());
         eventually(|| children().is_empty());
         eventually(|| common::open_fds() <= before);
+    });
+}
+
+// ---------- without a pidfd ----------
+
+/// System calls that a kernel may lack or a sandbox forbid, with their numbers here.
+#[cfg(target_os = "linux")]
+const PIDFD_OPEN: i64 = 434; // the same everywhere
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+const WAITID: i64 = 247;
+#[cfg(all(target_os = "linux", not(target_arch = "x86_64")))]
+const WAITID: i64 = 95;
+
+/// What is not to be had, besides pidfds: the names of the fresh process's variable [`WITHOUT`].
+#[cfg(target_os = "linux")]
+const WORLDS: &[&[(&str, &str)]] = &[
+    &[(WITHOUT, "pidfd_open"), POOL_OF_TWO],
+    &[(WITHOUT, "pidfd_open and waitid"), POOL_OF_TWO],
+    // Makes every `std::thread` without a stack size of its own fail to start.
+    &[(WITHOUT, "pidfd_open and threads"), ("RUST_MIN_STACK", "70368744177664")],
+];
+#[cfg(target_os = "linux")]
+const WITHOUT: &str = "SMOL_TEST_WITHOUT";
+#[cfg(target_os = "linux")]
+const POOL_OF_TWO: (&str, &str) = ("BLOCKING_MAX_THREADS", "2");
+
+/// Makes the calls named by [`WITHOUT`] fail as on a kernel that has never heard of them.
+#[cfg(target_os = "linux")]
+fn enter_world() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let world = std::env::var(WITHOUT).unwrap();
+    let mut calls = std::collections::BTreeMap::from([(PIDFD_OPEN, Vec::new())]);
+    if world.contains("waitid") {
+        calls.insert(WAITID, Vec::new());
+    }
+    let unknown = SeccompAction::Errno(rustix::io::Errno::NOSYS.raw_os_error() as u32);
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(calls, SeccompAction::Allow, unknown, arch).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter_all_threads(&program).unwrap();
+    let own = rustix::process::getpid();
+    let pidfd = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty());
+    assert_eq!(pidfd.unwrap_err(), rustix::io::Errno::NOSYS);
+}
+
+/// A process that runs until its standard input is closed, and that input.
+fn until_closed() -> (Async<Child>, Async<std::fs::File>) {
+    let child = sh("read line; exit 3");
+    let stdin = child.take_stdin().unwrap();
+    (child, stdin)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_children_hold_no_threads_of_the_pool() {
+    fresh_processes(30, WORLDS, || {
+        enter_world();
+        let (waiters, inputs): (Vec<_>, Vec<_>) = (0..20)
+            .map(|_| {
+                let (child, input) = until_closed();
+                assert!(foreign_block_on(future::poll_once(child.status())).is_none());
+                (spawn(async move { child.status().await.unwrap().code() }), input)
+            })
+            .unzip();
+        let (dropped, other_inputs): (Vec<_>, Vec<_>) = (0..20).map(|_| until_closed()).unzip();
+        drop(dropped);
+        block_on(async {
+            assert_eq!(smol::unblock(|| 7).await, 7, "the pool is free");
+            Timer::after(5 * MS).await;
+            assert_eq!(smol::unblock(|| 8).await, 8);
+        });
+        assert!(common::threads_named("smol-child") <= 1, "{:?}", common::threads());
+        assert_eq!(children().len(), 40);
+        drop((inputs, other_inputs));
+        block_on(async {
+            for waiter in waiters {
+                assert_eq!(waiter.await, Some(3));
+            }
+            // Where there is no thread, whoever waits for a child looks at the others too.
+            while !children().is_empty() {
+                quiet("true", &[]).status().await.unwrap();
+            }
+        });
+        eventually(|| common::threads_named("smol-child") == 0);
+    });
+}
+
+/// Somebody else's child that has ended, and whom nobody waits for as long as this exists.
+#[cfg(target_os = "linux")]
+struct Zombie(Child);
+
+#[cfg(target_os = "linux")]
+impl Zombie {
+    fn new() -> Zombie {
+        let mut child = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
+        drop(child.stdin.take());
+        let pid = child.id();
+        eventually(|| {
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z")
+        });
+        Zombie(child)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Zombie {
+    fn drop(&mut self) {
+        assert!(self.0.wait().unwrap().success(), "its status was left to us");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_a_zombie_of_somebody_else_costs_nothing_and_delays_nobody() {
+    fresh_processes(60, WORLDS, || {
+        enter_world();
+        let zombie = Zombie::new();
+        let (child, input) = until_closed();
+        block_on(async {
+            let mut status = pin!(child.status());
+            assert!(future::poll_once(status.as_mut()).await.is_none());
+            let cpu = common::cpu_time();
+            Timer::after(300 * MS).await;
+            let used = common::cpu_time() - cpu;
+            assert!(used < 60 * MS, "something spins: {used:?} of 300 ms");
+            // Others come to their ends meanwhile.
+            for _ in 0..20 {
+                let other = quiet("sh", &["-c", "exit 4"]);
+                assert_eq!(other.status().await.unwrap().code(), Some(4));
+            }
+            assert!(future::poll_once(status.as_mut()).await.is_none());
+            drop(input);
+            assert_eq!(status.await.unwrap().code(), Some(3));
+        });
+        drop(zombie);
+        eventually(|| children().is_empty());
+    });
+}
+
+/// Else it lasts as long as they do: the kernel wakes nobody for a child whose status is lost.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_a_status_that_somebody_else_took_is_an_error_though_others_run() {
+    fresh_processes(30, WORLDS, || {
+        enter_world();
+        let (others, _inputs): (Vec<_>, Vec<_>) = (0..3)
+            .map(|_| {
+                let (child, input) = until_closed();
+                (spawn(async move { child.status().await.unwrap() }), input)
+            })
+            .unzip();
+        let (child, input) = until_closed();
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        let steal = move || {
+            rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).is_ok()
+        };
+        let thief = thread::Builder::new().stack_size(128 * 1024).spawn(steal).unwrap();
+        let waiting = spawn(async move { child.status().await });
+        block_on(Timer::after(5 * MS));
+        drop(input);
+        let status = foreign_block_on(waiting);
+        // One of the two has it.
+        assert_eq!(status.is_err(), thief.join().unwrap(), "{status:?}");
+        for other in &others {
+            assert!(!other.is_finished());
+        }
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_a_wait_ends_though_the_signal_is_ignored_and_others_run() {
+    const IGNORED: &str = "SMOL_TEST_SIGCHLD_IGNORED_WITHOUT_PIDFD";
+    if std::env::var_os(IGNORED).is_some() {
+        return within(10, || {
+            enter_world();
+            block_on(async {
+                let (other, _input) = until_closed();
+                assert!(future::poll_once(other.status()).await.is_none());
+                let (child, input) = until_closed();
+                assert!(future::poll_once(child.status()).await.is_none());
+                Timer::after(5 * MS).await;
+                drop(input);
+                match child.status().await {
+                    Ok(status) => assert_eq!(status.code(), Some(3)),
+                    Err(error) => assert_eq!(
+                        error.raw_os_error(),
+                        Some(rustix::io::Errno::CHILD.raw_os_error())
+                    ),
+                }
+            });
+        });
+    }
+    for world in WORLDS {
+        run_with_the_signal_ignored(
+            "without_pidfds_a_wait_ends_though_the_signal_is_ignored_and_others_run",
+            &[*world, &[(IGNORED, "1")]].concat(),
+        );
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_all_who_wait_are_told_and_some_give_up() {
+    fresh_processes(30, WORLDS, || {
+        enter_world();
+        let (child, input) = until_closed();
+        let waiter = || {
+            let child = child.clone();
+            spawn(async move { child.status().await.unwrap().code() })
+        };
+        let (staying, leaving): (Vec<_>, Vec<_>) = (0..10).map(|_| (waiter(), waiter())).unzip();
+        block_on(async {
+            let (waker, wakes) = common::counting_waker();
+            let mut cx = std::task::Context::from_waker(&waker);
+            let mut given_up = Box::pin(child.status());
+            assert!(given_up.as_mut().poll(&mut cx).is_pending());
+            let _ = timeout(5 * MS, child.status()).await;
+            drop((leaving, given_up));
+            let before = wakes.count();
+            drop(input);
+            for waiter in staying {
+                assert_eq!(waiter.await, Some(3));
+            }
+            assert_eq!(wakes.count(), before, "who has left is not woken");
+        });
+        assert_eq!(foreign_block_on(child.status()).unwrap().code(), Some(3));
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_a_process_can_be_killed_while_others_wait_for_it() {
+    fresh_processes(30, WORLDS, || {
+        enter_world();
+        block_on(async {
+            for _ in 0..10 {
+                let child = quiet("sleep", &["1000"]);
+                let waiting = spawn({
+                    let child = child.clone();
+                    async move { child.status().await.unwrap().signal() }
+                });
+                assert!(future::poll_once(child.status()).await.is_none());
+                child.kill().unwrap();
+                assert_eq!(waiting.await, Some(9));
+                assert_eq!(child.kill().unwrap_err().kind(), ErrorKind::InvalidInput);
+            }
+        });
+    });
+}
+
+/// Who waits for it must not hold them: the process would write into a pipe that nobody reads, for ever.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_the_pipes_are_closed_with_the_last_handle() {
+    fresh_processes(30, WORLDS, || {
+        enter_world();
+        let talker = sh("while echo y; do :; done 2>/dev/null");
+        let reader = sh("cat >/dev/null");
+        // Somebody has begun to wait, and gave up.
+        assert!(foreign_block_on(future::poll_once(talker.status())).is_none());
+        drop((talker, reader));
+        while !children().is_empty() {
+            block_on(quiet("true", &[]).status()).unwrap();
+        }
+    });
+}
+
+/// <https://github.com/alexcrichton/tokio-process/issues/42>
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_many_processes_that_end_at_once_are_all_noticed() {
+    fresh_processes(60, WORLDS, || {
+        enter_world();
+        ten_by_ten();
     });
 }
