@@ -594,24 +594,21 @@ fn until_closed() -> (Async<Child>, Async<std::fs::File>) {
 fn without_pidfds_children_hold_no_threads_of_the_pool() {
     fresh_processes(30, WORLDS, || {
         enter_world();
-        let (waiters, inputs): (Vec<_>, Vec<_>) = (0..20)
-            .map(|_| {
-                let (child, input) = until_closed();
-                assert!(foreign_block_on(future::poll_once(child.status())).is_none());
-                (spawn(async move { child.status().await.unwrap().code() }), input)
-            })
-            .unzip();
-        let (dropped, other_inputs): (Vec<_>, Vec<_>) = (0..20).map(|_| until_closed()).unzip();
-        drop(dropped);
         block_on(async {
+            let (waiters, inputs): (Vec<_>, Vec<_>) = (0..20)
+                .map(|_| {
+                    let (child, input) = until_closed();
+                    (spawn(async move { child.status().await.unwrap().code() }), input)
+                })
+                .unzip();
+            let (dropped, other_inputs): (Vec<_>, Vec<_>) = (0..20).map(|_| until_closed()).unzip();
+            drop(dropped);
             assert_eq!(smol::unblock(|| 7).await, 7, "the pool is free");
             Timer::after(5 * MS).await;
             assert_eq!(smol::unblock(|| 8).await, 8);
-        });
-        assert!(common::threads_named("smol-child") <= 1, "{:?}", common::threads());
-        assert_eq!(children().len(), 40);
-        drop((inputs, other_inputs));
-        block_on(async {
+            assert!(common::threads_named("smol-child") <= 1, "{:?}", common::threads());
+            assert_eq!(children().len(), 40);
+            drop((inputs, other_inputs));
             for waiter in waiters {
                 assert_eq!(waiter.await, Some(3));
             }
@@ -682,27 +679,29 @@ fn without_pidfds_a_zombie_of_somebody_else_costs_nothing_and_delays_nobody() {
 fn without_pidfds_a_status_that_somebody_else_took_is_an_error_though_others_run() {
     fresh_processes(30, WORLDS, || {
         enter_world();
-        let (others, _inputs): (Vec<_>, Vec<_>) = (0..3)
-            .map(|_| {
-                let (child, input) = until_closed();
-                (spawn(async move { child.status().await.unwrap() }), input)
-            })
-            .unzip();
-        let (child, input) = until_closed();
-        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-        let steal = move || {
-            rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).is_ok()
-        };
-        let thief = thread::Builder::new().stack_size(128 * 1024).spawn(steal).unwrap();
-        let waiting = spawn(async move { child.status().await });
-        block_on(Timer::after(5 * MS));
-        drop(input);
-        let status = foreign_block_on(waiting);
-        // One of the two has it.
-        assert_eq!(status.is_err(), thief.join().unwrap(), "{status:?}");
-        for other in &others {
-            assert!(!other.is_finished());
-        }
+        block_on(async {
+            let (others, _inputs): (Vec<_>, Vec<_>) = (0..3)
+                .map(|_| {
+                    let (child, input) = until_closed();
+                    (spawn(async move { child.status().await.unwrap() }), input)
+                })
+                .unzip();
+            let (child, input) = until_closed();
+            let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+            let steal = move || {
+                rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).is_ok()
+            };
+            let thief = thread::Builder::new().stack_size(128 * 1024).spawn(steal).unwrap();
+            let waiting = spawn(async move { child.status().await });
+            Timer::after(5 * MS).await;
+            drop(input);
+            let status = waiting.await;
+            // One of the two has it.
+            assert_eq!(status.is_err(), thief.join().unwrap(), "{status:?}");
+            for other in &others {
+                assert!(!other.is_finished());
+            }
+        });
     });
 }
 
@@ -744,12 +743,13 @@ fn without_pidfds_all_who_wait_are_told_and_some_give_up() {
     fresh_processes(30, WORLDS, || {
         enter_world();
         let (child, input) = until_closed();
-        let waiter = || {
-            let child = child.clone();
-            spawn(async move { child.status().await.unwrap().code() })
-        };
-        let (staying, leaving): (Vec<_>, Vec<_>) = (0..10).map(|_| (waiter(), waiter())).unzip();
         block_on(async {
+            let waiter = || {
+                let child = child.clone();
+                spawn(async move { child.status().await.unwrap().code() })
+            };
+            let (staying, leaving): (Vec<_>, Vec<_>) =
+                (0..10).map(|_| (waiter(), waiter())).unzip();
             let (waker, wakes) = common::counting_waker();
             let mut cx = std::task::Context::from_waker(&waker);
             let mut given_up = Box::pin(child.status());
