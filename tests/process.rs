@@ -302,6 +302,178 @@ fn assert_ignored() {
     assert_lost(Command::new("true").stdin(Stdio::null()).spawn().unwrap().wait());
 }
 
+#[test]
+fn kill_is_refused_if_somebody_else_has_waited_for_the_process() {
+    within(20, || {
+        let (child, input) = until_closed();
+        drop(input);
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+        assert_eq!(child.kill().unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_lost(child.try_status());
+        assert_lost(block_on(child.status()));
+    });
+}
+
+#[test]
+fn kill_is_not_refused_if_the_process_has_just_ended() {
+    within(20, || {
+        let (child, input) = until_closed();
+        drop(input);
+        let pid = rustix::process::Pid::from_raw(child.id() as i32);
+        let id = rustix::process::WaitId::Pid(pid.unwrap());
+        use rustix::process::WaitIdOptions;
+        rustix::process::waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        child.kill().unwrap();
+        assert_eq!(child.try_status().unwrap().unwrap().code(), Some(3));
+        assert_eq!(child.kill().unwrap_err().kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn try_status_never_waits_and_leaves_the_standard_input_open() {
+    within(20, || {
+        block_on(async {
+            let child = sh("read line; exit 5");
+            assert!(child.try_status().unwrap().is_none());
+            assert!(child.try_status().unwrap().is_none());
+            let mut stdin = child.take_stdin().expect("it was not closed");
+            stdin.write_all(b"go\n").await.unwrap();
+            eventually(|| child.try_status().unwrap().is_some());
+            assert_eq!(child.try_status().unwrap().unwrap().code(), Some(5));
+            assert_eq!(child.status().await.unwrap().code(), Some(5));
+        });
+    });
+}
+
+#[test]
+fn signals_reach_the_process_as_long_as_it_is_there() {
+    within(20, || {
+        block_on(async {
+            // One that handles the signal, and says when it is ready to.
+            let child = sh("trap 'exit 6' TERM; echo ready; while :; do sleep 0.01; done");
+            let mut stdout = smol::io::BufReader::new(child.take_stdout().unwrap());
+            stdout.read_line(&mut String::new()).await.unwrap();
+            child.signal(15).unwrap();
+            assert_eq!(child.status().await.unwrap().code(), Some(6));
+            assert_eq!(child.signal(15).unwrap_err().kind(), ErrorKind::InvalidInput);
+            // One that does not.
+            let child = quiet("sleep", &["1000"]);
+            for nonsense in [0, -1, 1000, i32::MIN, i32::MAX] {
+                let error = child.signal(nonsense).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            }
+            child.signal(2).unwrap();
+            assert_eq!(child.status().await.unwrap().signal(), Some(2));
+        });
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn kill_on_drop_kills_when_the_last_handle_goes_and_leaves_no_zombie() {
+    fresh_process(20, &[], || {
+        for round in 0..20 {
+            let child = quiet("sleep", &["1000"]);
+            child.kill_on_drop(true);
+            if round % 2 == 0 {
+                assert!(block_on(future::poll_once(child.status())).is_none());
+            }
+            let clone = child.clone();
+            drop(child);
+            assert!(clone.try_status().unwrap().is_none(), "there was another handle");
+            drop(clone);
+        }
+        // A future of `output` is the last handle too.
+        let child = quiet("sleep", &["1000"]);
+        child.kill_on_drop(true);
+        assert!(block_on(timeout(5 * MS, child.output())).is_err());
+        eventually(|| children().is_empty());
+        // It can be taken back.
+        let child = quiet("sleep", &["1000"]);
+        child.kill_on_drop(true);
+        child.kill_on_drop(false);
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        drop(child);
+        assert_eq!(children().len(), 1);
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        eventually(|| children().is_empty());
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_kill_on_drop_leaves_no_zombie_either() {
+    fresh_processes(20, WORLDS, || {
+        enter_world();
+        for _ in 0..20 {
+            quiet("sleep", &["1000"]).kill_on_drop(true);
+        }
+        while !children().is_empty() {
+            block_on(quiet("true", &[]).status()).unwrap();
+        }
+    });
+}
+
+/// <https://github.com/smol-rs/async-process/issues/10>
+#[test]
+fn kill_on_drop_does_not_kill_what_is_waited_for() {
+    within(20, || {
+        block_on(async {
+            for _ in 0..10 {
+                let child = sh("sleep 0.01; echo out; exit 0");
+                child.kill_on_drop(true);
+                let output = child.output().await.unwrap();
+                assert!(output.status.success(), "{output:?}");
+                assert_eq!(output.stdout, b"out\n");
+                let child = sh("sleep 0.01; exit 0");
+                child.kill_on_drop(true);
+                assert!(child.status().await.unwrap().success());
+            }
+        });
+    });
+}
+
+#[test]
+fn a_command_can_be_run_to_its_status_or_its_output_in_one_line() {
+    within(20, || {
+        block_on(async {
+            let status = Async::<Child>::run(Command::new("sh").args(["-c", "exit 8"])).await;
+            assert_eq!(status.unwrap().code(), Some(8));
+            let mut command = Command::new("sh");
+            command.args(["-c", "cat; echo out; echo err >&2; exit 9"]).stdin(Stdio::null());
+            for _ in 0..2 {
+                let output = Async::<Child>::capture(&mut command).await.unwrap();
+                assert_eq!(output.status.code(), Some(9));
+                assert_eq!((&*output.stdout, &*output.stderr), (&b"out\n"[..], &b"err\n"[..]));
+            }
+            // The standard input is as it was set; a pipe is closed.
+            command.stdin(Stdio::piped());
+            assert_eq!(Async::<Child>::capture(&mut command).await.unwrap().stdout, b"out\n");
+            // It is started at once, and the future is nobody's but ours.
+            let run = Async::<Child>::capture(Command::new("echo").arg("hi"));
+            drop(command);
+            assert_eq!(spawn(run).await.unwrap().stdout, b"hi\n");
+            let mut missing = Command::new("/no/such/program");
+            let error = Async::<Child>::run(&mut missing).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            let error = Async::<Child>::capture(&mut missing).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+        });
+    });
+}
+
+#[test]
+fn a_process_cannot_be_taken_out_of_its_handle() {
+    within(20, || {
+        let child = sh("exit 0");
+        let clone = child.clone();
+        assert_eq!(child.into_inner().unwrap_err().kind(), ErrorKind::ResourceBusy);
+        assert!(block_on(clone.status()).unwrap().success());
+        assert_eq!(clone.into_inner().unwrap_err().kind(), ErrorKind::ResourceBusy);
+    });
+}
+
 // ---------- pipes ----------
 
 #[test]
@@ -657,24 +829,59 @@ fn without_pidfds_a_zombie_of_somebody_else_costs_nothing_and_delays_nobody() {
         enter_world();
         let zombie = Zombie::new();
         let (child, input) = until_closed();
-        block_on(async {
-            let mut status = pin!(child.status());
-            assert!(future::poll_once(status.as_mut()).await.is_none());
-            let cpu = common::cpu_time();
-            Timer::after(300 * MS).await;
-            let used = common::cpu_time() - cpu;
-            assert!(used < 60 * MS, "something spins: {used:?} of 300 ms");
-            // Others come to their ends meanwhile.
-            for _ in 0..20 {
-                let other = quiet("sh", &["-c", "exit 4"]);
-                assert_eq!(other.status().await.unwrap().code(), Some(4));
-            }
-            assert!(future::poll_once(status.as_mut()).await.is_none());
-            drop(input);
-            assert_eq!(status.await.unwrap().code(), Some(3));
-        });
+        let wait = move || block_on(child.status()).unwrap().code();
+        let waiting = thread::Builder::new().stack_size(512 * 1024).spawn(wait).unwrap();
+        // What spins never sleeps, however busy the machine is.
+        for _ in 0..20 {
+            eventually(others_sleep);
+            thread::sleep(5 * MS);
+        }
+        // Others come to their ends meanwhile.
+        for _ in 0..20 {
+            let other = quiet("sh", &["-c", "exit 4"]);
+            assert_eq!(block_on(other.status()).unwrap().code(), Some(4));
+        }
+        assert!(!waiting.is_finished());
+        drop(input);
+        assert_eq!(waiting.join().unwrap(), Some(3));
         drop(zombie);
         eventually(|| children().is_empty());
+    });
+}
+
+/// Whether all threads of this process but this one sleep.
+#[cfg(target_os = "linux")]
+fn others_sleep() -> bool {
+    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+    std::fs::read_dir("/proc/self/task").unwrap().all(|task| {
+        let task = task.unwrap();
+        // One that has ended meanwhile does nothing either.
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        task.file_name() == *own || stat.rsplit_once(") ").is_none_or(|(_, s)| s.starts_with('S'))
+    })
+}
+
+/// The bound is wide, and yet shows that they are told at once: else a look now and then finds it.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_pidfds_those_who_wait_are_told_at_once_whoever_sees_the_end_first() {
+    fresh_processes(12, WORLDS, || {
+        enter_world();
+        block_on(async {
+            for round in 0..60 {
+                let (child, input) = until_closed();
+                let waiting = spawn({
+                    let child = child.clone();
+                    async move { child.status().await.unwrap().code() }
+                });
+                assert!(future::poll_once(child.status()).await.is_none());
+                drop(input);
+                while round % 2 == 0 && child.try_status().unwrap().is_none() {
+                    future::yield_now().await;
+                }
+                assert_eq!(waiting.await, Some(3));
+            }
+        });
     });
 }
 
