@@ -6221,7 +6221,8 @@ struct Parent {
 }
 
 impl ProcessState {
-    /// Takes the status from the system if the child has ended. Returns whom to tell, without the lock.
+    /// Takes the status from the system if the child has ended. Returns whom to tell, without the
+    /// lock.
     fn reap(&mut self) -> Vec<Waker> {
         if self.end.is_none() {
             self.end = match self.child.try_wait() {
@@ -6258,22 +6259,26 @@ impl Process {
         }
     }
 
-    /// How the child ended, if it has.
-    fn look(&self) -> Option<io::Result<ExitStatus>> {
-        let mut state = lock(&self.state);
-        let waiters = state.reap();
-        let end = state.end;
-        drop(state);
-        wake_all(waiters);
-        end.map(|end| end.map_err(io::Error::from_raw_os_error))
-    }
-
-    /// Sends something to the child, under the lock: nobody can reap it meanwhile (I12.1).
-    fn signal(&self, send: impl FnOnce(&mut Child) -> io::Result<()>) -> io::Result<()> {
+    /// Does something with the child under the lock, where nobody else can reap it, after a look
+    /// whether it has ended. The second argument says whether that was known before.
+    fn look_and<R>(&self, act: impl FnOnce(&mut ProcessState, bool) -> R) -> R {
         let mut state = lock(&self.state);
         let known = state.end.is_some();
         let waiters = state.reap();
-        let result = match state.end {
+        let result = act(&mut state, known);
+        drop(state);
+        wake_all(waiters);
+        result
+    }
+
+    /// How the child ended, if it has.
+    fn look(&self) -> Option<io::Result<ExitStatus>> {
+        self.look_and(|state, _| state.end).map(|end| end.map_err(io::Error::from_raw_os_error))
+    }
+
+    /// Sends something to the child, unless it was waited for (I12.1).
+    fn signal(&self, send: impl FnOnce(&mut Child) -> io::Result<()>) -> io::Result<()> {
+        self.look_and(|state, known| match state.end {
             None => send(&mut state.child),
             // It has just ended by itself, and who sent this could not know.
             Some(Ok(_)) if !known => Ok(()),
@@ -6281,16 +6286,14 @@ impl Process {
                 io::ErrorKind::InvalidInput,
                 "the process has ended and was waited for",
             )),
-        };
-        drop(state);
-        wake_all(waiters);
-        result
+        })
     }
 
     async fn wait(self: &Arc<Self>) -> io::Result<ExitStatus> {
         #[cfg(target_os = "linux")]
         if let (Some(pidfd), None) = (&self.pidfd, self.look()) {
-            // It may be ready too early, if a debugger has the child; and the poller may be impossible.
+            // It may be ready too early, if a debugger has the child; and the poller may be
+            // impossible.
             let _ = pidfd.readable().await;
         }
         let mut pause = LOOK_FIRST;
@@ -6304,7 +6307,6 @@ impl Process {
             } else {
                 let _ = timeout(pause, told).await;
                 pause = (pause * 2).min(LOOK_LAST);
-                look_at_all();
             }
         }
     }
@@ -6347,11 +6349,13 @@ impl Drop for Told<'_> {
 /// The first and the longest pause between two looks at children of whose end nothing else tells.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(16);
-/// How often one who waits looks although a thread does. The system wakes it for each child that ends, but
-/// not for one whose status was taken by somebody else, or by nobody because `SIGCHLD` is ignored.
+/// How often one who waits looks although a thread does. The system wakes it for each child that
+/// ends, but not for one whose status was taken by somebody else, or by nobody because `SIGCHLD` is
+/// ignored.
 const LOOK_BESIDE: Duration = Duration::from_millis(500);
 
-/// The children without a pidfd that somebody waits for, or whose handles are gone.
+/// The children that were abandoned before they ended, and those without a pidfd that somebody
+/// waits for.
 static MINDED: Mutex<Minded> = Mutex::new(Minded { children: Vec::new(), thread: false });
 
 struct Minded {
@@ -6360,8 +6364,8 @@ struct Minded {
     thread: bool,
 }
 
-/// Has a thread wait for this child with the others; says whether there is one. Without one, only those that
-/// were abandoned are put down: for whoever waits for another.
+/// Has a thread wait for this child with the others; says whether there is one. If there can be
+/// none, those that were abandoned are put down all the same, for the next `spawn` to look at.
 fn mind(process: &Arc<Process>, abandoned: bool) -> bool {
     let mut minded = lock(&MINDED);
     if !minded.thread && STAFF.may_try() {
@@ -6407,15 +6411,16 @@ fn mind_children() {
         if ended {
             pause = LOOK_FIRST;
         } else {
-            // The system tells of a child that is not among them, again and again until somebody reaps it.
+            // The system tells of a child that is not among them, again and again until somebody
+            // reaps it.
             thread::sleep(pause);
             pause = (pause * 2).min(LOOK_LAST);
         }
     }
 }
 
-/// Blocks while no child of this process, whosever it is, has a status to be taken, and takes none; where the
-/// system cannot do that, not at all.
+/// Blocks while no child of this process, whosever it is, has a status to be taken, and takes none;
+/// where the system cannot do that, not at all.
 fn wait_for_any_end() {
     #[cfg(not(any(windows, target_os = "openbsd", target_os = "redox", target_os = "cygwin")))]
     {
@@ -6433,14 +6438,10 @@ impl Drop for Parent {
         if lock(&self.process.state).kill_on_drop {
             let _ = self.process.signal(Child::kill);
         }
-        // Somebody must take its status when it ends. (On Windows it goes with the process's handle.)
-        #[cfg(target_os = "linux")]
-        if self.process.pidfd.is_some() {
-            let process = self.process.clone();
-            return spawn(async move { drop(process.wait().await) }).detach();
+        // Somebody must take its status when it ends. (Windows keeps it no longer than we do.)
+        if cfg!(unix) {
+            mind(&self.process, true);
         }
-        #[cfg(unix)]
-        mind(&self.process, true);
     }
 }
 
@@ -6448,9 +6449,9 @@ impl Async<Child> {
     /// Starts a program. What is to be piped is set on the command, as with std:
     /// [`Command::stdin`], [`Command::stdout`], [`Command::stderr`].
     ///
-    /// Starting takes some hundred microseconds, during which the calling thread is blocked. Dropping all handles
-    /// neither leaves a zombie nor kills the child, unless [`kill_on_drop`](Async::kill_on_drop) was called; it
-    /// closes those pipes that were not taken.
+    /// Starting takes some hundred microseconds, during which the calling thread is blocked.
+    /// Dropping all handles neither leaves a zombie nor kills the child, unless
+    /// [`kill_on_drop`](Async::kill_on_drop) was called; it closes those pipes that were not taken.
     ///
     /// ```
     /// use smol::{io, prelude::*, Async};
@@ -6473,6 +6474,10 @@ impl Async<Child> {
     /// # #[cfg(windows)] fn main() {}
     /// ```
     pub fn spawn(command: &mut Command) -> io::Result<Async<Child>> {
+        if !lock(&MINDED).thread {
+            // Those that were abandoned when no thread could be started.
+            look_at_all();
+        }
         let mut child = command.spawn()?;
         let mut take_pipes = || -> io::Result<_> {
             let stdin = child.stdin.take().map(pipe_from).transpose()?;
@@ -6493,10 +6498,11 @@ impl Async<Child> {
         Ok(Async { shared: Arc::new(Driven { driver, io: Holder::Elsewhere }), owner: 0 })
     }
 
-    /// Runs a program to its end, with its streams as they are set on the command: ours, if nothing is.
+    /// Runs a program to its end, with its streams as they are set on the command: ours, if nothing
+    /// is.
     ///
-    /// The program is started by this call, and goes on if the future is dropped. Blocks and fails as
-    /// [`spawn`](Async::spawn) and [`status`](Async::status) do.
+    /// The program is started by this call, and goes on if the future is dropped. Blocks and fails
+    /// as [`spawn`](Async::spawn) and [`status`](Async::status) do.
     ///
     /// ```
     /// use smol::Async;
@@ -6520,12 +6526,13 @@ impl Async<Child> {
         async move { child?.status().await }
     }
 
-    /// Runs a program to its end and collects what it writes to its standard output and standard error, which
-    /// are made pipes whatever was set. Its standard input is as set on the command: ours, if nothing is.
+    /// Runs a program to its end and collects what it writes to its standard output and standard
+    /// error, which are made pipes whatever was set. Its standard input is as set on the command:
+    /// ours, if nothing is.
     ///
-    /// The program is started by this call, and goes on without its pipes if the future is dropped. Blocks and
-    /// fails as [`spawn`](Async::spawn) and [`output`](Async::output) do. There is an example at
-    /// [`run`](Async::run).
+    /// The program is started by this call, and goes on without its pipes if the future is dropped.
+    /// Blocks and fails as [`spawn`](Async::spawn) and [`output`](Async::output) do. There is an
+    /// example at [`run`](Async::run).
     pub fn capture(
         command: &mut Command,
     ) -> impl Future<Output = io::Result<Output>> + Send + use<> {
@@ -6543,12 +6550,14 @@ impl Async<Child> {
         parent.expect("an Async<Child> is made by `spawn` only")
     }
 
-    /// The number of the process. Once it has ended and was waited for, the number may be another's.
+    /// The number of the process. Once it has ended and was waited for, the number may be
+    /// another's.
     pub fn id(&self) -> u32 {
         self.parent().process.id
     }
 
-    /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it gone.
+    /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it
+    /// gone.
     ///
     /// # Errors
     ///
@@ -6561,8 +6570,8 @@ impl Async<Child> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the process has ended and was waited for, or if the number is that of no signal or
-    /// of a real-time one. `PermissionDenied` if it runs as another user.
+    /// `InvalidInput` if the process has ended and was waited for, or if the number is that of no
+    /// signal or of a real-time one. `PermissionDenied` if it runs as another user.
     #[cfg(unix)]
     pub fn signal(&self, number: i32) -> io::Result<()> {
         use rustix::process::{Pid, Signal, kill_process};
@@ -6572,26 +6581,29 @@ impl Async<Child> {
         self.parent().process.signal(|child| Ok(kill_process(Pid::from_child(child), signal)?))
     }
 
-    /// Whether the process is to be killed when the last handle to it is dropped, if it still runs then. It is
-    /// not unless this was called. A future of [`output`](Async::output) holds a handle.
+    /// Whether the process is to be killed when the last handle to it is dropped, if it still runs
+    /// then. It is not unless this was called. A future of [`output`](Async::output) holds a
+    /// handle.
     pub fn kill_on_drop(&self, kill: bool) {
         lock(&self.parent().process.state).kill_on_drop = kill;
     }
 
     /// Waits until the process has ended, and gives its status; any number of times.
     ///
-    /// The pipe to its standard input is closed first, unless it was taken, so that the child does not wait for
-    /// us. Cancel-safe.
+    /// The pipe to its standard input is closed first, unless it was taken, so that the child does
+    /// not wait for us. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// If somebody else has waited for the process, or the program ignores `SIGCHLD`: the status is lost then.
+    /// If somebody else has waited for the process, or the program ignores `SIGCHLD`: the status is
+    /// lost then.
     pub async fn status(&self) -> io::Result<ExitStatus> {
         drop(self.take_stdin());
         self.parent().process.wait().await
     }
 
-    /// The status if the process has ended, and `None` if it still runs. Never waits, and closes no pipe.
+    /// The status if the process has ended, and `None` if it still runs. Never waits, and closes no
+    /// pipe.
     ///
     /// # Errors
     ///
@@ -6600,7 +6612,8 @@ impl Async<Child> {
         self.parent().process.look().transpose()
     }
 
-    /// Waits until the process has ended, and collects what it writes to those pipes that were not taken.
+    /// Waits until the process has ended, and collects what it writes to those pipes that were not
+    /// taken.
     ///
     /// Not cancel-safe: what was collected is lost if the future is dropped, and so is this handle.
     ///
@@ -6615,8 +6628,8 @@ impl Async<Child> {
         Ok(Output { status, stdout: out, stderr: err })
     }
 
-    /// The pipe to the child's standard input, if there is one and it was not taken yet. Dropping it
-    /// tells the child that there is no more.
+    /// The pipe to the child's standard input, if there is one and it was not taken yet. Dropping
+    /// it tells the child that there is no more.
     pub fn take_stdin(&self) -> Option<Async<File>> {
         lock(&self.parent().pipes)[0].take()
     }

@@ -1,4 +1,5 @@
-//! Processes: their ends are noticed, all of them and by everyone who waits; their pipes are handles like others; no zombie stays.
+//! Processes: their ends are noticed, all of them and by everyone who waits; their pipes are
+//! handles like others; no zombie stays.
 
 #![cfg(unix)]
 
@@ -190,7 +191,8 @@ fn ten_by_ten() {
 #[test]
 fn a_process_is_waited_for_wherever_it_came_from() {
     within(20, || {
-        // Started outside of everything, waited for in an executor of one's own, in a task, and under a foreign block_on.
+        // Started outside of everything, waited for in an executor of one's own, in a task, and
+        // under a foreign block_on.
         let executor = Executor::new();
         let child = quiet("sh", &["-c", "exit 2"]);
         let in_executor = executor.spawn(async move { child.status().await.unwrap().code() });
@@ -415,6 +417,24 @@ fn without_pidfds_kill_on_drop_leaves_no_zombie_either() {
     });
 }
 
+/// Where no thread can be started, a task for it would be run here, to its end.
+#[cfg(target_os = "linux")]
+#[test]
+fn dropping_a_process_does_not_wait_for_it_and_needs_no_worker() {
+    const NO_THREADS: (&str, &str) = ("RUST_MIN_STACK", "70368744177664");
+    fresh_processes(20, &[&[], &[NO_THREADS]], || {
+        let (child, input) = until_closed();
+        drop(child);
+        assert!(matches!(children()[..], [state] if state != 'Z'));
+        let workers = |name: &String| name.starts_with("smol-") && name != "smol-children";
+        assert!(!common::threads().iter().any(workers), "{:?}", common::threads());
+        drop(input);
+        while !children().is_empty() {
+            block_on(quiet("true", &[]).status()).unwrap();
+        }
+    });
+}
+
 /// <https://github.com/smol-rs/async-process/issues/10>
 #[test]
 fn kill_on_drop_does_not_kill_what_is_waited_for() {
@@ -489,7 +509,8 @@ fn output_collects_what_the_process_says() {
                 output.status.success() && output.stdout.is_empty() && output.stderr.is_empty()
             );
             // More than the pipes hold, on both at once.
-            let script = "i=0; while [ $i -lt 200 ]; do printf '%01000d' 0; printf '%01000d' 1 >&2; i=$((i+1)); done";
+            let script = "i=0; while [ $i -lt 200 ]; \
+                 do printf '%01000d' 0; printf '%01000d' 1 >&2; i=$((i+1)); done";
             let output = sh(script).output().await.unwrap();
             assert_eq!((output.stdout.len(), output.stderr.len()), (200_000, 200_000));
         });
@@ -558,7 +579,8 @@ fn each_pipe_can_be_taken_once_and_only_if_there_is_one() {
     });
 }
 
-/// Its ends of the pipes must block, ours must not. <https://github.com/smol-rs/async-process/issues/65>
+/// Its ends of the pipes must block, ours must not.
+/// <https://github.com/smol-rs/async-process/issues/65>
 #[test]
 fn a_megabyte_goes_through_a_process_and_back() {
     within(30, || {
@@ -789,7 +811,7 @@ fn without_pidfds_children_hold_no_threads_of_the_pool() {
             for waiter in waiters {
                 assert_eq!(waiter.await, Some(3));
             }
-            // Where there is no thread, whoever waits for a child looks at the others too.
+            // Where there is no thread, the next one that is started looks at the others.
             while !children().is_empty() {
                 quiet("true", &[]).status().await.unwrap();
             }
@@ -999,7 +1021,8 @@ fn without_pidfds_a_process_can_be_killed_while_others_wait_for_it() {
     });
 }
 
-/// Who waits for it must not hold them: the process would write into a pipe that nobody reads, for ever.
+/// Who waits for it must not hold them: the process would write into a pipe that nobody reads, for
+/// ever.
 #[cfg(target_os = "linux")]
 #[test]
 fn without_pidfds_the_pipes_are_closed_with_the_last_handle() {
