@@ -5107,7 +5107,7 @@ impl Drop for Driver {
 enum Holder<T> {
     Own(T),
     Shared(Arc<T>),
-    /// With its driver, behind a lock: a child, which std must change to wait for it.
+    /// With its driver, behind a lock: a child, which std wants to change when it looks at it.
     Elsewhere,
 }
 
@@ -6221,8 +6221,8 @@ struct Parent {
 }
 
 impl ProcessState {
-    /// Takes the status from the system if the child has ended. Returns whom to tell, without the
-    /// lock.
+    /// Takes the status from the system if the child has ended. Returns whom to tell once the lock
+    /// is let go.
     fn reap(&mut self) -> Vec<Waker> {
         if self.end.is_none() {
             self.end = match self.child.try_wait() {
@@ -6289,6 +6289,7 @@ impl Process {
         })
     }
 
+    /// Waits until the child has ended. Cancel-safe: nothing is taken until it says so.
     async fn wait(self: &Arc<Self>) -> io::Result<ExitStatus> {
         #[cfg(target_os = "linux")]
         if let (Some(pidfd), None) = (&self.pidfd, self.look()) {
@@ -6301,13 +6302,9 @@ impl Process {
             if let Some(end) = self.look() {
                 return end;
             }
-            let told = Told { process: self, key: None };
-            if mind(self, false) {
-                let _ = timeout(LOOK_BESIDE, told).await;
-            } else {
-                let _ = timeout(pause, told).await;
-                pause = (pause * 2).min(LOOK_LAST);
-            }
+            let limit = if mind(self, false) { LOOK_BESIDE } else { pause };
+            let _ = timeout(limit, Told { process: self, key: None }).await;
+            pause = (pause * 2).min(LOOK_LAST);
         }
     }
 }
@@ -6432,14 +6429,15 @@ fn wait_for_any_end() {
 impl Drop for Parent {
     fn drop(&mut self) {
         // The child of a fork has a copy of the handle, and none of the process.
-        if is_forked() || self.process.look().is_some() {
+        if is_forked() {
             return;
         }
-        if lock(&self.process.state).kill_on_drop {
+        let kill = lock(&self.process.state).kill_on_drop;
+        if kill {
             let _ = self.process.signal(Child::kill);
         }
         // Somebody must take its status when it ends. (Windows keeps it no longer than we do.)
-        if cfg!(unix) {
+        if self.process.look().is_none() && cfg!(unix) {
             mind(&self.process, true);
         }
     }
