@@ -5203,8 +5203,8 @@ impl<T> Async<T> {
     ///
     /// # Errors
     ///
-    /// If there are clones of this handle, or a file operation is under way; and always for a `Child`. The
-    /// handle is dropped then.
+    /// If there are clones of this handle, or a file operation is under way; and always for a
+    /// `Child`. The handle is dropped then.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared =
@@ -6112,13 +6112,14 @@ try_from_std!(UnixListener, UnixStream, UnixDatagram);
 //
 // PROBLEM   A read from a disk blocks and a child's end is no bytes.
 // IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page cache has
-//           (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd (pidfd_open(2))
-//           is a handle like any other; where there is none, one thread waits for all children together.
-// I12.1     A process is reaped once, under its lock, and never signalled after that: its number may belong
-//           to somebody else then. Whoever reaps it tells those who wait.
-// NEVER     kills a child unasked, never leaves a zombie, and never takes the status of anybody else's child.
-// REJECTED  A thread of the pool for each child (twenty of them end all of `unblock` where the limit is
-//           small); a handler for SIGCHLD, which is the program's and not ours.
+//           (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd
+//           (pidfd_open(2)) is a handle like any other; where there is none, and for those whose
+//           handles are gone, one thread waits, for all of them together.
+// I12.1     A process is reaped once, under its lock, and never signalled after that: its number
+//           may belong to somebody else then. Whoever reaps it tells those who wait.
+// NEVER     kills a child unasked, leaves a zombie, or takes the status of anybody else's child.
+// REJECTED  A thread of the pool for each child: twenty of them end all of `unblock` where the
+//           limit is small. A handler for SIGCHLD: it is the program's, not ours.
 
 impl Async<File> {
     /// Opens a file for reading.

@@ -739,6 +739,44 @@ fn processes_leave_no_descriptors_and_no_threads_behind() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_start_that_runs_out_of_descriptors_half_way_leaves_nothing_behind() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    fresh_process(30, &[], || {
+        let round = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo out"]).stdin(Stdio::piped());
+            block_on(Async::<Child>::capture(&mut command))
+        };
+        round().unwrap(); // the runtime has what it needs
+        eventually(|| children().is_empty());
+        let (before, maximum) = (common::open_fds(), getrlimit(Resource::Nofile).maximum);
+        let (mut failed, mut worked) = (0, 0);
+        for left in 0..16 {
+            // More than a shell needs.
+            setrlimit(Resource::Nofile, Rlimit { current: Some(100), maximum }).unwrap();
+            let fill = || std::fs::File::open("/dev/null").ok();
+            let mut taken: Vec<_> = std::iter::from_fn(fill).collect();
+            taken.truncate(taken.len() - left);
+            match round() {
+                Ok(output) => {
+                    assert_eq!(output.stdout, b"out\n");
+                    worked += 1;
+                }
+                Err(error) => {
+                    let exhausted = rustix::io::Errno::MFILE.raw_os_error();
+                    assert_eq!(error.raw_os_error(), Some(exhausted));
+                    failed += 1;
+                }
+            }
+            drop(taken);
+            eventually(|| children().is_empty() && common::open_fds() == before);
+        }
+        assert!(failed > 1 && worked > 1, "{failed} {worked}");
+    });
+}
+
 // ---------- without a pidfd ----------
 
 /// System calls that a kernel may lack or a sandbox forbid, with their numbers here.
