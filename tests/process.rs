@@ -749,7 +749,9 @@ fn a_start_that_runs_out_of_descriptors_half_way_leaves_nothing_behind() {
             command.args(["-c", "echo out"]).stdin(Stdio::piped());
             block_on(Async::<Child>::capture(&mut command))
         };
-        round().unwrap(); // the runtime has what it needs
+        // Now the runtime has what it needs.
+        round().unwrap();
+        block_on(Timer::after(5 * MS));
         eventually(|| children().is_empty());
         let (before, maximum) = (common::open_fds(), getrlimit(Resource::Nofile).maximum);
         let (mut failed, mut worked) = (0, 0);
@@ -771,7 +773,7 @@ fn a_start_that_runs_out_of_descriptors_half_way_leaves_nothing_behind() {
                 }
             }
             drop(taken);
-            eventually(|| children().is_empty() && common::open_fds() == before);
+            eventually(|| children().is_empty() && common::open_fds() <= before);
         }
         assert!(failed > 1 && worked > 1, "{failed} {worked}");
     });
@@ -925,27 +927,35 @@ fn busy_time() -> Duration {
     )
 }
 
-/// The bound is wide, and yet shows that they are told at once: else a look now and then finds it.
+/// Not only at the next look, after half a second.
 #[cfg(target_os = "linux")]
 #[test]
 fn without_pidfds_those_who_wait_are_told_at_once_whoever_sees_the_end_first() {
-    fresh_processes(15, WORLDS, || {
+    fresh_processes(60, WORLDS, || {
         enter_world();
-        block_on(async {
-            for round in 0..120 {
-                let (child, input) = until_closed();
-                let waiting = spawn({
-                    let child = child.clone();
-                    async move { child.status().await.unwrap().code() }
-                });
-                assert!(future::poll_once(child.status()).await.is_none());
-                drop(input);
-                while round % 3 > 0 && child.try_status().unwrap().is_none() {
-                    future::yield_now().await;
-                }
-                assert_eq!(waiting.await, Some(3));
-            }
-        });
+        // Who waits sees it, or we do.
+        for we_look in [false, true] {
+            let is_slow = |_: &i32| {
+                block_on(async {
+                    let (child, input) = until_closed();
+                    let waiting = spawn({
+                        let child = child.clone();
+                        async move { child.status().await.unwrap().code() }
+                    });
+                    assert!(future::poll_once(child.status()).await.is_none());
+                    let start = std::time::Instant::now();
+                    drop(input);
+                    while we_look && child.try_status().unwrap().is_none() {
+                        future::yield_now().await;
+                    }
+                    assert_eq!(waiting.await, Some(3));
+                    start.elapsed() > 400 * MS
+                })
+            };
+            // On a busy machine some may be.
+            let slow = (0..20).filter(is_slow).count();
+            assert!(slow <= 10, "{slow} of 20 were slow; we look: {we_look}");
+        }
     });
 }
 
