@@ -135,8 +135,9 @@
 //! future. So most locks are leaves, under which nothing else is locked. The others, from left to right:
 //!
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
+//! - `MINDED` < `state` of a process (§12)
 //! - leaves: `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
-//!   list of a scope (§7), the pool's `state`, a lane's `state` (§9), `reaped`, `pipes` (§12)
+//!   list of a scope (§7), the pool's `state`, a lane's `state` (§9), `pipes` (§12)
 //!
 //! ## Where to change what
 //!
@@ -374,6 +375,13 @@ impl<T> Slab<T> {
             *self = Slab::new();
         }
         Some(value)
+    }
+
+    fn into_values(self) -> impl Iterator<Item = T> {
+        self.entries.into_iter().filter_map(|entry| match entry {
+            Entry::Full(value) => Some(value),
+            Entry::Free(_) => None,
+        })
     }
 
     fn values(&self) -> impl Iterator<Item = &T> {
@@ -3701,6 +3709,11 @@ fn start_thread(name: String, main: impl FnOnce() + Send + 'static) -> bool {
     thread::Builder::new().name(name).spawn(main).is_ok()
 }
 
+/// Whether enough time has passed since a thread could not be started.
+fn may_start_thread() -> bool {
+    lock(&IDLE.state).may_start()
+}
+
 /// Starts the thread of a worker that is counted already.
 fn start_worker() {
     static NAMES: AtomicU32 = AtomicU32::new(0);
@@ -5919,7 +5932,7 @@ enum Driver<T> {
     /// Each operation goes to the pool.
     Pooled(Lane<Arc<File>>),
     /// Neither: a process, whose own matter it is how it is waited for.
-    Other(Arc<dyn Any + Send + Sync>),
+    Other(Box<dyn Any + Send + Sync>),
 }
 
 impl<T> Drop for Driven<T> {
@@ -5935,7 +5948,8 @@ impl<T> Drop for Driven<T> {
 enum Holder<T> {
     Own(T),
     Shared(Arc<T>),
-    /// It was taken out, or is behind a lock.
+    /// It was taken out; or it is with its driver, behind a lock: a child, which std wants to change when
+    /// it looks at it.
     Elsewhere,
 }
 
@@ -6031,12 +6045,12 @@ impl<T> Async<T> {
     ///
     /// # Panics
     ///
-    /// On Windows, for a `Child`, which is behind a lock there.
+    /// For a `Child`, which is behind a lock. `Async<Child>` has all that could be done with it.
     pub fn get_ref(&self) -> &T {
         match &self.shared.io {
             Holder::Own(io) => io,
             Holder::Shared(io) => io,
-            Holder::Elsewhere => panic!("on Windows, get_ref cannot be used on Async<Child>"),
+            Holder::Elsewhere => panic!("get_ref cannot be used on Async<Child>"),
         }
     }
 
@@ -6044,7 +6058,8 @@ impl<T> Async<T> {
     ///
     /// # Errors
     ///
-    /// If there are clones of this handle, or a file operation is under way. The handle is dropped then.
+    /// If there are clones of this handle, or a file operation is under way; and always for a
+    /// `Child`. The handle is dropped then.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared = Arc::try_unwrap(self.shared);
@@ -6192,7 +6207,7 @@ impl<T: fmt::Debug> fmt::Debug for Async<T> {
         match &self.shared.io {
             Holder::Own(io) => tuple.field(io),
             Holder::Shared(io) => tuple.field(io),
-            Holder::Elsewhere => &mut tuple,
+            Holder::Elsewhere => tuple.field(&format_args!("{}", std::any::type_name::<T>())),
         };
         tuple.finish()
     }
@@ -6943,15 +6958,18 @@ impl Async<UnixDatagram> {
 // §12  Files and processes: what the kernel cannot poll, and what it can
 // ============================================================================================
 //
-// uses §1 §6 §8-§11 · used by nobody · locks: reaped (leaf)
+// uses §1 §6 §8-§11 · used by nobody · locks: MINDED < state (of a process); pipes (leaf)
 //
 // PROBLEM   A read from a disk blocks and a child's end is no bytes.
 // IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page cache has
-//           (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd (pidfd_open(2))
-//           is a handle like any other; where there is none, one pool thread waits.
-// I12.1     A process is reaped once, under the lock, and never signalled after that: its number may belong
-//           to somebody else then.
-// NEVER     kills a child on its own, and never leaves a zombie.
+//           (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd
+//           (pidfd_open(2)) is a handle like any other; where there is none, and for those whose
+//           handles are gone, one thread waits, for all of them together.
+// I12.1     A process is reaped once, under its lock, and never signalled after that: its number
+//           may belong to somebody else then. Whoever reaps it tells those who wait.
+// NEVER     kills a child unasked, leaves a zombie, or takes the status of anybody else's child.
+// REJECTED  A thread of the pool for each child: twenty of them end all of `unblock` where the
+//           limit is small. A handler for SIGCHLD: it is the program's, not ours.
 
 impl Async<File> {
     /// Opens a file for reading.
@@ -7027,174 +7045,251 @@ impl AsyncSeek for Async<File> {
     }
 }
 
-/// A child process and its pipes.
+/// A child process. It may outlive the handles to it: somebody has to take its status in the end.
 struct Process {
-    #[cfg(unix)]
-    pid: rustix::process::Pid,
+    id: u32,
     /// Readable when the child has ended.
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     pidfd: Option<Async<OwnedFd>>,
-    #[cfg(unix)]
-    reaped: Mutex<Reaped>,
-    #[cfg(windows)]
-    child: Mutex<Child>,
+    state: Mutex<ProcessState>,
+}
+
+struct ProcessState {
+    child: Child,
+    /// How it ended, or the system's error: then somebody else took the status.
+    end: Option<Result<ExitStatus, i32>>,
+    kill_on_drop: bool,
+    /// Who waits without a pidfd.
+    waiters: Slab<Waker>,
+    /// Whether it is among the children that a thread minds.
+    minded: bool,
+}
+
+/// What the handles to a child share. The pipes are closed with the last handle, whoever waits.
+struct Parent {
+    process: Arc<Process>,
     pipes: Mutex<[Option<Async<File>>; 3]>,
 }
 
-/// Whether a child was waited for, and who waits for it where there is no pidfd.
-#[cfg(unix)]
-struct Reaped {
-    status: Option<Result<ExitStatus, rustix::io::Errno>>,
-    waiters: Vec<Waker>,
-    watched: bool,
-}
-
-#[cfg(unix)]
-impl Process {
-    fn new(child: &Child, pipes: [Option<Async<File>>; 3]) -> io::Result<Process> {
-        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-        #[cfg(target_os = "linux")]
-        let pidfd = {
-            use rustix::process::{PidfdFlags, pidfd_open};
-            pidfd_open(pid, PidfdFlags::empty()).ok().map(|fd| Async::polled(fd, false))
-        };
-        #[cfg(not(target_os = "linux"))]
-        let pidfd = None;
-        let reaped = Mutex::new(Reaped { status: None, waiters: Vec::new(), watched: false });
-        Ok(Process { pid, pidfd, reaped, pipes: Mutex::new(pipes) })
-    }
-
-    /// Takes the child's status from the kernel if it has ended. An error means that somebody else took it.
-    fn reap(&self) -> Option<io::Result<ExitStatus>> {
-        use rustix::process::{WaitOptions, waitpid};
-        use std::os::unix::process::ExitStatusExt;
-        let mut reaped = lock(&self.reaped);
-        if reaped.status.is_none() {
-            reaped.status = match waitpid(Some(self.pid), WaitOptions::NOHANG) {
-                Ok(None) | Err(rustix::io::Errno::INTR) => None,
-                Ok(Some((_, status))) => Some(Ok(ExitStatus::from_raw(status.as_raw()))),
-                Err(err) => Some(Err(err)),
+impl ProcessState {
+    /// Takes the status from the system if the child has ended. Returns whom to tell once the lock
+    /// is let go.
+    fn reap(&mut self) -> Vec<Waker> {
+        if self.end.is_none() {
+            self.end = match self.child.try_wait() {
+                Ok(status) => status.map(Ok),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => None,
+                Err(err) => Some(Err(err.raw_os_error().unwrap_or_default())),
             };
         }
-        reaped.status.map(|status| status.map_err(io::Error::from))
+        match self.end {
+            None => Vec::new(),
+            Some(_) => mem::take(&mut self.waiters).into_values().collect(),
+        }
+    }
+}
+
+impl Process {
+    fn new(child: Child) -> Process {
+        let state = ProcessState {
+            child,
+            end: None,
+            kill_on_drop: false,
+            waiters: Slab::new(),
+            minded: false,
+        };
+        Process {
+            id: state.child.id(),
+            #[cfg(target_os = "linux")]
+            pidfd: {
+                use rustix::process::{Pid, PidfdFlags, pidfd_open};
+                let fd = pidfd_open(Pid::from_child(&state.child), PidfdFlags::empty());
+                fd.ok().map(|fd| Async::polled(fd, false))
+            },
+            state: Mutex::new(state),
+        }
     }
 
-    fn kill(&self) -> io::Result<()> {
-        // I12.1: under the lock, nobody can reap it meanwhile.
-        let reaped = lock(&self.reaped);
-        if reaped.status.is_some() {
-            return Err(io::Error::new(
+    /// Does something with the child under the lock, where nobody else can reap it, after a look
+    /// whether it has ended. The second argument says whether that was known before.
+    fn look_and<R>(&self, act: impl FnOnce(&mut ProcessState, bool) -> R) -> R {
+        let mut state = lock(&self.state);
+        let known = state.end.is_some();
+        let waiters = state.reap();
+        let result = act(&mut state, known);
+        drop(state);
+        wake_all(waiters);
+        result
+    }
+
+    /// How the child ended, if it has.
+    fn look(&self) -> Option<io::Result<ExitStatus>> {
+        self.look_and(|state, _| state.end).map(|end| end.map_err(io::Error::from_raw_os_error))
+    }
+
+    /// Sends something to the child, unless it was waited for (I12.1).
+    fn signal(&self, send: impl FnOnce(&mut Child) -> io::Result<()>) -> io::Result<()> {
+        self.look_and(|state, known| match state.end {
+            None => send(&mut state.child),
+            // It has just ended by itself, and who sent this could not know.
+            Some(Ok(_)) if !known => Ok(()),
+            Some(_) => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "the process has ended and was waited for",
-            ));
-        }
-        // With a pidfd it cannot be a stranger, even if somebody else has waited for the process.
-        #[cfg(target_os = "linux")]
-        if let Some(pidfd) = &self.pidfd {
-            let kill = rustix::process::Signal::KILL;
-            return Ok(rustix::process::pidfd_send_signal(pidfd, kill)?);
-        }
-        Ok(rustix::process::kill_process(self.pid, rustix::process::Signal::KILL)?)
-    }
-
-    async fn status(self: &Arc<Self>) -> io::Result<ExitStatus> {
-        loop {
-            if let Some(status) = self.reap() {
-                return status;
-            }
-            match &self.pidfd {
-                Some(pidfd) => pidfd.readable().await?,
-                None => self.wait_on_the_pool().await,
-            }
-        }
-    }
-
-    /// Waits until the child has ended, with one pool thread for all who wait. It leaves the status there.
-    async fn wait_on_the_pool(self: &Arc<Self>) {
-        let mut waited = false;
-        poll_fn(|cx| {
-            if mem::replace(&mut waited, true) {
-                return Poll::Ready(());
-            }
-            let mut waker = cx.waker().clone();
-            let watched = {
-                let mut reaped = lock(&self.reaped);
-                match reaped.waiters.iter_mut().find(|other| other.will_wake(&waker)) {
-                    Some(same) => mem::swap(same, &mut waker),
-                    None => reaped.waiters.push(mem::replace(&mut waker, Waker::noop().clone())),
-                }
-                mem::replace(&mut reaped.watched, true)
-            };
-            if !watched {
-                let this = self.clone();
-                let job = unblock(move || {
-                    wait_for_end(this.pid);
-                    let waiters = {
-                        let mut reaped = lock(&this.reaped);
-                        reaped.watched = false;
-                        mem::take(&mut reaped.waiters)
-                    };
-                    wake_all(waiters);
-                });
-                job.detach();
-            }
-            Poll::Pending
+            )),
         })
-        .await
+    }
+
+    /// Waits until the child has ended. Cancel-safe: nothing is taken until it says so.
+    async fn wait(self: &Arc<Self>) -> io::Result<ExitStatus> {
+        #[cfg(target_os = "linux")]
+        if let (Some(pidfd), None) = (&self.pidfd, self.look()) {
+            // It may be ready too early, if a debugger has the child; and the poller may be
+            // impossible.
+            let _ = pidfd.readable().await;
+        }
+        let mut pause = LOOK_FIRST;
+        loop {
+            if let Some(end) = self.look() {
+                return end;
+            }
+            let limit = if mind(self, false) { LOOK_BESIDE } else { pause };
+            let _ = timeout(limit, Told { process: self, key: None }).await;
+            pause = (pause * 2).min(LOOK_LAST);
+        }
     }
 }
 
-/// Blocks until a child has ended, and leaves its status where it is (`WNOWAIT`).
-#[cfg(unix)]
-fn wait_for_end(pid: rustix::process::Pid) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), options) {}
+/// Waits until somebody has seen that the child ended.
+struct Told<'a> {
+    process: &'a Process,
+    key: Option<usize>,
 }
 
-#[cfg(unix)]
-impl Drop for Process {
+impl Future for Told<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waker = cx.waker().clone(); // what it replaces is dropped without the lock
+        let mut state = lock(&self.process.state);
+        if state.end.is_some() {
+            return Poll::Ready(());
+        }
+        match self.key.and_then(|key| state.waiters.get_mut(key)) {
+            Some(old) => mem::swap(old, &mut waker),
+            None => {
+                let key = state.waiters.insert(waker);
+                drop(state);
+                self.key = Some(key);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Told<'_> {
     fn drop(&mut self) {
-        if self.reap().is_some() {
+        let waker = self.key.and_then(|key| lock(&self.process.state).waiters.remove(key));
+        drop(waker);
+    }
+}
+
+/// The first and the longest pause between two looks at children of whose end nothing else tells.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_LAST: Duration = Duration::from_millis(16);
+/// How often one who waits looks although a thread does. The system wakes it for each child that
+/// ends, but not for one whose status was taken by somebody else, or by nobody because `SIGCHLD` is
+/// ignored.
+const LOOK_BESIDE: Duration = Duration::from_millis(500);
+
+/// The children that were abandoned before they ended, and those without a pidfd that somebody
+/// waits for.
+static MINDED: Mutex<Minded> = Mutex::new(Minded { children: Vec::new(), thread: false });
+
+struct Minded {
+    children: Vec<Arc<Process>>,
+    /// Whether a thread waits for them. There is one as long as there are any, if there can be one.
+    thread: bool,
+}
+
+/// Has a thread wait for this child with the others; says whether there is one. If there can be
+/// none, those that were abandoned are put down all the same, for the next `spawn` to look at.
+fn mind(process: &Arc<Process>, abandoned: bool) -> bool {
+    let mut minded = lock(&MINDED);
+    if !minded.thread && may_start_thread() {
+        minded.thread = start_thread("smol-children".into(), mind_children);
+    }
+    let put_down = minded.thread || abandoned;
+    if put_down && !mem::replace(&mut lock(&process.state).minded, true) {
+        minded.children.push(process.clone());
+    }
+    minded.thread
+}
+
+/// Looks at all of them. Says whether any has ended, and whether any is left.
+fn look_at_all() -> (bool, bool) {
+    let mut waiters = Vec::new();
+    let mut minded = lock(&MINDED);
+    let all = mem::take(&mut minded.children).into_iter();
+    let (running, ended): (Vec<_>, Vec<_>) = all.partition(|process| {
+        let mut state = lock(&process.state);
+        waiters.append(&mut state.reap());
+        state.end.is_none()
+    });
+    let left = !running.is_empty();
+    minded.children = running;
+    drop(minded);
+    wake_all(waiters);
+    (!ended.is_empty(), left)
+}
+
+/// The life of the thread that minds children.
+fn mind_children() {
+    let mut pause = LOOK_FIRST;
+    loop {
+        wait_for_any_end();
+        let (ended, left) = look_at_all();
+        if !left {
+            let mut minded = lock(&MINDED);
+            if minded.children.is_empty() {
+                minded.thread = false;
+                return;
+            }
+        }
+        if ended {
+            pause = LOOK_FIRST;
+        } else {
+            // The system tells of a child that is not among them, again and again until somebody
+            // reaps it.
+            thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_LAST);
+        }
+    }
+}
+
+/// Blocks while no child of this process, whosever it is, has a status to be taken, and takes none;
+/// where the system cannot do that, not at all.
+fn wait_for_any_end() {
+    #[cfg(not(any(windows, target_os = "openbsd", target_os = "redox", target_os = "cygwin")))]
+    {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let _ = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        // The child of a fork has a copy of the handle, and none of the process.
+        if is_forked() {
             return;
         }
-        // It is still running. Somebody must take its status when it ends.
-        use rustix::process::{WaitOptions, waitpid};
-        let (pid, pidfd) = (self.pid, self.pidfd.take());
-        let wait = move || {
-            let _ = waitpid(Some(pid), WaitOptions::empty());
-        };
-        match pidfd {
-            Some(pidfd) => spawn(async move {
-                while pidfd.readable().await.is_ok() {
-                    if !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None)) {
-                        return;
-                    }
-                }
-                unblock(wait).await
-            })
-            .detach(),
-            None => unblock(wait).detach(),
+        let kill = lock(&self.process.state).kill_on_drop;
+        if kill {
+            let _ = self.process.signal(Child::kill);
         }
-    }
-}
-
-#[cfg(windows)]
-impl Process {
-    fn kill(&self) -> io::Result<()> {
-        lock(&self.child).kill()
-    }
-
-    /// Looks every few milliseconds: std cannot wait for a process and let others kill it meanwhile.
-    async fn status(self: &Arc<Self>) -> io::Result<ExitStatus> {
-        let mut pause = Duration::from_millis(1);
-        loop {
-            if let Some(status) = lock(&self.child).try_wait()? {
-                return Ok(status);
-            }
-            Timer::after(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(16));
+        // Somebody must take its status when it ends. (Windows keeps it no longer than we do.)
+        if self.process.look().is_none() && cfg!(unix) {
+            mind(&self.process, true);
         }
     }
 }
@@ -7203,25 +7298,35 @@ impl Async<Child> {
     /// Starts a program. What is to be piped is set on the command, as with std:
     /// [`Command::stdin`], [`Command::stdout`], [`Command::stderr`].
     ///
-    /// Starting takes some hundred microseconds, during which the calling thread is blocked. Dropping all handles
-    /// neither kills the child nor leaves a zombie.
+    /// Starting takes some hundred microseconds, during which the calling thread is blocked.
+    /// Dropping all handles neither leaves a zombie nor kills the child, unless
+    /// [`kill_on_drop`](Async::kill_on_drop) was called; it closes those pipes that were not taken.
     ///
     /// ```
-    /// use smol::Async;
+    /// use smol::{io, prelude::*, Async};
     /// use std::process::{Child, Command, Stdio};
     ///
     /// # #[cfg(unix)]
-    /// # fn main() -> std::io::Result<()> {
+    /// # fn main() -> io::Result<()> {
     /// smol::block_on(async {
-    ///     let child = Async::<Child>::spawn(Command::new("echo").arg("hi").stdout(Stdio::piped()))?;
-    ///     let output = child.output().await?;
-    ///     assert_eq!(output.stdout, b"hi\n");
+    ///     let mut sort = Command::new("sort");
+    ///     sort.stdin(Stdio::piped()).stdout(Stdio::piped());
+    ///     let child = Async::<Child>::spawn(&mut sort)?;
+    ///     child.kill_on_drop(true); // if something goes wrong below
+    ///     let mut stdin = child.take_stdin().unwrap();
+    ///     stdin.write_all(b"two\none\n").await?;
+    ///     drop(stdin); // that is all
+    ///     assert_eq!(child.output().await?.stdout, b"one\ntwo\n");
     ///     Ok(())
     /// })
     /// # }
     /// # #[cfg(windows)] fn main() {}
     /// ```
     pub fn spawn(command: &mut Command) -> io::Result<Async<Child>> {
+        if !lock(&MINDED).thread {
+            // Those that were abandoned when no thread could be started.
+            look_at_all();
+        }
         let mut child = command.spawn()?;
         let mut take_pipes = || -> io::Result<_> {
             let stdin = child.stdin.take().map(pipe_from).transpose()?;
@@ -7230,61 +7335,140 @@ impl Async<Child> {
             Ok([stdin, stdout, stderr])
         };
         let pipes = match take_pipes() {
-            Ok(pipes) => pipes,
+            Ok(pipes) => Mutex::new(pipes),
             Err(err) => {
                 // Then it is as if it had never been.
                 let _ = child.kill().and_then(|()| child.wait());
                 return Err(err);
             }
         };
-        #[cfg(unix)]
-        let (driver, io) = (Process::new(&child, pipes)?, Holder::Own(child));
-        #[cfg(windows)]
-        let (driver, io) =
-            (Process { child: Mutex::new(child), pipes: Mutex::new(pipes) }, Holder::Elsewhere);
-        let driver = Driver::Other(Arc::new(driver));
-        Ok(Async { shared: Arc::new(Driven { driver, io }), owner: 0 })
+        let parent = Parent { process: Arc::new(Process::new(child)), pipes };
+        let driver = Driver::Other(Box::new(parent));
+        Ok(Async { shared: Arc::new(Driven { driver, io: Holder::Elsewhere }), owner: 0 })
     }
 
-    fn process(&self) -> Arc<Process> {
-        let process = match &self.shared.driver {
-            Driver::Other(process) => process.clone().downcast().ok(),
+    /// Runs a program to its end, with its streams as they are set on the command: ours, if nothing
+    /// is.
+    ///
+    /// The program is started by this call, and goes on if the future is dropped. Blocks and fails
+    /// as [`spawn`](Async::spawn) and [`status`](Async::status) do.
+    ///
+    /// ```
+    /// use smol::Async;
+    /// use std::process::{Child, Command};
+    ///
+    /// # #[cfg(unix)]
+    /// # fn main() -> std::io::Result<()> {
+    /// smol::block_on(async {
+    ///     assert!(Async::<Child>::run(&mut Command::new("true")).await?.success());
+    ///     let output = Async::<Child>::capture(Command::new("echo").arg("hi")).await?;
+    ///     assert_eq!(output.stdout, b"hi\n");
+    ///     Ok(())
+    /// })
+    /// # }
+    /// # #[cfg(windows)] fn main() {}
+    /// ```
+    pub fn run(
+        command: &mut Command,
+    ) -> impl Future<Output = io::Result<ExitStatus>> + Send + use<> {
+        let child = Async::<Child>::spawn(command);
+        async move { child?.status().await }
+    }
+
+    /// Runs a program to its end and collects what it writes to its standard output and standard
+    /// error, which are made pipes whatever was set. Its standard input is as set on the command:
+    /// ours, if nothing is.
+    ///
+    /// The program is started by this call, and goes on without its pipes if the future is dropped.
+    /// Blocks and fails as [`spawn`](Async::spawn) and [`output`](Async::output) do. There is an
+    /// example at [`run`](Async::run).
+    pub fn capture(
+        command: &mut Command,
+    ) -> impl Future<Output = io::Result<Output>> + Send + use<> {
+        use std::process::Stdio;
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = Async::<Child>::spawn(command);
+        async move { child?.output().await }
+    }
+
+    fn parent(&self) -> &Parent {
+        let parent = match &self.shared.driver {
+            Driver::Other(parent) => parent.downcast_ref(),
             _ => None,
         };
-        process.expect("an Async<Child> is made by `spawn` only")
+        parent.expect("an Async<Child> is made by `spawn` only")
     }
 
-    /// The number of the process.
+    /// The number of the process. Once it has ended and was waited for, the number may be
+    /// another's.
     pub fn id(&self) -> u32 {
-        #[cfg(unix)]
-        return self.get_ref().id();
-        #[cfg(windows)]
-        return lock(&self.process().child).id();
+        self.parent().process.id
     }
 
-    /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it gone.
+    /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it
+    /// gone.
     ///
     /// # Errors
     ///
     /// `InvalidInput` if it has ended and was waited for.
     pub fn kill(&self) -> io::Result<()> {
-        self.process().kill()
+        self.parent().process.signal(Child::kill)
+    }
+
+    /// Sends a signal to the process, by its number: 15 for `SIGTERM`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the process has ended and was waited for, or if the number is that of no
+    /// signal or of a real-time one. `PermissionDenied` if it runs as another user.
+    #[cfg(unix)]
+    pub fn signal(&self, number: i32) -> io::Result<()> {
+        use rustix::process::{Pid, Signal, kill_process};
+        let signal = Signal::from_named_raw(number).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "there is no signal of this number")
+        })?;
+        self.parent().process.signal(|child| Ok(kill_process(Pid::from_child(child), signal)?))
+    }
+
+    /// Whether the process is to be killed when the last handle to it is dropped, if it still runs
+    /// then. It is not unless this was called. A future of [`output`](Async::output) holds a
+    /// handle.
+    pub fn kill_on_drop(&self, kill: bool) {
+        lock(&self.parent().process.state).kill_on_drop = kill;
     }
 
     /// Waits until the process has ended, and gives its status; any number of times.
     ///
-    /// The pipe to its standard input is closed first, unless it was taken, so that the child does not wait for
-    /// us. Cancel-safe.
+    /// The pipe to its standard input is closed first, unless it was taken, so that the child does
+    /// not wait for us. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// If somebody else has waited for the process, or the program ignores `SIGCHLD`: the status is lost then.
+    /// If somebody else has waited for the process, or the program ignores `SIGCHLD`: the status is
+    /// lost then.
     pub async fn status(&self) -> io::Result<ExitStatus> {
         drop(self.take_stdin());
-        self.process().status().await
+        self.parent().process.wait().await
     }
 
-    /// Waits until the process has ended, and collects what it writes to those pipes that were not taken.
+    /// The status if the process has ended, and `None` if it still runs. Never waits, and closes no
+    /// pipe.
+    ///
+    /// # Errors
+    ///
+    /// As for [`status`](Async::status).
+    pub fn try_status(&self) -> io::Result<Option<ExitStatus>> {
+        self.parent().process.look().transpose()
+    }
+
+    /// Waits until the process has ended, and collects what it writes to those pipes that were not
+    /// taken.
+    ///
+    /// Not cancel-safe: what was collected is lost if the future is dropped, and so is this handle.
+    ///
+    /// # Errors
+    ///
+    /// As for [`status`](Async::status), or if a pipe cannot be read.
     pub async fn output(self) -> io::Result<Output> {
         drop(self.take_stdin());
         let (out, err) =
@@ -7293,20 +7477,20 @@ impl Async<Child> {
         Ok(Output { status, stdout: out, stderr: err })
     }
 
-    /// The pipe to the child's standard input, if there is one and it was not taken yet. Dropping it
-    /// tells the child that there is no more.
+    /// The pipe to the child's standard input, if there is one and it was not taken yet. Dropping
+    /// it tells the child that there is no more.
     pub fn take_stdin(&self) -> Option<Async<File>> {
-        lock(&self.process().pipes)[0].take()
+        lock(&self.parent().pipes)[0].take()
     }
 
     /// The pipe from the child's standard output, if there is one and it was not taken yet.
     pub fn take_stdout(&self) -> Option<Async<File>> {
-        lock(&self.process().pipes)[1].take()
+        lock(&self.parent().pipes)[1].take()
     }
 
     /// The pipe from the child's standard error, if there is one and it was not taken yet.
     pub fn take_stderr(&self) -> Option<Async<File>> {
-        lock(&self.process().pipes)[2].take()
+        lock(&self.parent().pipes)[2].take()
     }
 }
 
