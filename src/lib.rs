@@ -187,12 +187,12 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use async_task::{Builder, Runnable, ScheduleInfo, WithInfo};
-use concurrent_queue::ConcurrentQueue;
+use concurrent_queue::{ConcurrentQueue, PushError};
 use futures_lite::stream::Stream;
 use futures_lite::{AsyncRead, AsyncSeek, AsyncWrite};
 use once_cell::sync::OnceCell;
@@ -647,6 +647,8 @@ struct Local {
     queue: ConcurrentQueue<Runnable>,
     /// How many tasks its owner has run, for the watcher: a number that stands still means "stuck".
     polls: AtomicU32,
+    /// Set by the watcher: the owner has run the same task for a tick, and others help themselves.
+    is_stuck: AtomicBool,
 }
 
 impl Local {
@@ -655,6 +657,7 @@ impl Local {
             slot: ConcurrentQueue::bounded(1),
             queue: ConcurrentQueue::bounded(LOCAL_QUEUE),
             polls: AtomicU32::new(0),
+            is_stuck: AtomicBool::new(false),
         }
     }
 
@@ -922,6 +925,9 @@ impl<'a> Worker<'a> {
     fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
         self.clock.set(clock());
         self.even_out(local);
+        if late {
+            self.relieve(local);
+        }
         let is_next = late && !self.was_late.get();
         let mut first = if is_next { self.queues.injector.pop().ok() } else { None };
         if !late {
@@ -1027,6 +1033,18 @@ impl<'a> Worker<'a> {
         });
     }
 
+    /// Takes half of the tickets of somebody whose task takes long, or blocks.
+    fn relieve(&self, own: &Local) {
+        self.ask_others(Some(own), |other| {
+            // Ordering: Relaxed. Nothing is read because of its value.
+            if !other.is_stuck.swap(false, Ordering::Relaxed) {
+                return None;
+            }
+            self.take_from(other, other.queue.len().div_ceil(2), own);
+            Some(())
+        });
+    }
+
     /// Takes half of somebody's queue, and the first ticket of it to be run; the slots come last.
     fn steal(&self, own: Option<&Local>) -> Option<Runnable> {
         let stolen = self.ask_others(own, |victim| {
@@ -1058,9 +1076,14 @@ impl<'a> Worker<'a> {
 
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
-        if let Some(local) = self.local.take() {
-            self.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
-            self.queues.inject(local.drain());
+        let Some(local) = self.local.take() else { return };
+        self.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
+        // To another worker if there is one: in the injector they would be in the way of newcomers.
+        for runnable in local.drain() {
+            let mut ticket = Some(runnable);
+            let given = self.ask_others(None, |other| Some(other.queue.push(ticket.take()?)));
+            let full = given.and_then(Result::err).map(PushError::into_inner);
+            self.queues.inject(ticket.or(full).into_iter());
         }
     }
 }
@@ -3014,6 +3037,8 @@ thread_local! {
     static LOCAL: LocalExecutor<'static> = const { LocalExecutor::new() };
     /// How many wakes of main futures this thread has made, see `leads_home`.
     static MAIN_WAKES: Cell<u32> = const { Cell::new(0) };
+    /// The kinds of wakers that were seen to lead to the main future, see `leads_home`.
+    static HOMES: Cell<[*const RawWakerVTable; 4]> = const { Cell::new([std::ptr::null(); 4]) };
     /// How often futures polled on this thread have begun to wait for the reactor.
     static ATTENDED: Cell<u32> = const { Cell::new(0) };
 }
@@ -3795,17 +3820,32 @@ fn glance(mode: Mode) {
 
 /// Whether this waker is that of a combinator between a future of ours and our loop, which will come to
 /// sleep by itself: such a combinator has a clone of the main future's waker, and wakes it when it is
-/// woken. To ask costs one poll too many. (Not asked in a nested `block_on`.)
+/// woken. To ask costs a poll too many, and is done once for each kind of waker in a `block_on`. (Of one
+/// in a task nobody can tell: who is woken then is the task, which runs already.)
 fn leads_home(waker: &Waker) -> bool {
+    if waker.will_wake(Waker::noop()) {
+        // Nobody waits.
+        return true;
+    }
+    let kind: *const RawWakerVTable = waker.vtable();
+    let mut kinds = HOMES.try_with(Cell::get).unwrap_or([std::ptr::null(); 4]);
+    if kinds.contains(&kind) {
+        return true;
+    }
     // Two are the sleeper's own.
     let clones = SLEEPER.try_with(|kept| Arc::strong_count(&kept.main_wake)).unwrap_or(0);
-    if clones <= 2 {
+    let Some(place) = kinds.iter_mut().find(|kind| kind.is_null()).filter(|_| clones > 2) else {
         return false;
-    }
+    };
     let wakes = || MAIN_WAKES.try_with(Cell::get).unwrap_or(0);
     let before = wakes();
     shielded(|| waker.wake_by_ref());
-    wakes() != before
+    let leads_home = wakes() != before;
+    if leads_home {
+        *place = kind;
+        let _ = HOMES.try_with(|homes| homes.set(kinds));
+    }
+    leads_home
 }
 
 /// Somebody has begun to wait for the reactor (A1): sees to it that there is one who asks the kernel.
@@ -3814,7 +3854,11 @@ fn attend(waker: &Waker) {
     // A2.
     let word = IDLE.look();
     let is_watched = word & WATCHED != 0;
-    if is_in_loop() && (is_watched || is_ours(waker) || leads_home(waker)) {
+    let is_ours = is_ours(waker);
+    if !is_ours {
+        check_for_fork();
+    }
+    if is_in_loop() && (is_watched || is_ours || leads_home(waker)) {
         // This thread will sit down itself. The watcher helps should it block, if others rely on it.
         if is_watched && word & (SEATED | ARMED) == 0 {
             IDLE.mind();
@@ -3828,7 +3872,6 @@ fn attend(waker: &Waker) {
         return;
     }
     // A foreign executor knows nothing of our poller.
-    check_for_fork();
     if is_watched || start_watcher() {
         return IDLE.fill_seat(true);
     }
@@ -3908,7 +3951,9 @@ fn when_worker_blocked(blocked: bool) {
     if blocked {
         with_here(|here| {
             if here.queues == QUEUES.id() {
-                QUEUES.inject(here.local.drain());
+                QUEUES.inject(here.local.slot.try_iter());
+                // Ordering: Relaxed. Pairs with the swap in `relieve`.
+                here.local.is_stuck.store(true, Ordering::Relaxed);
             }
         });
         if QUEUES.has_work() {
@@ -4206,6 +4251,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     sleeper.signal.woken.store(false, Ordering::Relaxed);
     // Whether the future has begun to wait for the reactor when it was polled last.
     let attends = Cell::new(false);
+    let _ = HOMES.try_with(|homes| homes.set([std::ptr::null(); 4]));
     let mut poll = || {
         refill_budget();
         set_ours(sleeper.main.data());
@@ -4219,8 +4265,6 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     }
     let mut local = LocalLoop::new();
     let mut patience = Patience::new(local.level);
-    // To be checked before it sleeps for the first time.
-    let mut home = true;
     loop {
         patience.begin(sleeper, attends.get());
         let more = local.run(&sleeper.pace) | stand_in();
@@ -4233,9 +4277,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
         } else if patience.is_over() {
             (local.level, patience) = (0, Patience::new(0));
         } else {
-            if mem::take(&mut home) {
-                check_for_fork();
-            }
+            check_for_fork();
             sleep_in_block_on(sleeper, &mut local);
         }
         // Ordering: AcqRel. Pairs with the swap in `MainWake`: we see what was written before the wake.
@@ -4466,8 +4508,8 @@ struct SeenWorker {
     local: Arc<Local>,
     /// How many tasks it has run.
     polls: u32,
-    /// For how many ticks it has run the same one, with tickets in its queues.
-    stuck: u32,
+    /// It has run the same one since the last tick, with tickets in its queues.
+    stuck: bool,
     /// It has run some since the last tick.
     gets_on: bool,
 }
@@ -4480,8 +4522,7 @@ impl Seen {
             let same = |other: &&SeenWorker| Arc::ptr_eq(&other.local, local);
             let before = before.and_then(|before| before.workers.iter().find(same));
             let is_same = before.is_some_and(|before| before.polls == polls);
-            let stuck = before.map_or(0, |before| before.stuck);
-            let stuck = if is_same && !local.is_empty() { stuck + 1 } else { 0 };
+            let stuck = is_same && !local.is_empty();
             let gets_on = before.is_some() && !is_same;
             SeenWorker { local: local.clone(), polls, stuck, gets_on }
         };
@@ -4501,22 +4542,18 @@ impl Seen {
     /// Whether tickets lie where nobody has taken any for a whole tick.
     fn is_stuck(&self) -> bool {
         let injected = !QUEUES.injector.is_empty() && self.getting_on() == 0;
-        injected || self.workers.iter().any(|worker| worker.stuck > 0)
+        injected || self.workers.iter().any(|worker| worker.stuck)
     }
 }
 
-/// So many ticks a worker's queue is left to it and to thieves. Tasks that are merely long, 10 ms each,
-/// keep their place: in the injector they would be in the way of those that come from outside.
-const STUCK_TICKS: u32 = 4;
-
-/// Tickets are stuck, for so many ticks now: puts them where others look, calls a worker that sleeps, or
-/// starts one more if none gets on.
+/// Tickets are stuck, for so many ticks now: lets others help themselves, calls a worker that sleeps, or
+/// starts one more if none gets on. The queue of a worker that is merely busy for long is not poured into
+/// the injector, where it would be in the way of what comes from outside.
 fn help_out(seen: &Seen, stuck: &mut u32) {
-    for worker in seen.workers.iter().filter(|worker| worker.stuck > 0) {
+    for worker in seen.workers.iter().filter(|worker| worker.stuck) {
         QUEUES.inject(worker.local.slot.try_iter());
-        if worker.stuck >= STUCK_TICKS {
-            QUEUES.inject(worker.local.queue.try_iter());
-        }
+        // Ordering: Relaxed. Pairs with the swap in `relieve`, which only has to see it some time.
+        worker.local.is_stuck.store(true, Ordering::Relaxed);
     }
     let word = IDLE.look();
     // One who searches is believed once.
