@@ -79,8 +79,9 @@ impl Ledger {
     pub(crate) fn open(&self, title: String, allowed: &'static [i32]) {
         assert!(self.title.set(title).is_ok() && self.allowed.set(allowed).is_ok());
         std::panic::set_hook(Box::new(|info| LEDGER.fail(&info.to_string())));
-        let watchdog = thread::Builder::new().name("stress-watch".into()).stack_size(256 * 1024);
-        watchdog.spawn(|| LEDGER.watch()).expect("the watchdog of the books");
+        // Again if this run lets the start of threads fail now and then.
+        let watchdog = || thread::Builder::new().name("stress-watch".into()).stack_size(256 * 1024);
+        while self.judge("the watchdog", 0, watchdog().spawn(|| LEDGER.watch())).is_none() {}
     }
 
     fn watch(&self) {
@@ -118,6 +119,11 @@ impl Ledger {
 
     pub(crate) fn is_settled(&self) -> bool {
         self.open.lock().unwrap().is_empty()
+    }
+
+    /// Whether what this run provokes may leave somebody without what he waits for.
+    pub(crate) fn may_starve(&self) -> bool {
+        !self.allowed.get().copied().unwrap_or_default().is_empty()
     }
 
     /// Whether this run provokes such errors. `connect` puts those of several addresses into one text.
@@ -175,7 +181,8 @@ impl Ledger {
             Ok(open) => {
                 let _ = writeln!(out, "{} are open, the oldest first:", open.len());
                 for Entry { what, seed, stage, since } in open.values().take(60) {
-                    let _ = writeln!(out, "  {what} {seed:#x}: {stage:?} for {:?}", since.elapsed());
+                    let _ =
+                        writeln!(out, "  {what} {seed:#x}: {stage:?} for {:?}", since.elapsed());
                 }
             }
             Err(_) => out.push_str("the books are in use\n"),
