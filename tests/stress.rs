@@ -94,6 +94,7 @@ fn a_random_program_whose_system_calls_are_interrupted_loses_nothing() {
     );
 }
 
+/// Not EAGAIN of sockets: no system says that while there are bytes, and whoever hears it waits for news.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_random_program_whose_system_calls_fail_for_now_is_refused_some_and_loses_nothing() {

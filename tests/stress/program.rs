@@ -22,7 +22,7 @@ use std::{
     panic::{AssertUnwindSafe, resume_unwind},
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -436,6 +436,7 @@ const ACTS: &[(u32, &str, Act)] = &[
     (4, "panics", |random| Box::pin(panics(random))),
     (3, "jobs", |random| Box::pin(jobs(random))),
     (4, "tcp", |random| Box::pin(bytes::tcp(random))),
+    (3, "waiters", |random| Box::pin(bytes::waiters(random))),
     (2, "connections", |random| Box::pin(bytes::connections(random))),
     (3, "udp", |random| Box::pin(bytes::udp(random))),
     #[cfg(unix)]
@@ -451,16 +452,22 @@ const ACTS: &[(u32, &str, Act)] = &[
     (3, "unblocked", |random| Box::pin(bytes::unblocked(random))),
 ];
 
-/// Does one thing, and checks it.
+/// Does one thing, and checks it. `SMOL_STRESS_ACTS`, a list with commas, leaves only some to choose from.
 async fn act(seed: u64) {
+    static CHOSEN: OnceLock<Vec<&(u32, &str, Act)>> = OnceLock::new();
+    let acts = CHOSEN.get_or_init(|| {
+        let names = std::env::var("SMOL_STRESS_ACTS").unwrap_or_default();
+        let is_chosen = |name| names.is_empty() || names.split(',').any(|chosen| chosen == name);
+        ACTS.iter().filter(|(_, name, _)| is_chosen(*name)).collect()
+    });
     let mut random = Rng::with_seed(seed);
-    let mut at = random.u32(0..ACTS.iter().map(|(often, ..)| often).sum());
-    let find = |(often, ..): &&(u32, _, _)| {
+    let mut at = random.u32(0..acts.iter().map(|(often, ..)| often).sum());
+    let find = |(often, ..): &&&(u32, _, _)| {
         let found = at < *often;
         at = at.wrapping_sub(*often);
         found
     };
-    let (_, what, act) = ACTS.iter().find(find).expect("an act");
+    let (_, what, act) = acts.iter().find(find).expect("an act");
     let _life = LEDGER.begin(what, seed);
     LEDGER.judge(what, seed, act(random).await);
 }
