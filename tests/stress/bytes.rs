@@ -580,9 +580,10 @@ pub(crate) async fn waiters(mut random: Rng) -> io::Result<()> {
                         give_up(&mut random, stream.read_with(&mut op)).await
                     } else if random.bool() {
                         give_up(&mut random, stream.readable()).await.transpose()?;
-                        // Somebody else may have been faster.
+                        // Somebody else may have been faster, or a signal.
                         match io::Read::read(&mut stream.get_ref(), &mut buffer) {
                             Err(err) if err.kind() == io::ErrorKind::WouldBlock => None,
+                            Err(err) if err.kind() == io::ErrorKind::Interrupted => None,
                             read => Some(read),
                         }
                     } else {

@@ -15,6 +15,8 @@ use std::{
 
 /// Nothing at all was done for so long: it hangs. A bound against hangs only, for slow machines too.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// After so long the books are shown, and it goes on: somebody may have been waiting for what came by chance.
+const SUSPICIOUS: Duration = Duration::from_secs(3);
 /// No timer may be later. As above: what is meant is "at some time", not "in time".
 const LATEST: Duration = Duration::from_secs(20);
 
@@ -85,14 +87,17 @@ impl Ledger {
     }
 
     fn watch(&self) {
-        let (mut seen, mut since) = (0, Instant::now());
+        let (mut seen, mut since, mut shown) = (0, Instant::now(), false);
         loop {
             thread::sleep(Duration::from_millis(200));
             let operations = self.operations.load(Relaxed);
             if operations != seen {
-                (seen, since) = (operations, Instant::now());
+                (seen, since, shown) = (operations, Instant::now(), false);
             } else if since.elapsed() > PATIENCE {
                 self.fail("it hangs");
+            } else if since.elapsed() > SUSPICIOUS && !shown {
+                self.show("nothing has happened for a while");
+                shown = true;
             }
         }
     }
@@ -177,13 +182,18 @@ impl Ledger {
         static ONCE: Mutex<()> = Mutex::new(());
         // Whoever is second waits for the end.
         let _once = ONCE.lock();
+        self.show(message);
+        std::process::abort();
+    }
+
+    fn show(&self, message: &str) {
         let mut out = format!("\nSTRESS: {message}\n{}\n", self.summary());
         match self.open.try_lock() {
             Ok(open) => {
                 let _ = writeln!(out, "{} are open, the oldest first:", open.len());
                 for Entry { what, seed, stage, since } in open.values().take(60) {
-                    let _ =
-                        writeln!(out, "  {what} {seed:#x}: {stage:?} for {:?}", since.elapsed());
+                    let since = since.elapsed();
+                    let _ = writeln!(out, "  {what} {seed:#x}: {stage:?} for {since:?}");
                 }
             }
             Err(_) => out.push_str("the books are in use\n"),
@@ -191,7 +201,6 @@ impl Ledger {
         out.push_str(&threads());
         // Not `eprintln!`: the test harness would swallow it.
         let _ = io::stderr().write_all(out.as_bytes());
-        std::process::abort();
     }
 }
 
@@ -201,11 +210,14 @@ fn threads() -> String {
     #[cfg(target_os = "linux")]
     for thread in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let read = |file| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
-        let (stat, name) = (read("stat"), read("comm"));
-        let state = stat.rsplit(") ").next().map_or("", |rest| &rest[..1.min(rest.len())]);
-        let (name, wchan, syscall) = (name.trim(), read("wchan"), read("syscall"));
-        let syscall = syscall.split(' ').next().unwrap_or_default();
-        let _ = writeln!(out, "  thread {name}: {state} {wchan}, system call {syscall}");
+        let (stat, name, wchan) = (read("stat"), read("comm"), read("wchan"));
+        // State, and processor time in user mode and in the kernel, in hundredths of a second.
+        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let state = fields.next().unwrap_or_default();
+        let ticks: u64 =
+            fields.skip(10).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        let name = name.trim();
+        let _ = writeln!(out, "  thread {name}: {state} in {wchan}, has used {ticks}0 ms");
     }
     out
 }

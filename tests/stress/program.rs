@@ -37,7 +37,9 @@ use std::{
 /// `never-and-back`: a timer under somebody's eyes is set to never, and to a time again.
 /// `position`: where a file is after a read that was given up.
 /// `interrupted-poll`: an EINTR of poll(2) comes out of `readable`, `writable` and `connect`.
-const KNOWN: &str = "shared-file,never-and-back,position,interrupted-poll";
+/// `failed-start`: threads whose start fails now and then, among them the watcher's, leave a ticket with a worker that
+/// blocks.
+const KNOWN: &str = "shared-file,never-and-back,position,interrupted-poll,failed-start";
 
 /// Whether to step around this fault.
 pub(crate) fn is_known(fault: &str) -> bool {
