@@ -129,7 +129,12 @@ impl Ledger {
     /// Whether what this run provokes may leave somebody without what he waits for.
     pub(crate) fn may_starve(&self) -> bool {
         let errors = self.allowed.get().copied().unwrap_or_default();
-        !errors.is_empty() || std::env::var_os("RUST_MIN_STACK").is_some()
+        !errors.is_empty() || self.has_no_threads()
+    }
+
+    /// Whether the library cannot start any.
+    pub(crate) fn has_no_threads(&self) -> bool {
+        std::env::var_os("RUST_MIN_STACK").is_some()
     }
 
     /// Whether this run provokes such errors. `connect` puts those of several addresses into one text.

@@ -9,6 +9,7 @@ use fastrand::Rng;
 use smol::{Timer, block_on, spawn, unblock};
 use std::{
     env,
+    path::PathBuf,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
@@ -156,7 +157,7 @@ impl Left {
     fn now() -> Left {
         Left {
             #[cfg(target_os = "linux")]
-            descriptors: crate::common::open_fds(),
+            descriptors: entries("/proc/self/fd").len() - 1, // one is the listing's own
             #[cfg(not(target_os = "linux"))]
             descriptors: 0,
         }
@@ -182,8 +183,10 @@ impl Left {
         }
         #[cfg(target_os = "linux")]
         {
-            let threads = crate::common::threads();
-            let is_left = |name: &&String| name.starts_with("smol-pool") || *name == "stress";
+            let name = |thread: &PathBuf| std::fs::read_to_string(thread.join("comm")).ok();
+            let threads = entries("/proc/self/task").iter().filter_map(name).collect::<Vec<_>>();
+            let threads: Vec<_> = threads.iter().map(|name| name.trim()).collect();
+            let is_left = |name: &&&str| name.starts_with("smol-pool") || **name == "stress";
             let left: Vec<_> = threads.iter().filter(is_left).collect();
             if !left.is_empty() {
                 return Some(format!("threads {left:?}"));
@@ -198,6 +201,18 @@ impl Left {
             }
         }
         None
+    }
+}
+
+/// What is in a directory of the kernel's, whether or not `open` is interrupted.
+#[cfg(target_os = "linux")]
+fn entries(directory: &str) -> Vec<PathBuf> {
+    loop {
+        match std::fs::read_dir(directory) {
+            Ok(entries) => return entries.map(|entry| entry.unwrap().path()).collect(),
+            Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(err) => panic!("{directory}: {err}"),
+        }
     }
 }
 
