@@ -1,14 +1,17 @@
 //! Everything at once, in random order: nothing is lost, nothing is done twice, everything ends.
 //!
-//! The tests whose names begin with `a_random_program` run one, as `stress/program.rs` describes it, and account for
-//! every task, byte, timer, wake-up and output. They are short here. By hand, for 10⁶ small operations:
+//! The tests whose names begin with `a_random_program` run one, as `stress/program.rs` describes
+//! it, and account for every task, byte, timer, wake-up and output. They are short here. By hand,
+//! for 10⁶ small operations:
 //!
 //! ```sh
-//! SMOL_STRESS_ROUNDS=1000 cargo test --release --test stress -- a_random_program --nocapture --test-threads=1
+//! SMOL_STRESS_ROUNDS=1000 cargo test --release --test stress -- \
+//!     a_random_program --nocapture --test-threads=1
 //! ```
 //!
-//! The first line of a run has the seed and the number of its rounds as variables that repeat it; `SMOL_STRESS_KNOWN`
-//! chooses the known faults that are stepped around (`KNOWN` in `stress/program.rs`).
+//! The first line of a run has the seed and the number of its rounds as variables that repeat it;
+//! `SMOL_STRESS_KNOWN` chooses the known faults that are stepped around (`KNOWN` in
+//! `stress/program.rs`).
 
 #[path = "stress/bytes.rs"]
 mod bytes;
@@ -97,7 +100,8 @@ fn a_random_program_whose_system_calls_are_interrupted_loses_nothing() {
     );
 }
 
-/// Not EAGAIN of sockets: no system says that while there are bytes, and whoever hears it waits for news.
+/// Not EAGAIN of sockets: no system says that while there are bytes, and whoever hears it waits for
+/// news.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_random_program_whose_system_calls_fail_for_now_is_refused_some_and_loses_nothing() {

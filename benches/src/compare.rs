@@ -18,8 +18,8 @@ struct Line {
     numbers: [Vec<f64>; 2],
 }
 
-/// Runs the rows whose names contain one of the words, in both programs where both have them, and prints each row when
-/// it is done; at the end, those that have become worse.
+/// Runs the rows whose names contain one of the words, in both programs where both have them, and
+/// prints each row when it is done; at the end, those that have become worse.
 pub fn report(old: &Path, words: &[&str], rounds: u32, full: bool) -> Result<()> {
     let new = PROGRAM.get().ok_or("no copy of the program")?;
     // A copy of that one as well: it may be built anew meanwhile.

@@ -1,4 +1,5 @@
-//! The acts that move bytes: each byte says where it belongs, arrives once and in order, and is accounted for at the end.
+//! The acts that move bytes: each byte says where it belongs, arrives once and in order, and is
+//! accounted for at the end.
 
 use super::ledger::LEDGER;
 use super::program::{give_up, insist, is_known, micros, on_a_thread};
@@ -64,8 +65,8 @@ fn size(random: &mut Rng) -> usize {
     }
 }
 
-/// Sends so many bytes, then the end, and returns how many they were. A `write` of a socket or a pipe that is dropped
-/// has written nothing.
+/// Sends so many bytes, then the end, and returns how many they were. A `write` of a socket or a
+/// pipe that is dropped has written nothing.
 async fn send(mut writer: impl AsyncWrite + Unpin, seed: u64, total: u64) -> io::Result<u64> {
     let life = LEDGER.begin("sender", seed);
     let mut random = Rng::with_seed(seed);
@@ -234,7 +235,8 @@ pub(crate) async fn pipe(mut random: Rng) -> io::Result<()> {
             assert_eq!(receive(Async::new(reader)?, seed).await?, total);
             thread.await;
         }
-        // Where the pool has no threads, whoever asks it for this read blocks, maybe instead of the writer.
+        // Where the pool has no threads, whoever asks it for this read blocks, maybe instead of the
+        // writer.
         1 if !LEDGER.may_starve() => {
             let reader = Unblock::new(reader);
             let receiver = spawn(receive(reader, seed));
@@ -439,7 +441,8 @@ pub(crate) async fn child(mut random: Rng) -> io::Result<()> {
     Ok(())
 }
 
-/// A file is written, with writes that are given up, and read in pieces, with reads that are given up.
+/// A file is written, with writes that are given up, and read in pieces, with reads that are given
+/// up.
 pub(crate) async fn file(mut random: Rng) -> io::Result<()> {
     let (path, seed, total) = (path(&mut random), random.u64(..), total(&mut random));
     let life = LEDGER.begin("file", seed);
@@ -558,8 +561,8 @@ pub(crate) async fn shared_file(mut random: Rng) -> io::Result<()> {
     Ok(())
 }
 
-/// Many wait on one handle, and some of them lose interest just when it was their turn: what they were called for goes to
-/// another.
+/// Many wait on one handle, and some of them lose interest just when it was their turn: what they
+/// were called for goes to another.
 pub(crate) async fn waiters(mut random: Rng) -> io::Result<()> {
     if LEDGER.has_no_threads() && is_known("stand-in") {
         return Ok(());

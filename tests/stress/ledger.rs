@@ -1,5 +1,6 @@
-//! The books of the random program: what has begun and not ended, how much was done, what the system refused, and how
-//! late the timers were; and the watchdog, which prints them when nothing moves any more.
+//! The books of the random program: what has begun and not ended, how much was done, what the
+//! system refused, and how late the timers were; and the watchdog, which prints them when nothing
+//! moves any more.
 
 use std::{
     collections::BTreeMap,
@@ -13,9 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Nothing at all was done for so long: it hangs. A bound against hangs only, for slow machines too.
+/// Nothing at all was done for so long: it hangs. A bound against hangs only, for slow machines
+/// too.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// After so long the books are shown, and it goes on: somebody may have been waiting for what came by chance.
+/// After so long the books are shown, and it goes on: somebody may have been waiting for what came
+/// by chance.
 const SUSPICIOUS: Duration = Duration::from_secs(3);
 /// No timer may be later. As above: what is meant is "at some time", not "in time".
 const LATEST: Duration = Duration::from_secs(20);
@@ -76,8 +79,8 @@ impl Drop for Life {
 }
 
 impl Ledger {
-    /// Opens the books of this process. Any panic is a failure from now on, whoever swallows it; the panics of the
-    /// program itself are raised without the hook.
+    /// Opens the books of this process. Any panic is a failure from now on, whoever swallows it;
+    /// the panics of the program itself are raised without the hook.
     pub(crate) fn open(&self, title: String, allowed: &'static [i32]) {
         assert!(self.title.set(title).is_ok() && self.allowed.set(allowed).is_ok());
         std::panic::set_hook(Box::new(|info| LEDGER.fail(&info.to_string())));
@@ -137,7 +140,8 @@ impl Ledger {
         std::env::var_os("RUST_MIN_STACK").is_some()
     }
 
-    /// Whether this run provokes such errors. `connect` puts those of several addresses into one text.
+    /// Whether this run provokes such errors. `connect` puts those of several addresses into one
+    /// text.
     pub(crate) fn is_refusal(&self, error: &io::Error) -> bool {
         let text = error.to_string();
         let allowed = self.allowed.get().copied().unwrap_or_default();

@@ -1,8 +1,9 @@
 //! The random program: who runs what, on which thread, and who loses interest half way.
 //!
-//! A *drive* is a way to run things (tasks, a thread with some `block_on`, an `Executor`, a `scope` …) and runs other
-//! drives in it, down to some depth; an *act* at its end does something and checks what comes out. Every choice is
-//! made by a number that the drive was given, so that a seed is a program. (Its schedule is the system's.)
+//! A *drive* is a way to run things (tasks, a thread with some `block_on`, an `Executor`, a `scope`
+//! …) and runs other drives in it, down to some depth; an *act* at its end does something and
+//! checks what comes out. Every choice is made by a number that the drive was given, so that a seed
+//! is a program. (Its schedule is the system's.)
 
 use super::bytes;
 use super::ledger::{LEDGER, Life};
@@ -30,8 +31,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Faults that are known and stepped around, so that they do not hide others: those in `SMOL_STRESS_KNOWN`, a list with
-/// commas, or else all of these. An empty list steps around none. Whoever mends one takes it off.
+/// Faults that are known and stepped around, so that they do not hide others: those in
+/// `SMOL_STRESS_KNOWN`, a list with commas, or else all of these. An empty list steps around none.
+/// Whoever mends one takes it off.
 const KNOWN: &[&str] = &[
     // Many tasks with one file, by reference or by more than 64 clones.
     "shared-file",
@@ -41,11 +43,14 @@ const KNOWN: &[&str] = &[
     "position",
     // An EINTR of poll(2) comes out of `readable`, `writable`, `connect` and `status`.
     "interrupted-poll",
-    // An EINTR of the write that ends a wait in the poller: that wake-up is lost. (Linux does not say it.)
+    // An EINTR of the write that ends a wait in the poller: that wake-up is lost. (Linux does not
+    // say it.)
     "interrupted-bell",
-    // Threads whose start fails now and then, the watcher among them, leave a ticket with a worker that blocks.
+    // Threads whose start fails now and then, the watcher among them, leave a ticket with a worker
+    // that blocks.
     "failed-start",
-    // Without threads, tasks that wait for I/O are polled again and again before whoever stands in gets on.
+    // Without threads, tasks that wait for I/O are polled again and again before whoever stands in
+    // gets on.
     "stand-in",
 ];
 
@@ -64,7 +69,8 @@ pub(crate) fn micros(random: &mut Rng, most: u64) -> Duration {
     Duration::from_micros(random.u64(0..=most))
 }
 
-/// Lets other threads run. Not by `yield_now`: some kernels make who yields again and again wait for seconds.
+/// Lets other threads run. Not by `yield_now`: some kernels make who yields again and again wait
+/// for seconds.
 fn pause() {
     thread::sleep(Duration::from_micros(10));
 }
@@ -76,8 +82,8 @@ fn output(seed: u64) -> u64 {
 
 // ---------- who loses interest ----------
 
-/// Awaits a future, or drops it half way: after some polls, after some time. Sometimes somebody else polls it first,
-/// whose waker must be forgotten.
+/// Awaits a future, or drops it half way: after some polls, after some time. Sometimes somebody
+/// else polls it first, whose waker must be forgotten.
 pub(crate) async fn give_up<T>(random: &mut Rng, future: impl Future<Output = T>) -> Option<T> {
     LEDGER.did(1);
     let mut future = pin!(future);
@@ -105,7 +111,8 @@ pub(crate) async fn give_up<T>(random: &mut Rng, future: impl Future<Output = T>
     }
 }
 
-/// Awaits it again and again until somebody waits to its end: for operations that lose nothing when they are dropped.
+/// Awaits it again and again until somebody waits to its end: for operations that lose nothing when
+/// they are dropped.
 pub(crate) async fn insist<T, F: Future<Output = T>>(
     random: &mut Rng,
     mut begin: impl FnMut() -> F,
@@ -469,7 +476,8 @@ const ACTS: &[(u32, &str, Act)] = &[
     (3, "unblocked", |random| Box::pin(bytes::unblocked(random))),
 ];
 
-/// Does one thing, and checks it. `SMOL_STRESS_ACTS`, a list with commas, leaves only some to choose from.
+/// Does one thing, and checks it. `SMOL_STRESS_ACTS`, a list with commas, leaves only some to
+/// choose from.
 async fn act(seed: u64) {
     static CHOSEN: OnceLock<Vec<&(u32, &str, Act)>> = OnceLock::new();
     let acts = CHOSEN.get_or_init(|| {
@@ -560,7 +568,8 @@ async fn timers(mut random: Rng) -> io::Result<()> {
     Ok(())
 }
 
-/// A ball goes round, between tasks and threads of all kinds. Who waits for it and loses interest waits again.
+/// A ball goes round, between tasks and threads of all kinds. Who waits for it and loses interest
+/// waits again.
 async fn relay(mut random: Rng) -> io::Result<()> {
     let (stations, limit) = (random.usize(2..5), random.u64(1..60));
     let channels: Vec<_> = (0..stations).map(|_| Channel::new()).collect();

@@ -1,5 +1,5 @@
-//! How the random program is run: rounds, the settling between them, what may be left at the end, and the ways in which
-//! the system is made to fail.
+//! How the random program is run: rounds, the settling between them, what may be left at the end,
+//! and the ways in which the system is made to fail.
 
 use super::bytes::DIRECTORY;
 use super::ledger::LEDGER;
@@ -16,7 +16,8 @@ use std::{
 
 /// How deep drives are in drives.
 const DEPTH: u32 = 3;
-/// Memory may grow by this much in the second half of the rounds: tables keep the size that they once had.
+/// Memory may grow by this much in the second half of the rounds: tables keep the size that they
+/// once had.
 const SLACK: isize = 1 << 20;
 
 /// What is made to fail.
@@ -54,8 +55,8 @@ pub(crate) fn seconds() -> u64 {
     120 + number("SMOL_STRESS_ROUNDS").unwrap_or(0) * 2
 }
 
-/// Shows what a process said, which has its seed and its summary, and that it was content. In that process itself there
-/// is nothing to judge.
+/// Shows what a process said, which has its seed and its summary, and that it was content. In that
+/// process itself there is nothing to judge.
 pub(crate) fn judge(ended: Option<Ended>) {
     if let Some(Ended { status, output, took }) = ended {
         println!("{output}\n{took:?}");
@@ -233,8 +234,9 @@ fn limit_descriptors(_: u64) -> impl Drop {
 
 // ---------- under strace ----------
 
-/// Runs the calling test again under `strace`, which lets system calls fail, once for each of `injections`; says so
-/// and does nothing where there is no `strace` that works. Called as `fresh_process` is.
+/// Runs the calling test again under `strace`, which lets system calls fail, once for each of
+/// `injections`; says so and does nothing where there is no `strace` that works. Called as
+/// `fresh_process` is.
 #[cfg(target_os = "linux")]
 pub(crate) fn under_strace<F: FnOnce()>(name: &str, injections: &[&str], body: F) {
     use std::process::{Command, Stdio};
