@@ -46,6 +46,8 @@ const KNOWN: &[&str] = &[
     // An EINTR of the write that ends a wait in the poller: that wake-up is lost. (Linux does not
     // say it.)
     "interrupted-bell",
+    // An EINTR of waitpid(2) when a child was dropped: a zombie is left.
+    "interrupted-wait",
     // Threads whose start fails now and then, the watcher among them, leave a ticket with a worker
     // that blocks.
     "failed-start",
