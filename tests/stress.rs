@@ -1,8 +1,33 @@
 //! Everything at once, in random order: nothing is lost, nothing is done twice, everything ends.
+//!
+//! The tests whose names begin with `a_random_program` run one, as `stress/program.rs` describes
+//! it, and account for every task, byte, timer, wake-up and output. They are short here. By hand,
+//! for 10⁶ small operations:
+//!
+//! ```sh
+//! SMOL_STRESS_ROUNDS=1000 cargo test --release --test stress -- \
+//!     a_random_program --nocapture --test-threads=1
+//! ```
+//!
+//! The first line of a run has the seed and the number of its rounds as variables that repeat it;
+//! `SMOL_STRESS_KNOWN` chooses the known faults that are stepped around (`KNOWN` in
+//! `stress/program.rs`).
 
+#[path = "stress/bytes.rs"]
+mod bytes;
 mod common;
+#[path = "stress/ledger.rs"]
+mod ledger;
+#[path = "stress/program.rs"]
+mod program;
+#[path = "stress/run.rs"]
+mod run;
 
-use common::{Flag, OnDrop, foreign_block_on, fresh_processes, sleep, socket_pair, within};
+use common::{
+    Flag, OnDrop, foreign_block_on, fresh_process_output, fresh_processes, sleep, socket_pair,
+    within,
+};
+use run::Faults;
 use smol::{
     Executor, Task, Timer, block_on, future,
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,6 +43,85 @@ use std::{
     thread,
     time::Duration,
 };
+
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+
+#[test]
+fn a_random_program_loses_nothing_and_does_nothing_twice() {
+    // So many workers as the seed says: one, two, three, six.
+    let seed = run::seed();
+    let threads = ["1", "2", "3", "6"][seed.bytes().map(usize::from).sum::<usize>() % 4];
+    let env = [("SMOL_STRESS_SEED", &*seed), ("SMOL_THREADS", threads)];
+    run::judge(fresh_process_output(run::seconds(), &env, || run::run(Faults::default())));
+}
+
+/// The numbers of EAGAIN, ENFILE and EMFILE.
+#[cfg(target_os = "linux")]
+const REFUSALS: &[i32] = &[11, 23, 24];
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_random_program_with_few_descriptors_is_refused_some_and_loses_nothing() {
+    let env = [("SMOL_STRESS_SEED", &*run::seed())];
+    let ended = fresh_process_output(run::seconds(), &env, || {
+        run::run(Faults { errors: REFUSALS, descriptors: Some(10), slow: 1 });
+        assert!(ledger::LEDGER.refused() > 0, "there were descriptors enough");
+    });
+    run::judge(ended);
+}
+
+#[test]
+fn a_random_program_without_threads_loses_nothing() {
+    // Every `std::thread` without a stack size of its own fails to start.
+    let env = [("SMOL_STRESS_SEED", &*run::seed()), ("RUST_MIN_STACK", "70368744177664")];
+    let ended = fresh_process_output(run::seconds(), &env, || run::run(Faults::default()));
+    run::judge(ended);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_random_program_whose_system_calls_are_interrupted_loses_nothing() {
+    let mut injections = vec![
+        "epoll_wait,epoll_pwait,epoll_pwait2:error=EINTR:when=3+5",
+        "read,recvfrom,sendto,accept4:error=EINTR:when=5+7",
+        "openat:error=EINTR:when=3+5",
+    ];
+    if !program::is_known("interrupted-poll") {
+        injections.push("poll,ppoll:error=EINTR:when=3+5");
+    }
+    if !program::is_known("interrupted-wait") {
+        injections.push("wait4,waitid:error=EINTR:when=3+5");
+    }
+    if !program::is_known("interrupted-bell") {
+        injections.push("write:error=EINTR:when=5+7");
+    }
+    run::under_strace(
+        "a_random_program_whose_system_calls_are_interrupted_loses_nothing",
+        &injections,
+        || within(run::seconds(), || run::run(Faults { slow: 6, ..Faults::default() })),
+    );
+}
+
+/// Not EAGAIN of sockets: no system says that while there are bytes, and whoever hears it waits for
+/// news.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_random_program_whose_system_calls_fail_for_now_is_refused_some_and_loses_nothing() {
+    let mut injections = vec!["preadv2:error=EAGAIN:when=2+2"];
+    if !program::is_known("failed-start") {
+        injections.push("clone,clone3,vfork:error=EAGAIN:when=2+3");
+    }
+    run::under_strace(
+        "a_random_program_whose_system_calls_fail_for_now_is_refused_some_and_loses_nothing",
+        &injections,
+        || {
+            within(run::seconds(), || {
+                run::run(Faults { errors: REFUSALS, slow: 6, ..Faults::default() })
+            })
+        },
+    );
+}
 
 /// What all tasks of a test know of: how many live, how many came to their end.
 #[derive(Default)]

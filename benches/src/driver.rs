@@ -1,7 +1,7 @@
 //! The parent starts one process for each measurement, and keeps every number in a file.
 
 use crate::row::{ALL, Row, Unit};
-use crate::{evidence, growth, memory, rows, table};
+use crate::{compare, evidence, growth, memory, rows, table};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fs;
@@ -21,6 +21,9 @@ smol-bench evidence [<row>...] [--runtimes a,b] [--write]
     counts instructions and system calls per operation; with --write, benches/EVIDENCE.md has them.
 smol-bench growth [<line>...] [--runtimes a,b] [--passes n] [--write]
     the cost per operation as the number of tasks, timers, connections and workers grows; benches/GROWTH.md has it.
+smol-bench compare <old program> [<row>...] [--rounds n] [--quick]
+    runs the rows of this runtime alternately in an older build of this program and in this one
+    (in the sizes of the full mode, five times each), and says which have become worse.
 smol-bench list
     says what the rows are.";
 
@@ -60,7 +63,7 @@ fn run(args: &[&str]) -> Result<()> {
     let mut words = Vec::new();
     let mut runtimes = ALL.to_vec();
     let mut passes = None;
-    let mut write = false;
+    let (mut write, mut full) = (false, true);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match *arg {
@@ -68,8 +71,9 @@ fn run(args: &[&str]) -> Result<()> {
                 let list: Vec<&str> = args.next().ok_or(HELP)?.split(',').collect();
                 runtimes.retain(|name| list.contains(name));
             }
-            "--passes" => passes = Some(args.next().ok_or(HELP)?.parse()?),
+            "--passes" | "--rounds" => passes = Some(args.next().ok_or(HELP)?.parse()?),
             "--write" => write = true,
+            "--quick" => full = false,
             option if option.starts_with('-') => return Err(HELP.into()),
             word => words.push(word),
         }
@@ -92,6 +96,9 @@ fn run(args: &[&str]) -> Result<()> {
         ("growth", words) => {
             let passes = passes.unwrap_or(3);
             keep(&growth::report(&header(mode)?, words, &runtimes, passes)?, "GROWTH.md", write)
+        }
+        ("compare", [old, words @ ..]) => {
+            compare::report(Path::new(old), words, passes.unwrap_or(5), full)
         }
         ("list", []) => {
             rows().for_each(|row| println!("{:22}{}", row.name, row.what));
@@ -138,7 +145,19 @@ pub fn find(name: &str) -> Option<&'static Row> {
 
 /// Starts a process for this row, and returns what it reported.
 pub fn measure_one(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Vec<(String, f64)>> {
-    let output = command(row, runtime, n, workers)?.stderr(Stdio::inherit()).output()?;
+    measure_with(program(row)?, row, runtime, n, workers)
+}
+
+/// The same with another build of the program.
+pub fn measure_with(
+    program: &Path,
+    row: &Row,
+    runtime: &str,
+    n: u64,
+    workers: usize,
+) -> Result<Vec<(String, f64)>> {
+    let mut command = command(program, row, runtime, n, workers);
+    let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err(format!("{} {runtime} {n}: {}", row.name, output.status).into());
     }
@@ -151,12 +170,16 @@ pub fn measure_one(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<V
         .collect()
 }
 
-/// The command line of such a process. Rows that do not measure time have an allocator that counts.
-pub fn command(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Command> {
-    let program = match row.unit {
-        Unit::Nanos => PROGRAM.get().ok_or("no copy of the program")?,
-        Unit::Bytes | Unit::Count => memory::program()?,
-    };
+/// Rows that do not measure time have an allocator that counts.
+pub fn program(row: &Row) -> Result<&'static PathBuf> {
+    match row.unit {
+        Unit::Nanos => PROGRAM.get().ok_or("no copy of the program".into()),
+        Unit::Bytes | Unit::Count => memory::program(),
+    }
+}
+
+/// The command line of such a process.
+pub fn command(program: &Path, row: &Row, runtime: &str, n: u64, workers: usize) -> Command {
     let workers = workers.max(1).to_string();
     let mut command = Command::new(program);
     if row.unit == Unit::Nanos {
@@ -171,7 +194,7 @@ pub fn command(row: &Row, runtime: &str, n: u64, workers: usize) -> Result<Comma
         .env("SMOL_THREADS", &workers)
         .env("ASYNC_STD_THREAD_COUNT", &workers)
         .env("BENCH_WORKERS", &workers);
-    Ok(command)
+    command
 }
 
 /// Where the numbers are kept: beside the programs.

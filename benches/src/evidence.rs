@@ -1,7 +1,7 @@
 //! What noise cannot fake: instructions, counted by callgrind, and system calls, counted by strace. Each row runs
 //! with n operations and with 2n; the difference is what n operations take, without start and end.
 
-use crate::driver::{Result, command, find};
+use crate::driver::{Result, command, find, program};
 use crate::row::{Row, Unit};
 use crate::table::show;
 use std::fmt::Write;
@@ -19,6 +19,7 @@ const ROWS: &[(&str, u64)] = &[
     ("fan_out_in", 19_200),
     ("yield_1task", 20_000),
     ("yield_1000x1000", 100_000),
+    ("selfwake_1000x1000", 100_000),
     ("pingpong_chan", 10_000),
     ("pingpong_64pairs", 19_200),
     ("local_spawn_100k", 100_000),
@@ -96,7 +97,7 @@ pub fn report(header: &str, words: &[&str], runtimes: &[&str]) -> Result<String>
 
 /// `tool` with the command line of a row behind it.
 fn under(tool: &str, args: &[&str], row: &Row, runtime: &str, n: u64) -> Result<Command> {
-    let measured = command(row, runtime, n, row.workers)?;
+    let measured = command(program(row)?, row, runtime, n, row.workers);
     let mut command = Command::new(tool);
     command.args(args).arg(measured.get_program()).args(measured.get_args()).stdout(Stdio::null());
     for (name, value) in measured.get_envs() {

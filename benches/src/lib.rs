@@ -3,6 +3,7 @@
 pub mod builds;
 pub mod children;
 pub mod client;
+pub mod compare;
 pub mod driver;
 pub mod evidence;
 pub mod files;

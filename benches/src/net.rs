@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
@@ -390,6 +390,61 @@ fn unix_ping_pong(runtime: &str, n: u64) -> Report {
         R => beside::<R, _>(unix_server::<R>(listener), load))
 }
 
+/// What a device on a battery does all day.
+fn messages(runtime: &str, n: u64) -> Report {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let writer = move || {
+        let mut stream = UnixStream::connect(path).unwrap();
+        let mut send = |i: u64| {
+            thread::sleep(Duration::from_millis(20));
+            stream.write_all(&[i as u8]).unwrap();
+        };
+        // What is built when it is first needed has been built after some of them.
+        (0..5).for_each(&mut send);
+        thread::sleep(Duration::from_millis(10));
+        let start = (cpu_time(), wakeups());
+        (0..n).for_each(&mut send);
+        thread::sleep(Duration::from_millis(10));
+        let end = (cpu_time(), wakeups());
+        drop(stream);
+        let cpu = end.0.saturating_sub(start.0).as_nanos() as f64 / n as f64;
+        Report(vec![("", cpu), ("wakeups", end.1.saturating_sub(start.1) as f64 / n as f64)])
+    };
+    each!(runtime,
+    raw => {
+        let writer = thread::spawn(writer);
+        let mut stream = listener.accept().unwrap().0;
+        let (mut byte, mut had) = ([0], 0);
+        while stream.read(&mut byte).unwrap() == 1 {
+            had = check_message(byte, had, n);
+        }
+        assert_eq!(had, n + 5);
+        writer.join().unwrap()
+    },
+    R => R::run(async {
+        let reader = R::spawn(async move {
+            let mut stream = R::accept_unix(listener).await.unwrap();
+            let (mut byte, mut had) = ([0], 0);
+            while stream.read(&mut byte).await.unwrap() == 1 {
+                had = check_message(byte, had, n);
+            }
+            had
+        });
+        let writer = thread::spawn(writer);
+        assert_eq!(reader.await, n + 5);
+        writer.join().unwrap()
+    }))
+}
+
+/// Five messages for practice, then `n`; says how many there were.
+fn check_message(byte: [u8; 1], had: u64, n: u64) -> u64 {
+    assert_eq!(byte[0] as u64, had.checked_sub(5).unwrap_or(had) % 256);
+    assert!(had < n + 5);
+    had + 1
+}
+
 fn udp_ping_pong(runtime: &str, n: u64) -> Report {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
@@ -621,6 +676,14 @@ pub const ROWS: &[Row] = &[
     )
     .one_cpu(),
     ping_pong_row("unix_pp", "the same with a Unix socket", unix_ping_pong).one_cpu(),
+    Row::new(
+        "message_20ms",
+        "a task on the workers reads one byte every 20 ms from a Unix socket: processor time per \
+        message, and `wakeups` of the runtime's threads",
+        (25, 100),
+        ALL,
+        messages,
+    ),
     http_row::<64>("http_64"),
     http_row::<1_000>("http_1000"),
     wrk_row::<64>("http_wrk_64"),

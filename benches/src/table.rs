@@ -25,15 +25,8 @@ impl Line {
         format!("{} {}", self.row.name, self.value).trim_end().to_string()
     }
 
-    /// The unit of an additional value is in its name.
     fn unit(&self) -> Unit {
-        let has = |words: &[&str]| words.iter().any(|word| self.value.contains(word));
-        match () {
-            () if has(&["bytes", "resident", "size", "heap"]) => Unit::Bytes,
-            () if has(&["count", "allocations", "crates", "wakeups", "calls"]) => Unit::Count,
-            () if has(&["late", "p50", "p99", "wall", "cpu"]) => Unit::Nanos,
-            () => self.row.unit,
-        }
+        unit(self.row, &self.value)
     }
 
     fn of(&self, runtime: &str) -> Option<(f64, f64)> {
@@ -55,6 +48,17 @@ impl Line {
     }
 }
 
+/// The unit of an additional value is in its name.
+pub fn unit(row: &Row, value: &str) -> Unit {
+    let has = |words: &[&str]| words.iter().any(|word| value.contains(word));
+    match () {
+        () if has(&["bytes", "resident", "size", "heap"]) => Unit::Bytes,
+        () if has(&["count", "allocations", "crates", "wakeups", "calls"]) => Unit::Count,
+        () if has(&["late", "p50", "p99", "wall", "cpu"]) => Unit::Nanos,
+        () => row.unit,
+    }
+}
+
 fn minimum(numbers: (f64, f64)) -> f64 {
     numbers.0
 }
@@ -63,7 +67,15 @@ fn median(numbers: (f64, f64)) -> f64 {
     numbers.1
 }
 
-fn ratio(a: f64, b: f64) -> Option<f64> {
+/// The minimum and the median.
+pub fn low_and_middle(numbers: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let mut all: Vec<f64> = numbers.collect();
+    all.sort_by(f64::total_cmp);
+    let (low, high) = (all.get(all.len().saturating_sub(1) / 2)?, all.get(all.len() / 2)?);
+    Some((all[0], (low + high) / 2.0))
+}
+
+pub fn ratio(a: f64, b: f64) -> Option<f64> {
     match b > 0.0 {
         true => Some(a / b),
         false => (a == b).then_some(1.0),
@@ -86,12 +98,7 @@ fn lines(samples: &[Sample]) -> Vec<Line> {
                 let numbers = ALL.iter().map(|runtime| {
                     let of_runtime =
                         |sample: &&&Sample| sample.value == value && sample.runtime == *runtime;
-                    let mut all: Vec<f64> =
-                        mine.iter().filter(of_runtime).map(|sample| sample.number).collect();
-                    all.sort_by(f64::total_cmp);
-                    let (low, high) =
-                        (all.get(all.len().saturating_sub(1) / 2)?, all.get(all.len() / 2)?);
-                    Some((all[0], (low + high) / 2.0))
+                    low_and_middle(mine.iter().filter(of_runtime).map(|sample| sample.number))
                 });
                 lines.push(Line { section, row, value: value.into(), numbers: numbers.collect() });
             }
@@ -238,6 +245,6 @@ pub fn show(number: f64, unit: Unit) -> String {
     format!("{number:.decimals$}{suffix}")
 }
 
-fn show_ratio(ratio: Option<f64>) -> String {
+pub fn show_ratio(ratio: Option<f64>) -> String {
     ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default()
 }

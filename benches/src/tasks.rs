@@ -131,6 +131,17 @@ pub const ROWS: &[Row] = &[
         },
     ),
     Row::new(
+        "selfwake_1000x1000",
+        "one of 1,000 tasks wakes itself while it is polled, and is polled again",
+        (600_000, 5_000_000),
+        ALL,
+        |runtime, n| {
+            best_of_five(n, |n| {
+                each!(runtime, raw => raw_self_wakes(n), R => R::run(self_wakes::<R>(n)))
+            })
+        },
+    ),
+    Row::new(
         "pingpong_chan",
         "a message there and one back between two tasks, over channels of capacity 1",
         (75_000, 500_000),
@@ -166,6 +177,22 @@ pub const ROWS: &[Row] = &[
         (5_000, 25_000),
         RUNTIMES,
         |runtime, n| each!(runtime, R => busy::<R>(n)),
+    ),
+    Row::new(
+        "spawn_remote_stalled",
+        "`block_on` spawns 1,000 tasks while twice as many tasks as workers stall for 10 µs and \
+        spawn their successors; per task, until all have run",
+        (5_000, 25_000),
+        RUNTIMES,
+        |runtime, n| each!(runtime, R => stalled::<R>(n)),
+    ),
+    Row::new(
+        "late_busy",
+        "2 workers, one of them blocked for 2 s (quick: 1 s), and eight tasks that work for 10 ms and \
+        yield: how long a task from outside waits, and how `late` its timer is (worst of ten)",
+        (1_000, 2_000),
+        &["ours", "tokio", "smol2", "async-std"],
+        |runtime, n| each!(runtime, R => late_busy::<R>(Duration::from_millis(n))),
     ),
     scale_spawn("scale_spawn_1", 1),
     scale_spawn("scale_spawn_2", 2),
@@ -371,6 +398,39 @@ pub async fn yields<R: Runtime>(n: u64, tasks: u64) -> Duration {
     start.elapsed()
 }
 
+/// Wakes itself and stays, so many times. (`yield_now` of tokio does it in another way.)
+struct SelfWake(u64);
+
+impl Future for SelfWake {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0 == 0 {
+            return Poll::Ready(());
+        }
+        self.0 -= 1;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// A thousand tasks share `n` wake-ups.
+async fn self_wakes<R: Runtime>(n: u64) -> Duration {
+    let start = Instant::now();
+    let task = |_| {
+        R::spawn(async move {
+            SelfWake(n / 1_000).await;
+            n / 1_000
+        })
+    };
+    let tasks: Vec<_> = (0..1_000).map(task).collect();
+    let mut sum = 0;
+    for task in tasks {
+        sum += task.await;
+    }
+    assert_eq!(sum, n / 1_000 * 1_000);
+    start.elapsed()
+}
+
 async fn pingpong<R: Runtime>(n: u64, pairs: u64) -> Duration {
     let start = Instant::now();
     let tasks: Vec<_> = (0..pairs)
@@ -429,6 +489,77 @@ fn busy<R: Runtime>(n: u64) -> Report {
         }
     });
     report
+}
+
+/// Computes.
+fn work(duration: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        std::hint::spin_loop();
+    }
+}
+
+fn stalled<R: Runtime>(n: u64) -> Report {
+    /// Runs until it is told to stop. The last one to go drops the sender.
+    fn crowd<R: Runtime>(stop: Arc<AtomicBool>, end: Sender<()>) {
+        R::detach(async move {
+            work(Duration::from_micros(10));
+            if !stop.load(Ordering::Relaxed) {
+                crowd::<R>(stop, end);
+            }
+        });
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let (end, ended) = bounded::<()>(1);
+    (0..2 * workers()).for_each(|_| crowd::<R>(stop.clone(), end.clone()));
+    drop(end);
+    let report = best(n, 1_000, |n| R::run(detach::<R>(n)));
+    stop.store(true, Ordering::Relaxed);
+    R::run(async { assert!(ended.recv().await.is_err()) });
+    report
+}
+
+fn late_busy<R: Runtime>(blocked: Duration) -> Report {
+    const TASKS: u32 = 10;
+    let stop = Arc::new(AtomicBool::new(false));
+    let crowd: Vec<_> = (0..8)
+        .map(|_| {
+            let stop = stop.clone();
+            R::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    work(Duration::from_millis(10));
+                    R::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    let blocker = R::spawn(async move { std::thread::sleep(blocked) });
+    let (sender, reports) = mpsc::channel();
+    for _ in 0..TASKS {
+        // All of them come while that worker is blocked.
+        std::thread::sleep(blocked / (2 * TASKS));
+        let (spawned, sender) = (Instant::now(), sender.clone());
+        R::detach(async move {
+            let waited = spawned.elapsed();
+            let at = Instant::now() + Duration::from_millis(20);
+            R::sleep_until(at).await;
+            sender.send((waited, crate::timers::late(at))).unwrap();
+        });
+    }
+    drop(sender);
+    let reports: Vec<_> = reports.into_iter().collect();
+    assert_eq!(reports.len(), TASKS as usize);
+    stop.store(true, Ordering::Relaxed);
+    R::run(async {
+        blocker.await;
+        for task in crowd {
+            task.await;
+        }
+    });
+    let worst = |of: fn(&(Duration, Duration)) -> Duration| {
+        reports.iter().map(of).max().unwrap().as_nanos() as f64
+    };
+    Report(vec![("", worst(|(waited, _)| *waited)), ("late", worst(|(_, late)| *late))])
 }
 
 const fn scale_spawn(name: &'static str, workers: usize) -> Row {
@@ -654,6 +785,19 @@ fn raw_yields(n: u64, tasks: u64) -> Duration {
         }));
     }
     assert_eq!(in_turn(futures), n / tasks * tasks);
+    start.elapsed()
+}
+
+fn raw_self_wakes(n: u64) -> Duration {
+    let start = Instant::now();
+    let mut futures = Futures::new();
+    for _ in 0..1_000 {
+        futures.push_back(Box::pin(async move {
+            SelfWake(n / 1_000).await;
+            n / 1_000
+        }));
+    }
+    assert_eq!(in_turn(futures), n / 1_000 * 1_000);
     start.elapsed()
 }
 

@@ -161,7 +161,7 @@ fn reset(runtime: &str, n: u64) -> Duration {
 }
 
 /// How late it is. No timer may be early.
-fn late(at: Instant) -> Duration {
+pub fn late(at: Instant) -> Duration {
     Instant::now().checked_duration_since(at).expect("a timer that is not early")
 }
 
