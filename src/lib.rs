@@ -2125,7 +2125,12 @@ fn ask_system(handle: Borrowed<'_>, direction: Direction, _seen: usize) -> io::R
     let is_read = direction == Direction::Read;
     let flags = if is_read { PollFlags::IN | PollFlags::PRI } else { PollFlags::OUT };
     let mut handle = [PollFd::from_borrowed_fd(handle, flags)];
-    poll(&mut handle, Some(&rustix::event::Timespec::default()))?;
+    while let Err(err) = poll(&mut handle, Some(&rustix::event::Timespec::default())) {
+        // A signal may be pending.
+        if err != rustix::io::Errno::INTR {
+            return Err(err.into());
+        }
+    }
     let answer = handle[0].revents();
     Ok(match () {
         _ if answer.is_empty() => Readiness::No,
@@ -3926,7 +3931,11 @@ fn poll_source(
 fn stand_in() -> bool {
     let is_stranded = IDLE.is_stranded();
     if is_stranded {
-        for runnable in QUEUES.injector.try_iter().take(TASKS_PER_LOOK as usize) {
+        // In `block_on`, whoever stands in asks the kernel next; in `spawn`, nobody does.
+        let outer = OUR_TASKS.try_with(|tasks| tasks.replace(is_in_loop())).unwrap_or(false);
+        let _restore = OnDrop(|| OUR_TASKS.try_with(|tasks| tasks.set(outer)).unwrap_or(()));
+        let tickets = QUEUES.injector.len().min(TASKS_PER_LOOK as usize);
+        for runnable in QUEUES.injector.try_iter().take(tickets) {
             refill_budget();
             runnable.run();
         }
@@ -3934,13 +3943,15 @@ fn stand_in() -> bool {
     is_stranded
 }
 
-/// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is. Not in wakers,
-/// which may be called with somebody's lock held. And not inside of each other: the outermost finds
-/// what the tasks wake.
+/// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is: each task that is
+/// ready runs once. Not in wakers, which may be called with somebody's lock held. And not inside of each
+/// other: the outermost finds what the tasks spawn.
 fn stand_in_at_once() {
     thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
     if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
-        while stand_in() {}
+        for _ in 0..=QUEUES.injector.len() {
+            stand_in();
+        }
         let _ = INSIDE.try_with(|inside| inside.set(false));
     }
 }
