@@ -167,7 +167,7 @@ fn wakes_of_a_thread_that_is_awake_are_not_told_to_the_kernel() {
         let Some(before) = writes() else { return };
         wake_much();
         let needless = writes().unwrap() - before;
-        assert!(needless < 100, "{needless} writes for 200,000 wakes of a thread that is awake");
+        assert!(needless < 8, "{needless} writes for 200,000 wakes of a thread that is awake");
     });
 }
 
