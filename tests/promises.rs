@@ -1,0 +1,187 @@
+//! For each promise some ways to break it that no bug report has named yet. They are numbered as in
+//! the heads below; `tests/README.md` says where the named bugs are.
+
+mod common;
+mod common_io;
+
+use common::{
+    Flag, OnDrop, counting_waker, foreign_block_on, fresh_process, fresh_processes, hook_waker,
+    live_bytes, set_on_drop, sleep, socket_pair,
+};
+use smol::{
+    Async, Executor, LocalExecutor, Task, Timer, Unblock, block_on, future, prelude::*, scope,
+    spawn, spawn_local, timeout, unblock,
+};
+use std::{
+    alloc::System,
+    cell::RefCell,
+    fs::File,
+    future::{pending, poll_fn},
+    io::{self, Cursor, ErrorKind, SeekFrom},
+    panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind},
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    task::{Context, Poll, Waker},
+    thread,
+    time::{Duration, Instant},
+};
+
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// A bound on hangs, long enough for a busy machine.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Polls a future once, with that waker.
+fn poll_with<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(waker))
+}
+
+/// Waits for a message from somewhere else; nobody may have forgotten it.
+#[track_caller]
+fn soon<T>(from: &mpsc::Receiver<T>, what: &str) -> T {
+    from.recv_timeout(SOON).unwrap_or_else(|_| panic!("forgotten: {what}"))
+}
+
+// ---------- 1. A task that was woken is polled again; every driver can reach every task ----------
+
+#[test]
+fn a_driver_that_was_called_and_is_never_polled_again_does_not_keep_the_call_to_itself() {
+    fresh_process(20, &[], || {
+        static EX: Executor<'static> = Executor::new();
+        for way in ["tick", "run"] {
+            let (done, is_done) = mpsc::channel();
+            let (asleep, stop) = (Flag::new(), Flag::new());
+            thread::scope(|threads| {
+                threads.spawn(|| {
+                    block_on(EX.run(async {
+                        asleep.set();
+                        stop.wait().await;
+                    }))
+                });
+                asleep.wait_blocking();
+                // Last to come, and so perhaps the first to be called.
+                let mut stale: Pin<Box<dyn Future<Output = ()>>> = match way {
+                    "tick" => Box::pin(EX.tick()),
+                    _ => Box::pin(EX.run(pending())),
+                };
+                for _ in 0..3 {
+                    thread::sleep(MS);
+                    assert!(poll_with(&mut stale, Waker::noop()).is_pending());
+                }
+                EX.spawn(async move { done.send(()).unwrap() }).detach();
+                let result = is_done.recv_timeout(SOON);
+                stop.set();
+                drop(stale);
+                result.unwrap_or_else(|_| panic!("a stale {way} was called, and nobody else"));
+            });
+        }
+    });
+}
+
+#[test]
+fn what_a_future_wakes_while_it_is_dropped_is_polled() {
+    fresh_process(20, &[], || {
+        for round in 0..300 {
+            let (gone, mut tasks) = (Flag::new(), Vec::new());
+            for _ in 0..3 {
+                let gone = gone.clone();
+                tasks.push(spawn(async move { gone.wait().await }));
+            }
+            let on_drop = set_on_drop(&gone);
+            let victim = spawn(async move {
+                let _on_drop = on_drop;
+                pending::<()>().await
+            });
+            if round % 2 == 0 {
+                thread::yield_now();
+            }
+            drop(victim);
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_task_that_hands_its_waker_round_in_a_circle_of_threads_sees_every_write() {
+    fresh_process(30, &[], || {
+        const THREADS: usize = 3;
+        // The waker goes from thread to thread; each adds one without ordering, the last wakes.
+        let sum = Arc::new(AtomicUsize::new(0));
+        let (first, mut inlet) = mpsc::channel::<Waker>();
+        for i in 0..THREADS {
+            let (next, outlet) = mpsc::channel();
+            let (sum, from) = (sum.clone(), std::mem::replace(&mut inlet, outlet));
+            thread::spawn(move || {
+                for waker in from {
+                    sum.fetch_add(1, Ordering::Relaxed);
+                    if i + 1 == THREADS {
+                        waker.wake();
+                    } else if next.send(waker).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        let rounds = spawn(async move {
+            for round in 1..5_000 {
+                let mut sent = false;
+                poll_fn(|cx| {
+                    if !std::mem::replace(&mut sent, true) {
+                        first.send(cx.waker().clone()).unwrap();
+                    }
+                    match sum.load(Ordering::Relaxed) {
+                        sum if sum == round * THREADS => Poll::Ready(()),
+                        _ => Poll::Pending,
+                    }
+                })
+                .await;
+            }
+        });
+        foreign_block_on(rounds);
+    });
+}
+
+#[test]
+fn an_executor_driven_by_polls_that_are_a_second_apart_in_other_threads_runs_everything() {
+    fresh_process(20, &[], || {
+        // One call of `run` that moves from thread to thread between its polls.
+        let ex: &'static Executor<'static> = Box::leak(Box::new(Executor::new()));
+        let ran = Arc::new(AtomicUsize::new(0));
+        let mut run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(ex.run(pending()));
+        for round in 0..20 {
+            for _ in 0..300 {
+                let ran = ran.clone();
+                ex.spawn(async move {
+                    future::yield_now().await;
+                    ran.fetch_add(1, Ordering::SeqCst);
+                })
+                .detach();
+            }
+            run = thread::spawn(move || {
+                for _ in 0..10 {
+                    assert!(poll_with(&mut run, Waker::noop()).is_pending());
+                }
+                run
+            })
+            .join()
+            .unwrap();
+            // What it left in its queue is within the reach of others.
+            if round % 2 == 1 {
+                while ex.try_tick() {}
+                assert_eq!(ran.load(Ordering::SeqCst), 300 * (round + 1));
+            }
+        }
+    });
+}
