@@ -185,3 +185,118 @@ fn an_executor_driven_by_polls_that_are_a_second_apart_in_other_threads_runs_eve
         }
     });
 }
+
+// ---------- 2. While somebody waits for a timer or for I/O, somebody is in the poller ----------
+
+#[test]
+fn a_thread_that_leaves_the_poller_by_a_panic_leaves_it_to_others() {
+    fresh_process(30, &[], || {
+        for _ in 0..20 {
+            let (inside, (one, two)) = (Flag::new(), socket_pair());
+            thread::scope(|threads| {
+                let panics = threads.spawn(|| {
+                    block_on(async {
+                        inside.set();
+                        Timer::after(3 * MS).await;
+                        resume_unwind(Box::new("leaves"));
+                    })
+                });
+                inside.wait_blocking();
+                let waits = threads.spawn(|| foreign_block_on(one.readable()).unwrap());
+                let sleeps = threads.spawn(|| foreign_block_on(sleep(6 * MS)));
+                assert!(panics.join().is_err());
+                sleeps.join().unwrap();
+                io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
+                waits.join().unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn a_wait_that_a_thread_began_which_is_gone_is_served_all_the_same() {
+    fresh_process(20, &[], || {
+        for round in 0..50 {
+            let (one, two) = socket_pair();
+            let one = Arc::new(one);
+            let (told, hears) = mpsc::channel();
+            // Begun in a thread that knows no executor and ends at once.
+            let waits = one.clone();
+            let waiting = thread::spawn(move || {
+                let told = Mutex::new(told);
+                let waker = hook_waker(move || told.lock().unwrap().send(()).unwrap_or(()));
+                let mut timer = Timer::after(MS);
+                let mut readable: Pin<Box<dyn Future<Output = _> + Send>> =
+                    Box::pin(async move { waits.readable().await.unwrap() });
+                if round % 2 == 0 {
+                    assert!(poll_with(&mut readable, &waker).is_pending());
+                } else {
+                    assert!(poll_with(&mut timer, &waker).is_pending());
+                }
+                (timer, readable)
+            });
+            let kept = waiting.join().unwrap();
+            if round % 2 == 0 {
+                io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
+            }
+            soon(&hears, "the waker of a thread that has ended");
+            drop(kept);
+        }
+    });
+}
+
+#[test]
+fn a_main_future_that_blocks_with_the_poller_left_behind_does_not_stop_foreign_timers() {
+    fresh_process(20, &[], || {
+        let (fired, fires) = mpsc::channel();
+        let (inside, release) = (Flag::new(), Flag::new());
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                block_on(async {
+                    // It sits in the poller, comes back for its own timer, and then blocks.
+                    Timer::after(5 * MS).await;
+                    inside.set();
+                    release.wait_blocking();
+                })
+            });
+            threads.spawn(|| {
+                foreign_block_on(async {
+                    for _ in 0..20 {
+                        Timer::after(MS).await;
+                    }
+                    inside.wait().await;
+                    for _ in 0..20 {
+                        Timer::after(MS).await;
+                    }
+                    fired.send(()).unwrap();
+                })
+            });
+            let result = fires.recv_timeout(SOON);
+            release.set();
+            result.expect("the timers stopped");
+        });
+    });
+}
+
+#[test]
+fn a_timer_set_by_a_job_of_the_pool_for_somebody_who_sleeps_without_one_fires() {
+    fresh_process(20, &[], || {
+        for _ in 0..100 {
+            // The only timer of the program is set by a thread that never waits for it.
+            let flag = Flag::new();
+            let shared = Arc::new(Mutex::new(Timer::never()));
+            let waker = hook_waker({
+                let flag = flag.clone();
+                move || flag.set()
+            });
+            assert!(poll_with(&mut *shared.lock().unwrap(), &waker).is_pending());
+            let theirs = shared.clone();
+            foreign_block_on(unblock(move || {
+                let mut timer = theirs.lock().unwrap();
+                timer.set_after(MS);
+                assert!(poll_with(&mut *timer, &waker).is_pending());
+            }));
+            flag.wait_blocking();
+        }
+    });
+}
