@@ -300,3 +300,127 @@ fn a_timer_set_by_a_job_of_the_pool_for_somebody_who_sleeps_without_one_fires() 
         }
     });
 }
+
+// ---------- 3. What blocks its thread stops nobody else ----------
+
+#[test]
+fn a_destructor_that_blocks_does_not_stop_the_other_tasks() {
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        for _ in 0..10 {
+            let (release, released) = mpsc::channel::<()>();
+            let released = Mutex::new(released);
+            // It blocks until another task has run, a timer has fired, and a byte has come.
+            let blocks = OnDrop(move || {
+                released.lock().unwrap().recv_timeout(SOON).expect("a destructor stopped others");
+            });
+            let victim = spawn(async move {
+                let _blocks = blocks;
+                pending::<()>().await
+            });
+            foreign_block_on(spawn(async {}));
+            let (mut one, mut two) = socket_pair();
+            drop(victim);
+            let helps = spawn(async move {
+                Timer::after(MS).await;
+                two.write_all(b"x").await.unwrap();
+                one.read_exact(&mut [0]).await.unwrap();
+                spawn(async {}).await;
+                release.send(()).unwrap();
+            });
+            foreign_block_on(helps);
+        }
+    });
+}
+
+#[test]
+fn more_tasks_than_workers_may_block_on_one_that_comes_after_them() {
+    fresh_processes(60, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        let (release, blocked) = (Flag::new(), Arc::new(AtomicUsize::new(0)));
+        let tasks: Vec<_> = (0..9)
+            .map(|i| {
+                let (release, blocked) = (release.clone(), blocked.clone());
+                spawn(async move {
+                    blocked.fetch_add(1, Ordering::SeqCst);
+                    match i % 3 {
+                        0 => release.wait_blocking(),
+                        1 => block_on(release.wait()),
+                        _ => foreign_block_on(release.wait()),
+                    }
+                })
+            })
+            .collect();
+        let last = spawn(async move {
+            while blocked.load(Ordering::SeqCst) < 9 {
+                Timer::after(MS).await;
+            }
+            release.set();
+        });
+        foreign_block_on(async {
+            last.await;
+            for task in tasks {
+                task.await;
+            }
+        });
+    });
+}
+
+#[test]
+fn a_task_that_joins_a_thread_which_needs_the_runtime_comes_to_its_end() {
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        for _ in 0..20 {
+            let tasks: Vec<_> = (0..4)
+                .map(|i| {
+                    spawn(async move {
+                        thread::spawn(move || {
+                            foreign_block_on(async move {
+                                let inner = spawn(async move {
+                                    Timer::after(MS).await;
+                                    unblock(move || i).await
+                                });
+                                inner.await
+                            })
+                        })
+                        .join()
+                        .unwrap()
+                    })
+                })
+                .collect();
+            let sum = foreign_block_on(async {
+                let mut sum = 0;
+                for task in tasks {
+                    sum += task.await;
+                }
+                sum
+            });
+            assert_eq!(sum, 6);
+        }
+    });
+}
+
+#[test]
+fn a_waker_that_blocks_delays_no_timer_that_is_due_later() {
+    fresh_process(30, &[], || {
+        for _ in 0..5 {
+            let (release, released) = mpsc::channel::<()>();
+            let (released, blocks) = (Mutex::new(released), AtomicBool::new(true));
+            let (failed, fails) = mpsc::channel();
+            let waker = hook_waker(move || {
+                if blocks.swap(false, Ordering::SeqCst) {
+                    let result = released.lock().unwrap().recv_timeout(SOON);
+                    failed.send(result.is_err()).unwrap();
+                }
+            });
+            let mut timer = Timer::after(2 * MS);
+            assert!(poll_with(&mut timer, &waker).is_pending());
+            let (mut one, mut two) = socket_pair();
+            foreign_block_on(async {
+                Timer::after(5 * MS).await;
+                two.write_all(b"x").await.unwrap();
+                one.read_exact(&mut [0]).await.unwrap();
+                spawn(sleep(MS)).await;
+            });
+            release.send(()).unwrap();
+            assert!(!soon(&fails, "the waker"), "others waited for a waker that blocks");
+        }
+    });
+}
