@@ -424,3 +424,129 @@ fn a_waker_that_blocks_delays_no_timer_that_is_due_later() {
         }
     });
 }
+
+// ---------- 4. All who wait for one handle get their turn; errors wake both directions ----------
+
+#[test]
+fn a_waiter_that_is_dropped_after_its_wake_passes_it_on() {
+    fresh_process(20, &[], || {
+        let listener = Async::<std::net::TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let addr = listener.get_ref().local_addr().unwrap();
+        for round in 0..100 {
+            let flags: [_; 3] = std::array::from_fn(|_| Flag::new());
+            let mut waiters: Vec<_> = flags
+                .iter()
+                .map(|flag| {
+                    let flag = flag.clone();
+                    let mut accept = Box::pin(listener.accept());
+                    let waker = hook_waker(move || flag.set());
+                    assert!(poll_with(&mut accept, &waker).is_pending());
+                    Some((accept, waker))
+                })
+                .collect();
+            let client = std::net::TcpStream::connect(addr).unwrap();
+            // Whoever is woken first goes away without a look.
+            while !flags.iter().any(|flag| flag.is_set()) {
+                thread::yield_now();
+            }
+            let first = flags.iter().position(|flag| flag.is_set()).unwrap();
+            drop(waiters[(first + round) % 3].take());
+            drop(waiters[first].take());
+            let (mut accept, _) = waiters.into_iter().flatten().next().unwrap();
+            foreign_block_on(timeout(SOON, accept.as_mut())).expect("nobody was left").unwrap();
+            drop(client);
+        }
+    });
+}
+
+#[test]
+fn a_wait_that_changes_its_waker_wakes_the_last_one_and_only_that() {
+    fresh_process(20, &[], || {
+        // Not so many that the budget of this thread is spent, which nobody refills.
+        for round in 0..9 {
+            let (one, two) = socket_pair();
+            let mut buffer = [0; 4];
+            let mut reader = &one;
+            let mut waits: Pin<Box<dyn Future<Output = ()> + '_>> = match round % 3 {
+                0 => Box::pin(async { one.readable().await.unwrap() }),
+                1 => Box::pin(async {
+                    one.read_with(|mut s| io::Read::read(&mut s, &mut buffer)).await.unwrap();
+                }),
+                _ => Box::pin(async { assert!(reader.read(&mut buffer).await.unwrap() > 0) }),
+            };
+            let (flag, (stale, stale_wakes)) = (Flag::new(), counting_waker());
+            let last = hook_waker({
+                let flag = flag.clone();
+                move || flag.set()
+            });
+            for _ in 0..5 {
+                assert!(poll_with(&mut waits, &stale).is_pending());
+            }
+            assert!(poll_with(&mut waits, &last).is_pending());
+            io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
+            flag.wait_blocking();
+            assert!(poll_with(&mut waits, &stale).is_ready());
+            // Tasks that share a handle cannot be told apart in `poll_read`: all are woken.
+            if round % 3 < 2 {
+                assert_eq!(stale_wakes.count(), 0, "way {}", round % 3);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_shutdown_by_one_clone_ends_the_waits_of_all_others() {
+    fresh_process(20, &[], || {
+        for _ in 0..20 {
+            let (one, _two) = socket_pair();
+            common_io::fill(one.get_ref());
+            let tasks: Vec<_> = (0..8)
+                .map(|i| {
+                    let mut one = one.clone();
+                    let end = async move {
+                        match i % 4 {
+                            0 => assert_eq!(one.read(&mut [0; 9]).await.unwrap(), 0),
+                            1 => drop(one.write(&[0; 9]).await.unwrap_err()),
+                            2 => one.readable().await.unwrap(),
+                            _ => one.writable().await.unwrap(),
+                        }
+                    };
+                    if i < 4 { spawn(end) } else { spawn(async move { end.await }) }
+                })
+                .collect();
+            thread::yield_now();
+            one.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
+            foreign_block_on(async {
+                for task in tasks {
+                    timeout(SOON, task).await.expect("a shutdown was not heard");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn an_error_of_a_datagram_socket_wakes_all_who_ask_and_is_told_to_who_reads() {
+    fresh_process(20, &[], || {
+        for _ in 0..20 {
+            let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let socket = Async::<std::net::UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+            socket.get_ref().connect(closed).unwrap();
+            let asks: Vec<_> = (0..4)
+                .map(|_| {
+                    let asks = socket.clone();
+                    spawn(async move { asks.readable().await })
+                })
+                .collect();
+            foreign_block_on(async {
+                spawn(async {}).await;
+                socket.send(b"x").await.unwrap();
+                for asks in asks {
+                    timeout(SOON, asks).await.expect("who asked was not woken").unwrap();
+                }
+                let error = timeout(SOON, socket.recv(&mut [0; 9])).await.expect("no error");
+                assert_eq!(error.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            });
+        }
+    });
+}
