@@ -550,3 +550,176 @@ fn an_error_of_a_datagram_socket_wakes_all_who_ask_and_is_told_to_who_reads() {
         }
     });
 }
+
+// ---------- 5. No code of a user runs under a lock ----------
+
+/// Something of everything: deadlocks if a lock of the runtime is held.
+fn touch_everything() {
+    let (one, two) = socket_pair();
+    io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
+    foreign_block_on(async {
+        assert_eq!(spawn(async { 1 }).await, 1);
+        assert_eq!(unblock(|| 2).await, 2);
+        Timer::after(MS / 10).await;
+        one.readable().await.unwrap();
+    });
+    drop(spawn(pending::<()>()));
+    let mut timer = Timer::after(HOUR);
+    assert!(poll_with(&mut timer, Waker::noop()).is_pending());
+}
+
+#[test]
+fn what_is_wrapped_may_use_the_runtime_when_it_reads_writes_seeks_and_is_dropped() {
+    struct Touches;
+    impl io::Read for Touches {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            touch_everything();
+            Ok(0)
+        }
+    }
+    impl io::Write for Touches {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            touch_everything();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            touch_everything();
+            Ok(())
+        }
+    }
+    impl io::Seek for Touches {
+        fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
+            touch_everything();
+            Ok(0)
+        }
+    }
+    impl Iterator for Touches {
+        type Item = Touches;
+        fn next(&mut self) -> Option<Touches> {
+            touch_everything();
+            Some(Touches)
+        }
+    }
+    impl Drop for Touches {
+        fn drop(&mut self) {
+            touch_everything();
+        }
+    }
+    fresh_processes(60, &[&[], &[("BLOCKING_MAX_THREADS", "1")]], || {
+        foreign_block_on(async {
+            let mut io = Unblock::new(Touches);
+            io.read(&mut [0; 9]).await.unwrap();
+            io.write_all(b"x").await.unwrap();
+            io.flush().await.unwrap();
+            io.seek(SeekFrom::Start(0)).await.unwrap();
+            io.with_mut(|_| touch_everything()).await;
+            // Dropped in the middle of an operation, and by the pool.
+            assert!(future::poll_once(io.read(&mut [0; 9])).await.is_none());
+            drop(io);
+            let mut items = Unblock::new(Touches);
+            drop(items.next().await);
+            assert!(future::poll_once(items.next()).await.is_none());
+            drop(items);
+            drop(Unblock::new(Touches).into_inner().await);
+            // A job that is cancelled in the queue, its result, and one that nobody wants.
+            let touches = Touches;
+            drop(unblock(move || drop(touches)));
+            drop(unblock(|| Touches).await);
+            unblock(|| Touches).detach();
+            touch_everything();
+        });
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_handle_whose_destructor_uses_the_runtime_meets_no_lock() {
+    use std::os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    };
+    #[derive(Debug)]
+    struct Touches(UnixStream);
+    impl AsFd for Touches {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+    impl Drop for Touches {
+        fn drop(&mut self) {
+            touch_everything();
+        }
+    }
+    fresh_process(30, &[], || {
+        for round in 0..20 {
+            let (one, _two) = UnixStream::pair().unwrap();
+            let handle = Async::new(Touches(one)).unwrap();
+            foreign_block_on(async {
+                // Operations that use the runtime and the very same handle.
+                handle
+                    .read_with(|io| {
+                        touch_everything();
+                        let mut again = Box::pin(handle.readable());
+                        assert!(poll_with(&mut again, Waker::noop()).is_pending());
+                        assert!(format!("{io:?}{handle:?}").contains("Touches"));
+                        drop(handle.clone());
+                        Ok(())
+                    })
+                    .await
+                    .unwrap();
+            });
+            // The last handle goes with a waiter, in a task, and on a worker.
+            let waits = handle.clone();
+            let task = spawn(async move { waits.readable().await });
+            drop(handle);
+            if round % 2 == 0 {
+                foreign_block_on(spawn(async {}));
+            }
+            assert!(foreign_block_on(task.cancel()).is_none());
+        }
+    });
+}
+
+#[test]
+fn results_payloads_and_futures_may_use_the_runtime_in_their_destructors() {
+    fresh_process(30, &[], || {
+        let touches = || OnDrop(touch_everything as fn());
+        for _ in 0..10 {
+            // The result of a task: awaited, dropped with its handle, dropped since nobody waits.
+            drop(foreign_block_on(spawn(async move { touches() })));
+            let task = spawn(async move { touches() });
+            common::eventually(|| task.is_finished());
+            drop(task);
+            spawn(async move { drop(touches()) }).detach();
+            // The payload of a panic.
+            let panics = spawn(async move { resume_unwind(Box::new(touches())) });
+            drop(catch_unwind(AssertUnwindSafe(|| foreign_block_on::<()>(panics))));
+            // A future under way, in each kind of executor.
+            let in_future = || async move {
+                let _touches = touches();
+                pending::<()>().await
+            };
+            foreign_block_on(spawn(in_future()).cancel());
+            let ex = Executor::new();
+            ex.spawn(in_future()).detach();
+            ex.try_tick();
+            drop(ex);
+            let ex = LocalExecutor::new();
+            ex.spawn(in_future()).detach();
+            ex.try_tick();
+            drop(ex);
+            block_on(async {
+                let task = spawn_local(in_future());
+                future::yield_now().await;
+                task.cancel().await;
+                scope(async |s| {
+                    drop(s.spawn(in_future()));
+                    future::yield_now().await;
+                    s.cancel();
+                })
+                .await;
+                let _ = timeout(MS, in_future()).await;
+            });
+        }
+    });
+}
