@@ -723,3 +723,119 @@ fn results_payloads_and_futures_may_use_the_runtime_in_their_destructors() {
         }
     });
 }
+
+// ---------- 6. What is idle costs nothing ----------
+
+/// Fails if this process does anything while nobody asks it to.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn assert_idle(what: &str) {
+    let (cpu, switches) = common::idle_cost(500 * MS);
+    assert!(switches <= 2, "{what}: {switches} wake-ups in half a second");
+    assert!(cpu < 50 * MS, "{what}: {cpu:?} of processor time");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn news_that_nobody_waits_for_makes_no_wake_ups() {
+    use std::process::{Child, Command, Stdio};
+    fresh_process(30, &[], || {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut kept = Vec::new();
+        for how in 0..4 {
+            let (one, two) = socket_pair();
+            assert!(one.poll_readable(cx).is_pending());
+            // Bytes, an end, a reset; and one that was filled and is drained.
+            io::Write::write_all(&mut two.get_ref(), b"nobody reads this").unwrap();
+            match how {
+                0 => kept.push(two),
+                1 => drop(two),
+                2 => {
+                    socket2::SockRef::from(two.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+                    drop(two);
+                }
+                _ => {
+                    common_io::fill(two.get_ref());
+                    assert!(two.poll_writable(cx).is_pending());
+                    kept.push(two);
+                }
+            }
+            kept.push(one);
+        }
+        let listener = Async::<std::net::TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+        assert!(listener.poll_readable(cx).is_pending());
+        let addr = listener.get_ref().local_addr().unwrap();
+        let _clients: Vec<_> =
+            (0..3).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+        // A process that has ended, whose end nobody asks for any more.
+        let mut short = Command::new("sleep");
+        let child = Async::<Child>::spawn(short.arg("0.05").stdout(Stdio::piped())).unwrap();
+        assert!(foreign_block_on(future::poll_once(child.status())).is_none());
+        let stat = format!("/proc/{}/stat", child.id());
+        common::eventually(|| std::fs::read_to_string(&stat).unwrap().contains(") Z "));
+        // An interval that was polled once.
+        let mut interval = Timer::interval(MS);
+        assert!(poll_with(&mut interval, Waker::noop()).is_pending());
+        foreign_block_on(spawn(sleep(MS)));
+        assert_idle("news that nobody waits for");
+        drop((kept, child));
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn tasks_that_nobody_drives_make_no_wake_ups() {
+    fresh_process(30, &[], || {
+        // Woken, and queued, and nobody there to run them.
+        let ex = Executor::new();
+        let local = LocalExecutor::new();
+        let tasks: Vec<_> = (0..100)
+            .map(|_| {
+                local.spawn(async {}).detach();
+                spawn_local(async {}).detach();
+                ex.spawn(async {})
+            })
+            .collect();
+        // A driver that is called and does not come.
+        let mut tick = Box::pin(ex.tick());
+        while poll_with(&mut tick, Waker::noop()).is_ready() {
+            tick = Box::pin(ex.tick());
+        }
+        ex.spawn(async {}).detach();
+        // Timers and sockets that such tasks would wait for, and the runtime in use besides.
+        foreign_block_on(spawn(sleep(MS)));
+        assert_idle("tasks that nobody drives");
+        drop(tasks);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_that_are_blocked_for_good_make_no_wake_ups() {
+    fresh_processes(30, &[&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")]], || {
+        let (release, blocked) = (Flag::new(), Arc::new(AtomicUsize::new(0)));
+        let block = || {
+            let (release, blocked) = (release.clone(), blocked.clone());
+            move || {
+                blocked.fetch_add(1, Ordering::SeqCst);
+                release.wait_blocking();
+            }
+        };
+        let (one, two, three) = (block(), block(), block());
+        let tasks = [spawn(async move { one() }), unblock(two)];
+        let main = thread::spawn(move || block_on(async move { three() }));
+        let far = spawn(sleep(HOUR));
+        common::eventually(|| blocked.load(Ordering::SeqCst) == 3);
+        // Others still work; and then there is nothing left to do.
+        foreign_block_on(spawn(sleep(MS)));
+        assert_idle("a worker, a pool thread and a main future that wait for a lock");
+        release.set();
+        main.join().unwrap();
+        foreign_block_on(async {
+            for task in tasks {
+                task.await;
+            }
+        });
+        drop(far);
+    });
+}
