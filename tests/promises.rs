@@ -839,3 +839,127 @@ fn threads_that_are_blocked_for_good_make_no_wake_ups() {
         drop(far);
     });
 }
+
+// ---------- 7. A single-threaded program has no helper thread ----------
+
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn assert_alone(what: &str) {
+    let mut threads = common::threads();
+    // Of the test harness and of the watchdog, both with names of their own.
+    threads.retain(|name| name.starts_with("smol"));
+    assert!(threads.is_empty(), "{what} has started {threads:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn executors_and_scopes_inside_of_block_on_start_no_thread() {
+    fresh_process(20, &[], || {
+        async fn wait() {
+            Timer::after(2 * MS).await;
+            let (mut one, mut two) = socket_pair();
+            let read = async { one.read_exact(&mut [0]).await.unwrap() };
+            let write = async {
+                Timer::after(MS).await;
+                two.write_all(b"x").await.unwrap();
+            };
+            future::zip(read, write).await;
+        }
+        block_on(scope(async |s| s.spawn(wait()).await));
+        assert_alone("a scope");
+        let local = LocalExecutor::new();
+        block_on(local.run(local.spawn(wait())));
+        assert_alone("a local executor");
+        let ex = Executor::new();
+        block_on(ex.run(ex.spawn(wait())));
+        assert_alone("an executor");
+        block_on(async {
+            let task = ex.spawn(wait());
+            while !task.is_finished() {
+                ex.tick().await;
+            }
+        });
+        assert_alone("an executor's tick");
+        block_on(spawn_local(scope(async |s| {
+            let local = LocalExecutor::new();
+            s.spawn(async move { local.run(local.spawn(wait())).await }).await
+        })));
+        assert_alone("a local executor in a scope in a local task");
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_needs_no_pool_starts_no_thread() {
+    use std::process::{Child, Command, Stdio};
+    fresh_process(20, &[], || {
+        block_on(async {
+            smol::resolve(([127, 0, 0, 1], 80)).await.unwrap();
+            smol::resolve("[::1]:80").await.unwrap();
+            assert_alone("a numeric address");
+            let listener = Async::<std::net::TcpListener>::bind("127.0.0.1:0").unwrap();
+            let addr = listener.get_ref().local_addr().unwrap();
+            let both = future::zip(Async::<std::net::TcpStream>::connect(addr), listener.accept());
+            let (one, two) = both.await;
+            assert_alone("a connect and an accept");
+            drop((one.unwrap(), two.unwrap()));
+            timeout(MS, pending::<()>()).await.unwrap_err();
+            let mut interval = Timer::interval(MS);
+            interval.next().await;
+            let race = future::race(sleep(HOUR), sleep(MS));
+            race.await;
+            assert_alone("combinators of timers");
+            let mut cat = Command::new("cat");
+            cat.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let child = Async::<Child>::spawn(&mut cat).unwrap();
+            let (mut to, mut from) = (child.take_stdin().unwrap(), child.take_stdout().unwrap());
+            to.write_all(b"meow").await.unwrap();
+            from.read_exact(&mut [0; 4]).await.unwrap();
+            drop(to);
+            assert!(child.status().await.unwrap().success());
+            assert_alone("a process");
+            let cancelled = spawn_local(sleep(HOUR));
+            future::yield_now().await;
+            cancelled.cancel().await;
+        });
+        // Calls that end while something is still waited for.
+        let mut timer = Timer::after(3 * MS);
+        assert!(block_on(future::poll_once(&mut timer)).is_none());
+        let (one, _two) = socket_pair();
+        assert!(block_on(future::poll_once(one.readable())).is_none());
+        block_on(timer);
+        assert_alone("a wait that goes on in the next call");
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_that_call_block_on_one_after_the_other_start_no_other() {
+    fresh_process(20, &[], || {
+        let mut kept = None::<Timer>;
+        for _ in 0..5 {
+            let (one, two) = socket_pair();
+            kept = thread::spawn(move || {
+                let (mut read, mut write) = (one, two);
+                block_on(async {
+                    for _ in 0..10 {
+                        write.write_all(b"x").await.unwrap();
+                        read.read_exact(&mut [0]).await.unwrap();
+                        Timer::after(MS / 10).await;
+                    }
+                    // What the thread before has begun to wait for.
+                    if let Some(timer) = kept {
+                        timer.await;
+                    }
+                    let mut timer = Timer::after(3 * MS);
+                    assert!(future::poll_once(&mut timer).await.is_none());
+                    Some(timer)
+                })
+            })
+            .join()
+            .unwrap();
+        }
+        assert_alone("threads one after the other");
+        drop(kept);
+    });
+}
