@@ -963,3 +963,95 @@ fn threads_that_call_block_on_one_after_the_other_start_no_other() {
         drop(kept);
     });
 }
+
+// ---------- 8. What was cancelled gives its memory back at once ----------
+
+/// Fails if `waste`, done so many times more, leaves bytes behind.
+#[track_caller]
+fn assert_flat(what: &str, times: u32, mut waste: impl FnMut()) {
+    (0..times).for_each(|_| waste());
+    let before = live_bytes();
+    (0..4 * times).for_each(|_| waste());
+    let grown = live_bytes() - before;
+    assert!(grown < 20_000, "{what}: {} of them left {grown} bytes", 4 * times);
+}
+
+#[test]
+fn operations_given_up_by_ever_other_tasks_leave_nothing_with_the_handle() {
+    fresh_process(30, &[], || {
+        let (one, _two) = socket_pair();
+        common_io::fill(one.get_ref());
+        let listener = Async::<std::net::TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let datagram = Async::<std::net::UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+        // Each with a waker that nobody else has.
+        let give_up = |mut future: Pin<Box<dyn Future<Output = ()> + '_>>| {
+            let (waker, _) = counting_waker();
+            let _ = poll_with(&mut future, &waker);
+        };
+        assert_flat("accept", 2_000, || give_up(Box::pin(async { drop(listener.accept().await) })));
+        assert_flat("recv", 2_000, || {
+            give_up(Box::pin(async { drop(datagram.recv(&mut [0]).await) }))
+        });
+        assert_flat("read", 2_000, || {
+            give_up(Box::pin(async { drop((&one).read(&mut [0]).await) }))
+        });
+        assert_flat("write", 2_000, || give_up(Box::pin(async { drop((&one).write(&[0]).await) })));
+        assert_flat("read of a clone", 2_000, || {
+            let mut clone = one.clone();
+            give_up(Box::pin(async move { drop(clone.read(&mut [0]).await) }));
+        });
+        assert_flat("poll_readable", 2_000, || {
+            let (waker, _) = counting_waker();
+            assert!(one.poll_readable(&mut Context::from_waker(&waker)).is_pending());
+        });
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn waits_for_processes_and_addresses_that_were_given_up_leave_nothing() {
+    fresh_process(60, &[], || {
+        let mut sleeper = std::process::Command::new("sleep");
+        let child = Async::<std::process::Child>::spawn(sleeper.arg("1000")).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        assert_flat("status", 2_000, || {
+            let (waker, _) = counting_waker();
+            let mut status = Box::pin(child.status());
+            assert!(poll_with(&mut status, &waker).is_pending());
+        });
+        {
+            assert_flat("connect", 200, || {
+                let (waker, _) = counting_waker();
+                let mut connect = Box::pin(Async::<std::net::TcpStream>::connect(addr));
+                let _ = poll_with(&mut connect, &waker);
+                drop(connect);
+                // What has been connected nevertheless.
+                listener.set_nonblocking(true).unwrap();
+                while listener.accept().is_ok() {}
+            });
+        }
+        child.kill().unwrap();
+        foreign_block_on(child.status()).unwrap();
+    });
+}
+
+#[test]
+fn jobs_that_were_cancelled_in_the_queue_give_back_what_they_hold() {
+    fresh_process(30, &[("BLOCKING_MAX_THREADS", "1")], || {
+        let release = Flag::new();
+        let blocks = release.clone();
+        let first = unblock(move || blocks.wait_blocking());
+        let before = live_bytes();
+        // The only thread of the pool is busy for as long as we like.
+        for _ in 0..100 {
+            let large = vec![1u8; 100_000];
+            let job = unblock(move || large.len());
+            assert!(foreign_block_on(future::poll_once(job)).is_none());
+        }
+        let held = live_bytes() - before;
+        release.set();
+        foreign_block_on(first);
+        assert!(held < 1_000_000, "cancelled jobs hold {held} bytes");
+    });
+}
