@@ -1055,3 +1055,114 @@ fn jobs_that_were_cancelled_in_the_queue_give_back_what_they_hold() {
         assert!(held < 1_000_000, "cancelled jobs hold {held} bytes");
     });
 }
+
+// ---------- 8a. A woken task runs however its executor is driven ----------
+
+/// A task that has to come back from others several times: a timer, a job, a wake from a thread.
+async fn needs_others() {
+    Timer::after(MS).await;
+    unblock(|| ()).await;
+    let flag = Flag::new();
+    let sets = flag.clone();
+    let thread = thread::spawn(move || sets.set());
+    flag.wait().await;
+    thread.join().unwrap();
+    future::yield_now().await;
+}
+
+/// Drives until the task is finished, which must be soon.
+#[track_caller]
+fn drive<T>(task: &Task<T>, how: &str, mut step: impl FnMut()) {
+    let begin = Instant::now();
+    while !task.is_finished() {
+        assert!(begin.elapsed() < SOON, "never finished by {how}");
+        step();
+    }
+}
+
+#[test]
+fn local_tasks_run_in_calls_of_block_on_that_are_ready_at_once() {
+    fresh_process(60, &[], || {
+        let ready = spawn_local(needs_others());
+        drive(&ready, "a future that is ready", || block_on(async {}));
+        let ready = spawn_local(needs_others());
+        drive(&ready, "a future that is ready, with pauses", || {
+            thread::sleep(MS / 10);
+            block_on(async {})
+        });
+        let yields = spawn_local(needs_others());
+        drive(&yields, "a future that yields", || block_on(future::yield_now()));
+        let inside = spawn_local(needs_others());
+        block_on(async {
+            drive(&inside, "a nested call", || block_on(future::yield_now()));
+        });
+    });
+}
+
+#[test]
+fn local_tasks_run_in_polls_of_block_on_beside_one_that_always_yields() {
+    fresh_process(60, &[], || {
+        let busy = spawn_local(async {
+            loop {
+                future::yield_now().await;
+            }
+        });
+        for round in 0..3 {
+            let task = spawn_local(needs_others());
+            drive(&task, "short calls beside a busy task", || match round {
+                0 => block_on(future::yield_now()),
+                1 => {
+                    block_on(async { assert!(future::poll_once(pending::<()>()).await.is_none()) })
+                }
+                _ => drop(block_on(timeout(MS / 100, pending::<()>()))),
+            });
+        }
+        drop(busy);
+    });
+}
+
+#[test]
+fn executors_run_by_futures_that_are_ready_at_once_run_their_tasks() {
+    fresh_process(60, &[], || {
+        let (ex, local) = (Executor::new(), LocalExecutor::new());
+        let task = ex.spawn(needs_others());
+        drive(&task, "run of a ready future", || block_on(ex.run(async {})));
+        let task = local.spawn(needs_others());
+        drive(&task, "local run of a ready future", || block_on(local.run(async {})));
+        let task = ex.spawn(needs_others());
+        drive(&task, "run that yields", || block_on(ex.run(future::yield_now())));
+        let task = local.spawn(needs_others());
+        drive(&task, "local run that yields", || block_on(local.run(future::yield_now())));
+    });
+}
+
+#[test]
+fn executors_run_by_single_polls_of_run_and_tick_run_their_tasks() {
+    fresh_process(60, &[], || {
+        let (ex, local) = (Executor::new(), LocalExecutor::new());
+        let once = |mut drives: Pin<Box<dyn Future<Output = ()> + '_>>| {
+            let _ = poll_with(&mut drives, Waker::noop());
+        };
+        for busy in [false, true] {
+            let yields = || async {
+                loop {
+                    future::yield_now().await;
+                }
+            };
+            let busy = busy.then(|| (ex.spawn(yields()), local.spawn(yields())));
+            let task = ex.spawn(needs_others());
+            drive(&task, "a poll of tick", || once(Box::pin(ex.tick())));
+            let task = ex.spawn(needs_others());
+            drive(&task, "a poll of run", || once(Box::pin(ex.run(pending()))));
+            let task = local.spawn(needs_others());
+            drive(&task, "a poll of a local tick", || once(Box::pin(local.tick())));
+            let task = local.spawn(needs_others());
+            drive(&task, "a poll of a local run", || once(Box::pin(local.run(pending()))));
+            let task = ex.spawn(needs_others());
+            drive(&task, "try_tick in a foreign loop", || {
+                ex.try_tick();
+            });
+            drop(busy);
+        }
+    });
+}
