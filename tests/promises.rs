@@ -1166,3 +1166,141 @@ fn executors_run_by_single_polls_of_run_and_tick_run_their_tasks() {
         }
     });
 }
+
+// ---------- 9. What is always ready does not starve the others ----------
+
+/// Does something again and again, which never waits, beside a local timer that must fire.
+fn lets_others_run<F: Future>(
+    selfish: &mut Vec<&'static str>,
+    what: &'static str,
+    mut again: impl FnMut() -> F,
+) {
+    block_on(async {
+        let (fires, begin) = (spawn_local(sleep(5 * MS)), Instant::now());
+        while !fires.is_finished() {
+            again().await;
+            if begin.elapsed() > SOON / 2 {
+                selfish.push(what);
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn operations_that_are_always_ready_let_their_neighbours_run() {
+    fresh_process(90, &[], || {
+        let mut selfish = Vec::new();
+        let (one, two) = socket_pair();
+        io::Write::write_all(&mut two.get_ref(), b"it stays there").unwrap();
+        lets_others_run(&mut selfish, "readable", || async { one.readable().await.unwrap() });
+        lets_others_run(&mut selfish, "writable", || async { one.writable().await.unwrap() });
+        lets_others_run(&mut selfish, "peek", || async { one.peek(&mut [0; 4]).await.unwrap() });
+        lets_others_run(&mut selfish, "read_with", || async {
+            one.read_with(|_| Ok(())).await.unwrap()
+        });
+        lets_others_run(&mut selfish, "write_with", || async {
+            one.write_with(|_| Ok(())).await.unwrap()
+        });
+        lets_others_run(&mut selfish, "an error", || async {
+            one.read_with(|_| Err::<(), _>(ErrorKind::Other.into())).await.unwrap_err()
+        });
+        lets_others_run(&mut selfish, "poll_readable", || {
+            poll_fn(|cx| one.poll_readable(cx).map(|result| result.unwrap()))
+        });
+        let ended = {
+            let (one, two) = socket_pair();
+            drop(two);
+            one
+        };
+        lets_others_run(&mut selfish, "the end", || async {
+            (&ended).read(&mut [0; 4]).await.unwrap()
+        });
+        let socket = Async::<std::net::UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let addr = socket.get_ref().local_addr().unwrap();
+        lets_others_run(&mut selfish, "send_to", || async {
+            socket.send_to(b"x", addr).await.unwrap()
+        });
+        lets_others_run(&mut selfish, "peek_from", || async {
+            socket.peek_from(&mut [0; 4]).await.unwrap()
+        });
+        lets_others_run(&mut selfish, "a timer that is due", || Timer::at(Instant::now()));
+        let interval = RefCell::new(Timer::interval(Duration::from_nanos(1)));
+        lets_others_run(&mut selfish, "an interval of a nanosecond", || {
+            poll_fn(|cx| Pin::new(&mut *interval.borrow_mut()).poll_next(cx))
+        });
+        lets_others_run(&mut selfish, "a numeric address", || async {
+            smol::resolve(addr).await.unwrap()
+        });
+        assert!(selfish.is_empty(), "{selfish:?} let nobody else run");
+    });
+}
+
+#[test]
+fn operations_on_files_and_wrapped_things_let_their_neighbours_run() {
+    fresh_process(90, &[], || {
+        let mut selfish = Vec::new();
+        let mut file = Async::from(tempfile::tempfile().unwrap());
+        block_on(file.write_all(&[7; 100_000])).unwrap();
+        let file = RefCell::new(file);
+        #[allow(clippy::await_holding_refcell_ref)] // there is one task that uses it
+        {
+            lets_others_run(&mut selfish, "a cached read", || async {
+                let mut file = file.borrow_mut();
+                if file.read(&mut [0; 100]).await.unwrap() == 0 {
+                    file.seek(SeekFrom::Start(0)).await.unwrap();
+                }
+            });
+            lets_others_run(&mut selfish, "the end of a file", || async {
+                let mut file = file.borrow_mut();
+                file.seek(SeekFrom::End(0)).await.unwrap();
+                file.read(&mut [0; 100]).await.unwrap()
+            });
+            lets_others_run(&mut selfish, "a small write", || async {
+                file.borrow_mut().write(b"x").await.unwrap()
+            });
+            let wrapped = RefCell::new(Unblock::new(Cursor::new(vec![7; 1_000])));
+            lets_others_run(&mut selfish, "a wrapped read", || async {
+                let mut wrapped = wrapped.borrow_mut();
+                if wrapped.read(&mut [0; 10]).await.unwrap() == 0 {
+                    wrapped.seek(SeekFrom::Start(0)).await.unwrap();
+                }
+            });
+            let items = RefCell::new(Unblock::new(std::iter::repeat(7)));
+            lets_others_run(&mut selfish, "a wrapped iterator", || async {
+                items.borrow_mut().next().await
+            });
+        }
+        lets_others_run(&mut selfish, "a job", || unblock(|| ()));
+        lets_others_run(&mut selfish, "a task", || spawn(async {}));
+        assert!(selfish.is_empty(), "{selfish:?} let nobody else run");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_process_that_has_ended_and_a_queue_that_is_never_empty_let_their_neighbours_run() {
+    use std::os::unix::net::UnixDatagram;
+    fresh_process(90, &[], || {
+        let mut selfish = Vec::new();
+        let mut ends = std::process::Command::new("true");
+        let child = Async::<std::process::Child>::spawn(&mut ends).unwrap();
+        block_on(child.status()).unwrap();
+        lets_others_run(&mut selfish, "status", || async { child.status().await.unwrap() });
+        let (one, two) = Async::<UnixDatagram>::pair().unwrap();
+        // Whoever reads finds something, since it writes as well.
+        lets_others_run(&mut selfish, "a datagram to oneself", || async {
+            one.send(b"x").await.unwrap();
+            two.recv(&mut [0; 4]).await.unwrap();
+        });
+        // Its connects succeed at once, and its accepts.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = Async::<std::os::unix::net::UnixListener>::bind(&path).unwrap();
+        lets_others_run(&mut selfish, "a connect and an accept", || async {
+            let one = Async::<std::os::unix::net::UnixStream>::connect(&path).await.unwrap();
+            drop((one, listener.accept().await.unwrap()));
+        });
+        assert!(selfish.is_empty(), "{selfish:?} let nobody else run");
+    });
+}
