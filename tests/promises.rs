@@ -1304,3 +1304,166 @@ fn a_process_that_has_ended_and_a_queue_that_is_never_empty_let_their_neighbours
         assert!(selfish.is_empty(), "{selfish:?} let nobody else run");
     });
 }
+
+// ---------- 10. A panic reaches whoever awaits it, and no one else ----------
+
+/// A payload that panics when it is dropped.
+struct Bomb;
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            resume_unwind(Box::new("the payload's destructor"));
+        }
+    }
+}
+
+/// All the kinds of threads still work.
+#[track_caller]
+fn assert_alive() {
+    foreign_block_on(async {
+        let tasks: Vec<_> = (0..10).map(|i| spawn(async move { i })).collect();
+        let jobs: Vec<_> = (0..10).map(|i| unblock(move || i)).collect();
+        for (task, job) in tasks.into_iter().zip(jobs) {
+            assert_eq!(task.await, job.await);
+        }
+        timeout(SOON, sleep(MS)).await.expect("timers");
+    });
+    block_on(async { assert_eq!(spawn_local(async { 1 }).await, 1) });
+}
+
+#[test]
+fn payloads_that_panic_when_they_are_dropped_kill_nobody() {
+    fresh_process(30, &[("SMOL_THREADS", "1"), ("BLOCKING_MAX_THREADS", "1")], || {
+        for _ in 0..5 {
+            // One that nobody comes for.
+            let task = spawn(async { resume_unwind(Box::new(Bomb)) });
+            common::eventually(|| task.is_finished());
+            std::mem::forget(catch_unwind(AssertUnwindSafe(|| drop(task))));
+            let waker = {
+                let armed = AtomicBool::new(true);
+                hook_waker(move || {
+                    if armed.swap(false, Ordering::SeqCst) {
+                        resume_unwind(Box::new(Bomb));
+                    }
+                })
+            };
+            let mut timer = Timer::after(MS / 10);
+            let _ = poll_with(&mut timer, &waker);
+            std::mem::forget(catch_unwind(|| block_on(sleep(MS))));
+            assert_alive();
+            std::mem::forget(catch_unwind(AssertUnwindSafe(|| drop((timer, waker)))));
+        }
+    });
+}
+
+#[test]
+fn operations_that_panic_leave_their_handle_in_order() {
+    fresh_process(30, &[], || {
+        struct Panics(u32);
+        impl io::Read for Panics {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                if self.0 % 2 == 1 {
+                    panic_any("read");
+                }
+                buffer.fill(7);
+                Ok(buffer.len())
+            }
+        }
+        fn panics<T>(future: impl Future<Output = T>) {
+            assert!(catch_unwind(AssertUnwindSafe(|| foreign_block_on(future))).is_err());
+        }
+        std::panic::set_hook(Box::new(|_| {}));
+        let (one, two) = socket_pair();
+        let file = Async::from(tempfile::tempfile().unwrap());
+        let mut wrapped = Unblock::new(Panics(0));
+        for _ in 0..5 {
+            // With somebody else who waits for the same handle.
+            let waits = one.clone();
+            let waits = spawn(async move { waits.readable().await.unwrap() });
+            io::Write::write_all(&mut two.get_ref(), b"x").unwrap();
+            panics(one.read_with(|_| -> io::Result<()> { panic_any("op") }));
+            panics(one.write_with(|_| -> io::Result<()> { panic_any("op") }));
+            foreign_block_on(async {
+                timeout(SOON, waits).await.expect("who waits besides");
+                assert_eq!((&one).read(&mut [0; 9]).await.unwrap(), 1);
+            });
+            panics(file.with(|_| panic_any("with")));
+            assert!(foreign_block_on(file.with(|file| file.metadata().is_ok())));
+            panics(wrapped.read(&mut [0; 4]));
+            assert_eq!(foreign_block_on(wrapped.read(&mut [0; 4])).unwrap(), 4);
+            panics(wrapped.with_mut(|_| panic_any("with_mut")));
+            foreign_block_on(wrapped.with_mut(|_| ()));
+        }
+        assert_alive();
+    });
+}
+
+#[test]
+fn whoever_drives_an_executor_hears_nothing_of_its_tasks_panics() {
+    fresh_process(30, &[], || {
+        static EX: Executor<'static> = Executor::new();
+        let stop = Flag::new();
+        thread::scope(|threads| {
+            let drivers: Vec<_> =
+                (0..2).map(|_| threads.spawn(|| block_on(EX.run(stop.wait())))).collect();
+            let tasks: Vec<_> = (0..200)
+                .map(|i| {
+                    EX.spawn(async move {
+                        let _bomb = (i % 4 == 0).then(|| Bomb);
+                        future::yield_now().await;
+                        if i % 2 == 0 {
+                            resume_unwind(Box::new(i));
+                        }
+                        i
+                    })
+                })
+                .collect();
+            let mut panicked = 0;
+            for (i, task) in tasks.into_iter().enumerate() {
+                match catch_unwind(AssertUnwindSafe(|| foreign_block_on(task))) {
+                    Ok(value) => assert_eq!(value, i),
+                    Err(_) => panicked += 1,
+                }
+            }
+            assert_eq!(panicked, 100);
+            stop.set();
+            for driver in drivers {
+                driver.join().expect("a driver heard of a panic");
+            }
+        });
+    });
+}
+
+#[test]
+fn a_thread_that_ends_with_local_tasks_that_panic_ends_well() {
+    fresh_process(30, &[], || {
+        for round in 0..20 {
+            let dropped = Arc::new(AtomicUsize::new(0));
+            let counts = dropped.clone();
+            thread::spawn(move || {
+                for i in 0..6 {
+                    let counts = counts.clone();
+                    let bomb = OnDrop(move || {
+                        counts.fetch_add(1, Ordering::SeqCst);
+                        if i % 2 == round % 2 {
+                            resume_unwind(Box::new("a local task at the end of its thread"));
+                        }
+                    });
+                    spawn_local(async move {
+                        let _bomb = bomb;
+                        pending::<()>().await
+                    })
+                    .detach();
+                }
+                if round % 3 > 0 {
+                    block_on(future::yield_now());
+                }
+            })
+            .join()
+            .unwrap();
+            common::eventually(|| dropped.load(Ordering::SeqCst) == 6);
+        }
+        assert_alive();
+    });
+}
