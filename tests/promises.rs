@@ -1467,3 +1467,116 @@ fn a_thread_that_ends_with_local_tasks_that_panic_ends_well() {
         assert_alive();
     });
 }
+
+// ---------- 11. Without threads or descriptors: an error, or it is done where it can be ----------
+
+/// Makes every `std::thread` without a stack size of its own fail to start.
+const NO_THREADS: (&str, &str) = ("RUST_MIN_STACK", "70368744177664");
+
+#[cfg(unix)]
+#[test]
+fn without_threads_files_names_processes_and_wrapped_things_work() {
+    fresh_process(30, &[NO_THREADS], || {
+        block_on(async {
+            let mut file = Async::from(tempfile::tempfile().unwrap());
+            file.write_all(b"without threads").await.unwrap();
+            file.seek(SeekFrom::Start(8)).await.unwrap();
+            let mut text = String::new();
+            file.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text, "threads");
+            let names = smol::resolve("localhost:80").await;
+            assert!(names.is_ok_and(|names| !names.is_empty()));
+            let mut echo = std::process::Command::new("echo");
+            let child = Async::<std::process::Child>::spawn(
+                echo.arg("hi").stdout(std::process::Stdio::piped()),
+            );
+            assert_eq!(child.unwrap().output().await.unwrap().stdout, b"hi\n");
+            let mut items = Unblock::new([1, 2, 3].into_iter());
+            let mut sum = 0;
+            while let Some(item) = items.next().await {
+                sum += item;
+            }
+            assert_eq!(sum, 6);
+            // Tasks that block on tasks and jobs, three deep.
+            let nested = spawn(async { block_on(spawn(async { block_on(unblock(|| 4)) })) });
+            assert_eq!(nested.await, 4);
+            let sum = scope(async |s| s.spawn(async { spawn(async { 5 }).await }).await).await;
+            assert_eq!(sum, 5);
+        });
+    });
+}
+
+#[test]
+fn without_threads_two_threads_in_block_on_share_what_there_is_to_do() {
+    fresh_process(30, &[NO_THREADS], || {
+        // std's threads with a stack size of their own do start.
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let main = || {
+                    for _ in 0..50 {
+                        let (one, two) = (spawn(sleep(MS / 10)), unblock(|| 1));
+                        block_on(async {
+                            one.await;
+                            assert_eq!(two.await, 1);
+                            timeout(MS, pending::<()>()).await.unwrap_err();
+                        });
+                    }
+                };
+                thread::Builder::new().stack_size(1 << 20).spawn(main).unwrap()
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        // Tasks that were detached are done by whoever comes next.
+        let done = Flag::new();
+        let sets = done.clone();
+        spawn(async move {
+            Timer::after(MS).await;
+            sets.set();
+        })
+        .detach();
+        block_on(done.wait());
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_descriptors_a_process_or_a_socket_is_an_error_and_leaves_nothing_behind() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use std::process::{Child, Command, Stdio};
+    fresh_process(30, &[], || {
+        block_on(sleep(MS));
+        foreign_block_on(spawn(sleep(MS)));
+        let before = common::open_fds();
+        let limit = getrlimit(Resource::Nofile);
+        // Three, one, or none is left: an operation that needs several gives back those it got.
+        for left in (0..8).rev() {
+            let current = Some(before as u64 + left);
+            setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
+            for _ in 0..5 {
+                let mut cat = Command::new("cat");
+                cat.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+                if let Ok(child) = Async::<Child>::spawn(&mut cat) {
+                    drop(child.take_stdin());
+                    foreign_block_on(child.status()).unwrap();
+                }
+                let _ = Async::<std::os::unix::net::UnixStream>::pair();
+                if let Ok(listener) = Async::<std::net::TcpListener>::bind("127.0.0.1:0") {
+                    let addr = listener.get_ref().local_addr().unwrap();
+                    let connect = Async::<std::net::TcpStream>::connect(addr);
+                    let accept = timeout(MS * 20, listener.accept());
+                    let _ = foreign_block_on(future::zip(connect, accept));
+                }
+            }
+        }
+        setrlimit(Resource::Nofile, limit).unwrap();
+        common::eventually(|| common::open_fds() <= before + 1);
+        let zombies = std::fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            stat.contains(&format!(") Z {} ", std::process::id()))
+        });
+        assert_eq!(zombies.count(), 0, "zombies");
+        assert_alive();
+    });
+}
