@@ -1580,3 +1580,141 @@ fn without_descriptors_a_process_or_a_socket_is_an_error_and_leaves_nothing_behi
         assert_alive();
     });
 }
+
+// ---------- 12. Huge durations mean never; a timer never fires early ----------
+
+#[test]
+fn a_timer_that_was_set_anew_and_is_overdue_is_ready_at_its_next_poll() {
+    fresh_process(20, &[], || {
+        // Where nobody but this thread can have looked at the clock.
+        for way in 0..3 {
+            block_on(async {
+                let mut timer = Timer::after(HOUR);
+                assert!(future::poll_once(&mut timer).await.is_none());
+                match way {
+                    0 => timer.set_after(MS),
+                    1 => timer.set_at(Instant::now() + MS),
+                    _ => timer.set_interval(MS),
+                }
+                thread::sleep(5 * MS);
+                assert!(future::poll_once(&mut timer).await.is_some(), "block_on, way {way}");
+            });
+        }
+        // And where there is a watcher.
+        for way in 0..3 {
+            let mut timer = Timer::after(HOUR);
+            assert!(poll_with(&mut timer, Waker::noop()).is_pending());
+            match way {
+                0 => timer.set_after(MS),
+                1 => timer.set_at(Instant::now() + MS),
+                _ => timer.set_interval(MS),
+            }
+            thread::sleep(5 * MS);
+            assert!(poll_with(&mut timer, Waker::noop()).is_ready(), "way {way}");
+        }
+    });
+}
+
+#[test]
+fn timers_at_the_edges_of_all_powers_of_two_do_not_fire_and_do_not_hurt_others() {
+    fresh_process(30, &[], || {
+        let mut far = Vec::new();
+        for power in 8..64 {
+            for off in [-1i64, 0, 1] {
+                let near = |value: u64| value.saturating_add_signed(off);
+                let nanos = Duration::from_nanos(near(1 << power));
+                let micros = Duration::from_micros(near(1 << power));
+                let millis = Duration::from_millis(near(1 << power));
+                let secs = Duration::from_secs(near(1 << power));
+                let all = [nanos, micros, millis, secs].into_iter();
+                far.extend(all.filter(|time| *time > HOUR).map(Timer::after));
+            }
+        }
+        let count = far.len();
+        assert!(count > 300);
+        for timer in &mut far {
+            assert!(poll_with(timer, Waker::noop()).is_pending());
+        }
+        // They are moved about, taken off in any order, and near ones come and go between them.
+        for round in 0..200 {
+            let begin = Instant::now();
+            foreign_block_on(sleep(MS / 10 * (round % 7)));
+            assert!(begin.elapsed() < SOON);
+            let (one, other) = ((round as usize * 7919) % count, (round as usize * 31) % count);
+            far[one].set_after(Duration::from_secs(1 << (round % 60 + 4)));
+            assert!(poll_with(&mut far[one], Waker::noop()).is_pending());
+            far.swap(one, other);
+        }
+        drop(far.drain(..count / 2));
+        foreign_block_on(sleep(MS));
+    });
+}
+
+#[test]
+fn intervals_with_absurd_starts_and_periods_neither_panic_nor_burst() {
+    fresh_process(20, &[], || {
+        let now = Instant::now();
+        let secs = |power: u32| Duration::from_secs(1 << power);
+        let long_ago = (0..63).rev().find_map(|i| now.checked_sub(secs(i))).unwrap_or(now);
+        let far = (0..63).rev().find_map(|i| now.checked_add(secs(i)));
+        let periods = [
+            Duration::from_nanos(1),
+            MS,
+            HOUR,
+            Duration::from_secs(u64::MAX),
+            Duration::MAX,
+            Duration::MAX - Duration::from_nanos(1),
+        ];
+        for period in periods {
+            for start in [long_ago, now, far.unwrap()] {
+                let mut timer = Timer::interval_at(start, period);
+                let mut ticks = 0;
+                while ticks < 3 && poll_with(&mut timer, Waker::noop()).is_ready() {
+                    ticks += 1;
+                }
+                if period >= HOUR {
+                    assert!(ticks <= 1, "{ticks} ticks of {period:?} from {start:?}");
+                }
+                timer.set_interval_at(start, period);
+                let _ = poll_with(&mut timer, Waker::noop());
+                timer.set_interval(period);
+                let _ = poll_with(&mut timer, Waker::noop());
+                timer.set_after(period);
+                let _ = (poll_with(&mut timer, Waker::noop()), timer.will_fire());
+            }
+        }
+        foreign_block_on(async {
+            let huge = timeout(Duration::MAX, timeout(Duration::MAX - MS, sleep(MS)));
+            huge.await.unwrap().unwrap();
+            timeout(Duration::ZERO, pending::<()>()).await.unwrap_err();
+        });
+    });
+}
+
+#[test]
+fn a_timer_that_is_postponed_while_it_is_due_is_not_early() {
+    fresh_process(30, &[], || {
+        for round in 0..300u32 {
+            // Set anew by another thread around the moment at which it fires.
+            let at = Instant::now() + MS / 2;
+            let (timer, until) = (Arc::new(Mutex::new(Timer::at(at))), Arc::new(Mutex::new(at)));
+            let (theirs, their_until) = (timer.clone(), until.clone());
+            let sets = thread::spawn(move || {
+                thread::sleep(MS / 1000 * (300 + round));
+                let mut timer = theirs.lock().unwrap();
+                let at = Instant::now() + MS;
+                *their_until.lock().unwrap() = at;
+                timer.set_at(at);
+            });
+            let fired = block_on(poll_fn(|cx| {
+                let mut timer = timer.lock().unwrap();
+                let polled = Pin::new(&mut *timer).poll(cx);
+                polled.map(|at| (at, *until.lock().unwrap(), Instant::now()))
+            }));
+            let (at, until, now) = fired;
+            assert_eq!(at, until);
+            assert!(now >= until, "early by {:?}", until - now);
+            sets.join().unwrap();
+        }
+    });
+}
