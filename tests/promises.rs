@@ -1718,3 +1718,137 @@ fn a_timer_that_is_postponed_while_it_is_due_is_not_early() {
         }
     });
 }
+
+// ---------- 13. What is not `Send` is polled and dropped on its own thread ----------
+
+/// Something that checks where it is used.
+struct AtHome(thread::ThreadId, Rc<()>);
+impl AtHome {
+    fn new() -> AtHome {
+        AtHome(thread::current().id(), Rc::new(()))
+    }
+    fn check(&self) {
+        assert!(self.0 == thread::current().id() || abort_with("away from home"));
+        let _ = self.1.clone();
+    }
+}
+impl Drop for AtHome {
+    fn drop(&mut self) {
+        self.check();
+    }
+}
+/// A panic in a destructor might be swallowed.
+fn abort_with(what: &str) -> bool {
+    let _ = io::Write::write_all(&mut io::stderr(), format!("\n{what}\n").as_bytes());
+    std::process::abort()
+}
+
+#[test]
+fn handles_of_local_tasks_that_are_dropped_awaited_and_cancelled_elsewhere_leave_them_at_home() {
+    fresh_process(30, &[], || {
+        for round in 0..60 {
+            let (handles, elsewhere) = mpsc::channel::<Task<u32>>();
+            let other = thread::spawn(move || {
+                for (i, task) in elsewhere.iter().enumerate() {
+                    match (i + round) % 4 {
+                        0 => drop(task),
+                        1 => drop(foreign_block_on(task.cancel())),
+                        2 => drop(foreign_block_on(task.fallible())),
+                        _ => task.detach(),
+                    }
+                }
+            });
+            block_on(async {
+                for i in 0..20 {
+                    let home = AtHome::new();
+                    let task = spawn_local(async move {
+                        for _ in 0..i % 5 {
+                            home.check();
+                            Timer::after(MS / 50).await;
+                        }
+                        home.check();
+                        i
+                    });
+                    handles.send(task).unwrap();
+                }
+                drop(handles);
+                while !other.is_finished() {
+                    Timer::after(MS / 10).await;
+                }
+            });
+            other.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_worker_that_has_local_tasks_does_not_leave_them() {
+    fresh_process(30, &[("SMOL_THREADS", "1")], || {
+        for _ in 0..5 {
+            // The one worker blocks, a spare one comes, and a task of its own stays there.
+            let (release, done) = (Flag::new(), Flag::new());
+            let blocks = release.clone();
+            let first = spawn(async move { blocks.wait_blocking() });
+            let sets = done.clone();
+            foreign_block_on(spawn(async move {
+                let home = AtHome::new();
+                spawn_local(async move {
+                    for _ in 0..20 {
+                        home.check();
+                        Timer::after(MS).await;
+                    }
+                    home.check();
+                    sets.set();
+                })
+                .detach();
+            }));
+            // The spare one is one too many now.
+            release.set();
+            foreign_block_on(first);
+            for _ in 0..100 {
+                foreign_block_on(spawn(future::yield_now()));
+            }
+            let result = foreign_block_on(timeout(SOON, done.wait()));
+            result.expect("a local task of a worker was forgotten");
+        }
+    });
+}
+
+#[test]
+fn a_scope_that_is_dropped_or_panics_anywhere_keeps_its_children_at_home() {
+    fresh_process(30, &[], || {
+        for round in 0..100 {
+            let (wakers, to_wake) = mpsc::channel::<Waker>();
+            let waking = thread::spawn(move || to_wake.iter().for_each(Waker::wake));
+            let work = async {
+                scope(async |s| {
+                    for i in 0..8 {
+                        let (home, wakers) = (AtHome::new(), wakers.clone());
+                        drop(s.spawn(async move {
+                            for polls in 0..20 {
+                                home.check();
+                                wakers
+                                    .send(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await)
+                                    .unwrap();
+                                if i == 3 && polls == round % 20 && round % 2 == 0 {
+                                    resume_unwind(Box::new("a child"));
+                                }
+                                future::yield_now().await;
+                            }
+                            pending::<()>().await
+                        }));
+                    }
+                    pending::<()>().await
+                })
+                .await
+            };
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                block_on(async {
+                    let _ = timeout(MS / 100 * round, work).await;
+                })
+            }));
+            drop(wakers);
+            waking.join().unwrap();
+        }
+    });
+}
