@@ -1852,3 +1852,197 @@ fn a_scope_that_is_dropped_or_panics_anywhere_keeps_its_children_at_home() {
         }
     });
 }
+
+// ---------- 14. Ends of threads, forks, exits: an error or a clear panic, never a hang ----------
+
+#[cfg(unix)]
+#[test]
+fn whatever_a_thread_local_holds_of_the_runtime_ends_with_its_thread() {
+    fresh_process(60, &[], || {
+        thread_local! {
+            static KEPT: RefCell<Vec<Box<dyn std::any::Any>>> = const { RefCell::new(Vec::new()) };
+        }
+        type Make = fn() -> Box<dyn std::any::Any>;
+        let makes: [(&str, Make); 9] = [
+            ("a wrapped reader that waits", || {
+                let mut reader = Unblock::new(common_io::std_pipe().0);
+                block_on(async { future::poll_once(reader.read(&mut [0])).await.is_none() });
+                Box::new(reader)
+            }),
+            ("a file with an operation under way", || {
+                let mut file = Async::from(tempfile::tempfile().unwrap());
+                block_on(async { future::poll_once(file.write(&[0; 100_000])).await.is_none() });
+                Box::new(file)
+            }),
+            ("a process", || {
+                let mut ends = std::process::Command::new("true");
+                let child = Async::<std::process::Child>::spawn(&mut ends).unwrap();
+                block_on(future::poll_once(child.status()));
+                Box::new(child)
+            }),
+            ("an executor whose tasks own one", || {
+                let (ex, inner) = (Executor::new(), Executor::new());
+                inner.spawn(async { sleep(HOUR).await }).detach();
+                ex.spawn(async move { inner.run(pending::<()>()).await }).detach();
+                while ex.try_tick() {}
+                Box::new(ex)
+            }),
+            ("a local executor", || {
+                let ex = LocalExecutor::new();
+                ex.spawn(async { sleep(HOUR).await }).detach();
+                while ex.try_tick() {}
+                Box::new(ex)
+            }),
+            ("a scope under way", || {
+                let mut future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(scope(async |s| {
+                    drop(s.spawn(async { unblock(|| ()).await }));
+                    drop(s.spawn(sleep(HOUR)));
+                    pending().await
+                }));
+                let _ = poll_with(&mut future, Waker::noop());
+                Box::new(future)
+            }),
+            ("a job in the queue", || Box::new(unblock(|| thread::sleep(MS)))),
+            ("a local task", || {
+                let task = spawn_local(sleep(HOUR));
+                block_on(future::yield_now());
+                Box::new(task)
+            }),
+            ("a socket with waiters", || {
+                let (one, two) = socket_pair();
+                let waits = one.clone();
+                let mut task = spawn(async move { waits.readable().await });
+                foreign_block_on(future::poll_once(&mut task));
+                Box::new((one, two, task))
+            }),
+        ];
+        for (what, make) in makes {
+            for before in [false, true] {
+                let ends = thread::spawn(move || {
+                    // Either thread-local may be the first to go.
+                    if before {
+                        KEPT.with(|_| ());
+                    }
+                    block_on(async { spawn_local(async {}).await });
+                    KEPT.with(|kept| kept.borrow_mut().push(make()));
+                });
+                let begin = Instant::now();
+                while !ends.is_finished() {
+                    assert!(begin.elapsed() < SOON, "{what} holds up the end of its thread");
+                    thread::sleep(MS / 10);
+                }
+                assert!(ends.join().is_ok(), "{what}");
+            }
+        }
+        assert_alive();
+    });
+}
+
+#[test]
+fn the_program_ends_from_anywhere_with_the_status_that_was_asked_for() {
+    let ways: [(&str, fn()); 7] = [
+        ("a waker", || {
+            let waker = hook_waker(|| std::process::exit(7));
+            let mut timer = Timer::after(MS);
+            let _ = poll_with(&mut timer, &waker);
+            foreign_block_on(sleep(HOUR));
+        }),
+        ("a scope's child", || {
+            block_on(scope(async |s| s.spawn(async { std::process::exit(7) }).await))
+        }),
+        ("the destructor of a future that is cancelled", || {
+            let exits = OnDrop(|| std::process::exit(7));
+            let task = spawn(async move {
+                let _exits = exits;
+                pending::<()>().await
+            });
+            foreign_block_on(spawn(async {}));
+            foreign_block_on(task.cancel());
+        }),
+        ("a job, while all else is busy", || {
+            for _ in 0..3 {
+                spawn(async { foreign_block_on(pending::<()>()) }).detach();
+                unblock(|| thread::sleep(HOUR)).detach();
+            }
+            foreign_block_on(unblock(|| std::process::exit(7)))
+        }),
+        ("an operation on a wrapped thing", || {
+            let items = std::iter::from_fn(|| -> Option<()> { std::process::exit(7) });
+            block_on(async { Unblock::new(items).next().await });
+        }),
+        ("a local task", || block_on(async { spawn_local(async { std::process::exit(7) }).await })),
+        ("a local task of a worker", || {
+            foreign_block_on(spawn(async {
+                spawn_local(async { std::process::exit(7) }).detach();
+            }));
+            foreign_block_on(sleep(HOUR));
+        }),
+    ];
+    for (number, (what, _)) in ways.iter().enumerate() {
+        let number = number.to_string();
+        let ended = common::fresh_process_output(10, &[("WAY", number.as_str())], || {
+            let way: usize = std::env::var("WAY").unwrap().parse().unwrap();
+            let (_, end) = ways[way];
+            end();
+        });
+        if let Some(ended) = ended {
+            assert_eq!(ended.status.code(), Some(7), "{what}: {}", ended.output);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_child_of_a_fork_inside_of_a_task_ends_and_the_parent_goes_on() {
+    fresh_process(30, &[("SMOL_THREADS", "2")], || {
+        let (one, mut two) = socket_pair();
+        let reads = spawn(async move {
+            let mut one = one;
+            one.read_exact(&mut [0; 2]).await.unwrap();
+        });
+        let ticks = spawn(async {
+            for _ in 0..20 {
+                Timer::after(MS).await;
+            }
+        });
+        for local in [false, true] {
+            let is_child = Arc::new(AtomicBool::new(false));
+            let tells = is_child.clone();
+            let fork = async move {
+                if let fork::Fork::Child = fork::fork().unwrap() {
+                    tells.store(true, Ordering::SeqCst);
+                    // Whatever it is told, it must come to an end.
+                    let _ = catch_unwind(|| drop(spawn(async {})));
+                    let _ = catch_unwind(|| drop(unblock(|| ())));
+                    let _ = catch_unwind(|| block_on(sleep(MS)));
+                    if !local {
+                        std::process::exit(0);
+                    }
+                    // This one goes on in the `block_on` that it was in.
+                    spawn_local(async {}).await;
+                }
+            };
+            if local {
+                let goes_on = async { spawn_local(fork).await };
+                let ended = catch_unwind(AssertUnwindSafe(|| block_on(goes_on)));
+                if is_child.load(Ordering::SeqCst) {
+                    std::process::exit(0);
+                }
+                ended.unwrap();
+            } else {
+                foreign_block_on(spawn(fork));
+            }
+            block_on(two.write_all(b"x")).unwrap();
+        }
+        foreign_block_on(async {
+            timeout(SOON, reads).await.expect("the parent's sockets");
+            timeout(SOON, ticks).await.expect("the parent's timers");
+        });
+        for _ in 0..2 {
+            // Both children end on their own.
+            let status = rustix::process::wait(rustix::process::WaitOptions::empty());
+            assert!(status.unwrap().is_some_and(|(_, status)| status.exited()));
+        }
+        assert_alive();
+    });
+}
