@@ -2046,3 +2046,128 @@ fn a_child_of_a_fork_inside_of_a_task_ends_and_the_parent_goes_on() {
         assert_alive();
     });
 }
+
+// ---------- 15. What was started belongs to somebody ----------
+
+#[test]
+fn a_long_chain_of_tasks_that_own_each_other_goes_without_a_deep_stack() {
+    fresh_process(60, &[], || {
+        const LENGTH: usize = 50_000;
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let link = |next: Option<Task<()>>| {
+            let dropped = dropped.clone();
+            let counts = OnDrop(move || {
+                dropped.fetch_add(1, Ordering::SeqCst);
+            });
+            async move {
+                let _counts = counts;
+                match next {
+                    Some(next) => next.await,
+                    None => pending().await,
+                }
+            }
+        };
+        let ex = Executor::new();
+        let local = LocalExecutor::new();
+        let mut chains: [Option<Task<()>>; 4] = [const { None }; 4];
+        for _ in 0..LENGTH {
+            chains[0] = Some(ex.spawn(link(chains[0].take())));
+            chains[1] = Some(local.spawn(link(chains[1].take())));
+            chains[2] = Some(spawn(link(chains[2].take())));
+            chains[3] = Some(spawn_local(link(chains[3].take())));
+        }
+        while ex.try_tick() || local.try_tick() {}
+        let [_in_ex, _in_local, one, two] = chains;
+        drop((ex, local));
+        assert!(dropped.load(Ordering::SeqCst) >= 2 * LENGTH);
+        drop(one);
+        block_on(async {
+            two.unwrap().cancel().await;
+            while dropped.load(Ordering::SeqCst) < 4 * LENGTH {
+                Timer::after(MS).await;
+            }
+        });
+    });
+}
+
+#[test]
+fn what_a_child_left_can_be_had_after_the_scope_was_cancelled() {
+    fresh_process(20, &[], || {
+        block_on(async {
+            let text = String::from("borrowed");
+            let text = &text;
+            let sum = scope(async |s| {
+                let done = s.spawn(async move { text.len() });
+                let never = s.spawn(pending::<()>());
+                while !done.is_finished() {
+                    future::yield_now().await;
+                }
+                s.cancel();
+                assert!(never.is_finished());
+                // One that comes too late never runs; its handle says so instead of waiting.
+                let late = s.spawn(async { unreachable!() });
+                assert!(late.is_finished());
+                assert!(catch_unwind(AssertUnwindSafe(|| block_on(late))).is_err());
+                // A scope inside is no part of what was cancelled.
+                let inner = scope(async |inner| inner.spawn(async { 1 }).await).await;
+                done.await + inner
+            })
+            .await;
+            assert_eq!(sum, 9);
+        });
+    });
+}
+
+#[test]
+fn a_child_that_is_awaited_by_ever_others_wakes_the_last() {
+    fresh_process(20, &[], || {
+        block_on(scope(async |s| {
+            for _ in 0..50 {
+                let flag = Flag::new();
+                let sets = flag.clone();
+                let mut child = s.spawn(async move {
+                    flag.wait().await;
+                    7
+                });
+                // The body looks, then hands it to a sibling, which hands it back.
+                assert!(future::poll_once(&mut child).await.is_none());
+                let sibling = s.spawn(async move {
+                    let looked = future::poll_once(&mut child).await;
+                    (child, looked)
+                });
+                let (child, looked) = sibling.await;
+                assert!(looked.is_none());
+                let other = s.spawn(child);
+                let thread = thread::spawn(move || sets.set());
+                assert_eq!(other.await, 7);
+                thread.join().unwrap();
+            }
+        }));
+    });
+}
+
+#[test]
+fn cancelling_in_the_middle_of_a_cancel_ends_both() {
+    fresh_process(30, &[("SMOL_THREADS", "1")], || {
+        for round in 0..100 {
+            // A future whose destructor cancels another one, blocking, which cancels the next.
+            let mut inner = spawn(pending::<()>());
+            for _ in 0..round % 4 {
+                let mut victim = Some(inner);
+                let cancels = OnDrop(move || {
+                    if let Some(victim) = victim.take() {
+                        assert!(foreign_block_on(victim.cancel()).is_none());
+                    }
+                });
+                inner = spawn(async move {
+                    let _cancels = cancels;
+                    pending::<()>().await
+                });
+            }
+            if round % 3 == 0 {
+                foreign_block_on(spawn(async {}));
+            }
+            assert!(foreign_block_on(timeout(SOON, inner.cancel())).expect("a cancel").is_none());
+        }
+    });
+}
