@@ -2171,3 +2171,141 @@ fn cancelling_in_the_middle_of_a_cancel_ends_both() {
         }
     });
 }
+
+// ---------- 16. Bytes are counted honestly ----------
+
+#[test]
+fn a_write_that_was_given_up_and_a_read_come_in_the_order_they_were_asked_for() {
+    fresh_process(30, &[], || {
+        block_on(async {
+            for round in 0..50usize {
+                let mut file = Async::from(tempfile::tempfile().unwrap());
+                let data: Vec<u8> = (0..50_000 + round).map(|i| i as u8).collect();
+                let given_up = future::poll_once(file.write(&data)).await;
+                // Either it has not begun, or it is whole and comes before what follows.
+                file.flush().await.unwrap();
+                let position = file.seek(SeekFrom::Current(0)).await.unwrap();
+                let length = file.with(|file| file.metadata().unwrap().len()).await;
+                assert_eq!(position, length, "round {round}");
+                assert!(length == 0 || length == data.len() as u64, "{length} bytes");
+                if let Some(written) = given_up {
+                    assert_eq!(written.unwrap() as u64, length);
+                }
+                file.write_all(b"end").await.unwrap();
+                file.seek(SeekFrom::End(-3)).await.unwrap();
+                let mut end = String::new();
+                file.read_to_string(&mut end).await.unwrap();
+                assert_eq!(end, "end");
+                assert_eq!(file.into_inner().unwrap().metadata().unwrap().len(), length + 3);
+            }
+        });
+    });
+}
+
+#[test]
+fn errors_of_seeks_and_of_writes_to_what_is_read_only_change_nothing_and_are_told_once() {
+    fresh_process(20, &[], || {
+        block_on(async {
+            let path = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(path.path(), b"0123456789").unwrap();
+            let mut file = Async::<File>::open(path.path()).await.unwrap();
+            file.read_exact(&mut [0; 4]).await.unwrap();
+            for _ in 0..3 {
+                assert!(file.write(b"x").await.is_err());
+                file.flush().await.unwrap();
+                assert!(file.seek(SeekFrom::Current(-100)).await.is_err());
+                assert!(file.seek(SeekFrom::End(-100)).await.is_err());
+                assert_eq!(file.seek(SeekFrom::Current(0)).await.unwrap(), 4);
+            }
+            // Errors of what was given up come out once, or not at all; then all is well.
+            let _ = future::poll_once(file.write(b"x")).await;
+            let told = (0..4).map(|_| file.get_ref().metadata().is_ok()).all(|ok| ok);
+            assert!(told);
+            let mut errors = 0;
+            let mut rest = Vec::new();
+            while let Err(_error) = file.read_to_end(&mut rest).await {
+                errors += 1;
+                assert!(errors < 2, "an error was told twice");
+            }
+            assert_eq!(rest, b"456789");
+            // A file that shrinks and grows while it is open.
+            std::fs::write(path.path(), b"01").unwrap();
+            assert_eq!(file.read(&mut [0; 4]).await.unwrap(), 0);
+            file.seek(SeekFrom::Start(1)).await.unwrap();
+            std::fs::write(path.path(), b"abc").unwrap();
+            rest.clear();
+            file.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"bc");
+        });
+    });
+}
+
+#[test]
+fn a_wrapped_reader_tells_all_its_bytes_however_often_reads_are_given_up() {
+    struct Slow(Cursor<Vec<u8>>);
+    impl io::Read for Slow {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            thread::yield_now();
+            let len = buffer.len().min(1 + self.0.position() as usize % 13);
+            match self.0.position() % 5 {
+                0 if len > 1 => io::Read::read(&mut self.0, &mut buffer[..1]),
+                _ => io::Read::read(&mut self.0, &mut buffer[..len]),
+            }
+        }
+    }
+    impl io::Seek for Slow {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+    fresh_process(60, &[], || {
+        let data: Vec<u8> = (0..20_000u32).map(|i| (i * 7) as u8).collect();
+        let mut reader = Unblock::new(Slow(Cursor::new(data.clone())));
+        let (mut read, mut given_up) = (Vec::new(), 0);
+        block_on(async {
+            loop {
+                let mut buffer = vec![0; 1 + (read.len() + given_up) % 40];
+                match future::poll_once(reader.read(&mut buffer)).await {
+                    None => {
+                        given_up += 1;
+                        if given_up % 100 == 0 {
+                            // Where the user is, although more may have been read.
+                            let position = reader.seek(SeekFrom::Current(0)).await.unwrap();
+                            assert_eq!(position, read.len() as u64);
+                        } else {
+                            future::yield_now().await;
+                        }
+                    }
+                    Some(Ok(0)) => break,
+                    Some(result) => read.extend_from_slice(&buffer[..result.unwrap()]),
+                }
+            }
+        });
+        assert!(read == data, "{} of {} bytes", read.len(), data.len());
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_at_its_size_limit_counts_what_it_took_and_then_says_so() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    fresh_process(20, &[], || {
+        // The signal that comes with the error would end the process.
+        let seen = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGXFSZ, seen).unwrap();
+        let limit = getrlimit(Resource::Fsize);
+        let file = tempfile::tempfile().unwrap();
+        setrlimit(Resource::Fsize, Rlimit { current: Some(10_000), ..limit }).unwrap();
+        let (first, second, position, length) = block_on(async {
+            let mut file = Async::from(file);
+            let first = file.write(&[1; 15_000]).await;
+            let second = file.write(&[2; 10]).await;
+            let position = file.seek(SeekFrom::Current(0)).await;
+            (first, second, position, file.with(|file| file.metadata().unwrap().len()).await)
+        });
+        setrlimit(Resource::Fsize, limit).unwrap();
+        assert_eq!(first.unwrap(), 10_000);
+        assert_eq!(second.unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!((position.unwrap(), length), (10_000, 10_000));
+    });
+}
