@@ -556,7 +556,7 @@ fn a_shutdown_by_one_clone_ends_the_waits_of_all_others() {
                             _ => one.writable().await.unwrap(),
                         }
                     };
-                    if i < 4 { spawn(end) } else { spawn(async move { end.await }) }
+                    spawn(end)
                 })
                 .collect();
             thread::yield_now();
@@ -2312,8 +2312,6 @@ fn errors_of_seeks_and_of_writes_to_what_is_read_only_change_nothing_and_are_tol
             }
             // Errors of what was given up come out once, or not at all; then all is well.
             let _ = future::poll_once(file.write(b"x")).await;
-            let told = (0..4).map(|_| file.get_ref().metadata().is_ok()).all(|ok| ok);
-            assert!(told);
             let mut errors = 0;
             let mut rest = Vec::new();
             while let Err(_error) = file.read_to_end(&mut rest).await {
