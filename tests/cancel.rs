@@ -429,3 +429,68 @@ fn cancelled_timers_waiters_and_tasks_leave_no_memory_behind() {
         });
     });
 }
+
+/// A scope that is dropped, or has ended, while a part of it has been woken and not polled since.
+#[test]
+fn scopes_that_end_while_a_part_of_them_is_woken_leave_no_memory_behind() {
+    fresh_process(30, &[], || {
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert_flat("dropped with its body woken", || {
+            let scope = smol::scope(async |_| {
+                future::yield_now().await;
+                pending::<()>().await
+            });
+            assert!(pin!(scope).poll(cx).is_pending());
+        });
+        assert_flat("dropped with a child woken", || {
+            let scope = smol::scope(async |scope| {
+                drop(scope.spawn(async {
+                    future::yield_now().await;
+                    pending::<()>().await
+                }));
+                pending::<()>().await
+            });
+            let mut scope = pin!(scope);
+            assert!(scope.as_mut().poll(cx).is_pending());
+            assert!(scope.as_mut().poll(cx).is_pending());
+        });
+        // A waker that outlives the scope, and is woken afterwards.
+        let stray = &Mutex::new(None::<Waker>);
+        let leave_waker = || {
+            poll_fn(move |cx| {
+                *stray.lock().unwrap() = Some(cx.waker().clone());
+                Poll::Ready(())
+            })
+        };
+        let wake_stray = || {
+            let waker = stray.lock().unwrap().take();
+            waker.unwrap().wake();
+        };
+        assert_flat("ended, and its body is woken", || {
+            assert!(pin!(smol::scope(async |_| leave_waker().await)).poll(cx).is_ready());
+            wake_stray();
+        });
+        assert_flat("ended, and its child is woken", || {
+            block_on(smol::scope(async |scope| scope.spawn(leave_waker()).await));
+            wake_stray();
+        });
+        assert_flat("dropped, and its body is woken", || {
+            let scope = smol::scope(async |_| {
+                leave_waker().await;
+                pending::<()>().await
+            });
+            assert!(Box::pin(scope).as_mut().poll(cx).is_pending());
+            wake_stray();
+        });
+        assert_flat("panicked with its body woken", || {
+            let scope = smol::scope(async |scope| {
+                drop(scope.spawn(async { std::panic::resume_unwind(Box::new(1)) }));
+                future::yield_now().await;
+                future::yield_now().await;
+            });
+            let mut scope = pin!(scope);
+            let mut poll = || catch_unwind(AssertUnwindSafe(|| scope.as_mut().poll(cx)));
+            while let Ok(Poll::Pending) = poll() {}
+        });
+    });
+}
