@@ -141,10 +141,11 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::File;
 use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::iter;
 use std::marker::PhantomData;
@@ -160,7 +161,7 @@ use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, Ra
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -225,6 +226,17 @@ const POOL_CALLED: usize = 2;
 const POOL_LIMIT: usize = 500;
 /// The most that one read or write of a pool-driven handle moves, and thus what it may buffer.
 const POOL_CHUNK: usize = 1 << 20;
+/// The most that a read of a file takes from the page cache at once: some 50 µs of copying.
+#[cfg(target_os = "linux")]
+const CACHE_CHUNK: usize = 256 << 10;
+/// So many bytes cost a task as much of its budget as an operation does: 2 MiB per poll, which take
+/// some milliseconds where the memory they go to is touched for the first time.
+const BYTES_PER_OP: usize = 16 << 10;
+/// Operations in the queue of a lane; whoever comes then waits for its end.
+const LANE_OPS: usize = 1024;
+/// From this size on, a desk forgets answers that nobody has come for in so long a time.
+const DESK_LIMIT: usize = 4096;
+const DESK_AGE: Duration = Duration::from_secs(60);
 /// RFC 8305 section 5, "Connection Attempt Delay".
 const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 /// How long `accept` holds back an error that only time can cure, such as EMFILE.
@@ -441,6 +453,12 @@ fn spend(cx: &mut Context<'_>) -> Poll<()> {
         return Poll::Pending;
     }
     Poll::Ready(())
+}
+
+/// Pays for what an operation has moved, once that is known.
+fn spend_bytes(len: usize) {
+    let cost = (len / BYTES_PER_OP) as u32;
+    let _ = BUDGET.try_with(|left| left.set(left.get().saturating_sub(cost)));
 }
 
 // ============================================================================================
@@ -4300,17 +4318,21 @@ impl From<TimedOut> for io::Error {
 // §9  Blocking pool: a place where waiting is allowed
 // ============================================================================================
 //
-// uses §1 §2 §5 §6 · used by §10-§12 · locks: pool (leaf), lane (leaf)
+// uses §1 §2 §5 §6 · used by §10-§12 · locks: pool (leaf), lane < desk
 //
 // PROBLEM   Some work can only be done by blocking: files, name look-ups, other people's code.
 // IDEA      A queue of jobs and threads that come and go. A job is a task (§2) that is polled once.
-// I9.1      While a job is queued and a thread is idle, another has been called and is on its way; and if none
-//           is idle and the limit allows, one is on its way or starting. The first act of whoever comes is
-//           to call or start the next if jobs are left: a job may block, so that none waits behind another.
-// I9.2      Work that a pool thread submits while nobody else could do it is done there and then: a pool full
-//           of threads that wait for the pool would wait for ever.
-// I9.3      A lane has one operation under way at most, answers with that operation's own result, and
-//           loses neither bytes that were read nor errors when the one who asked has gone away.
+// I9.1      While a job is queued and a thread is idle, another has been called and is on its way;
+//           and if none is idle and the limit allows, one is on its way or starting. The first act
+//           of whoever comes is to call or start the next if jobs are left: a job may block, so
+//           that none waits behind another.
+// I9.2      No job runs inside of another one: it might want what that one holds. Whose job waits
+//           in `block_on` makes room for one more thread meanwhile; so does, until it ends, a job
+//           that has handed in what nobody was free for, since it may wait for just that.
+// I9.3      A lane does one operation at a time, in the order in which they were asked for. The
+//           answer goes to the desk of the handle that asked, and stays there until the one who
+//           asked comes for it, or is known to be gone (`Desk::claim`). Bytes that were read lie in
+//           the lane, for whoever reads next.
 // NEVER     polls a thread's clock while idle: an idle thread waits once, and ends.
 
 /// The threads for blocking work.
@@ -4329,6 +4351,8 @@ struct PoolState {
     threads: usize,
     /// Of these, those whose job waits in `block_on`.
     blocked: usize,
+    /// Those whose job has handed in what nobody was free for.
+    hosts: usize,
     /// Threads that have been started and have not looked at the queue yet.
     starting: usize,
 }
@@ -4340,6 +4364,7 @@ static POOL: Pool = Pool {
         called: 0,
         threads: 0,
         blocked: 0,
+        hosts: 0,
         starting: 0,
     }),
     call: Condvar::new(),
@@ -4347,7 +4372,33 @@ static POOL: Pool = Pool {
 };
 
 thread_local! {
-    static IS_POOL_THREAD: Cell<bool> = const { Cell::new(false) };
+    /// On a thread that does jobs: whether this one's counts among the hosts.
+    static IS_HOST: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+impl PoolState {
+    /// How many threads there may be (I9.2). Jobs that only hand in others could make room
+    /// without end, hence no more than the limit once again.
+    fn allowed(&self) -> usize {
+        let limit = POOL.limit();
+        limit + self.blocked + self.hosts.min(limit)
+    }
+
+    fn take_job(&mut self) -> Option<Runnable> {
+        let job = self.queue.pop_front();
+        let capacity = self.queue.capacity();
+        if capacity > 1024 && self.queue.len() < capacity / 8 {
+            self.queue.shrink_to(capacity / 4);
+        }
+        job
+    }
+
+    /// The job of this thread is over, and makes no room any more.
+    fn end_job(&mut self) {
+        if IS_HOST.replace(Some(false)) == Some(true) {
+            self.hosts -= 1;
+        }
+    }
 }
 
 impl Pool {
@@ -4359,34 +4410,36 @@ impl Pool {
     fn submit(&'static self, runnable: Runnable) {
         check_for_fork_outside();
         let mut state = lock(&self.state);
-        let may_start = state.threads < self.limit() + state.blocked;
-        // I9.2: threads that are idle have perhaps not been called for the jobs that are queued.
-        let is_full = !may_start && state.idle + state.called <= state.queue.len();
-        if is_full && IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false) {
-            drop(state);
-            runnable.run();
-            return;
+        // Threads that are idle have perhaps not been called yet for the jobs that are queued.
+        let is_taken = state.idle + state.called <= state.queue.len();
+        if is_taken && state.threads >= state.allowed() {
+            let is_new = IS_HOST.try_with(|host| host.get() == Some(false)).unwrap_or(false);
+            if is_new {
+                IS_HOST.set(Some(true));
+                state.hosts += 1;
+            }
         }
         state.queue.push_back(runnable);
-        if state.idle > 0 {
-            self.call_idle(state);
-        } else if may_start && state.starting < POOL_STARTING && !self.start(state) {
+        if !self.reinforce(state) && IS_HOST.try_with(Cell::get).ok().flatten().is_none() {
             self.stand_in();
         }
     }
 
-    /// Calls an idle thread, unless enough of them are on their way: those go on with it.
-    fn call_idle(&self, mut state: MutexGuard<'_, PoolState>) {
-        if state.called < POOL_CALLED {
-            state.idle -= 1;
-            state.called += 1;
-            drop(state);
-            self.call.notify_one();
+    /// Calls an idle thread, or starts one if that is allowed. `false` if it could not be started.
+    fn reinforce(&'static self, mut state: MutexGuard<'_, PoolState>) -> bool {
+        if state.idle > 0 {
+            // Enough of them may be on their way: those go on with it.
+            if state.called < POOL_CALLED {
+                state.idle -= 1;
+                state.called += 1;
+                drop(state);
+                self.call.notify_one();
+            }
+            return true;
         }
-    }
-
-    /// Starts a thread. `false` if that cannot be done.
-    fn start(&'static self, mut state: MutexGuard<'_, PoolState>) -> bool {
+        if state.threads >= state.allowed() || state.starting >= POOL_STARTING {
+            return true;
+        }
         state.threads += 1;
         state.starting += 1;
         let name = format!("smol-pool-{}", state.threads);
@@ -4400,25 +4453,29 @@ impl Pool {
         started
     }
 
-    /// No thread could be started. If there is none, or if this is the only one that is not blocked for
-    /// certain, the work is done on the thread that wants it done.
-    fn stand_in(&self) {
+    /// No thread could be started. If there is none, or if this is the only one that is not blocked
+    /// for certain, the work is done on the thread that wants it done.
+    fn stand_in(&'static self) {
+        // What these jobs hand in is queued, and they may wait for it.
+        let is_host = IS_HOST.try_with(Cell::get).ok().flatten();
+        let when_blocked = WHEN_BLOCKED.replace(Some(|blocked| POOL.block(blocked)));
         loop {
-            let runnable = {
+            let job = {
                 let mut state = lock(&self.state);
-                let alone =
-                    state.threads == 0 || IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false);
+                let alone = state.threads == 0 || is_host.is_some();
                 if alone { state.queue.pop_back() } else { None }
             };
-            match runnable {
-                Some(runnable) => runnable.run(),
-                None => return,
-            };
+            let Some(job) = job else { break };
+            IS_HOST.set(Some(false));
+            job.run();
+            lock(&self.state).end_job();
+            IS_HOST.set(is_host);
         }
+        WHEN_BLOCKED.set(when_blocked);
     }
 
-    /// The job on this thread waits for something in `block_on`, perhaps for another job: the thread
-    /// does not count until that is over.
+    /// The job on this thread waits for something in `block_on`, perhaps for another job: the
+    /// thread does not count until that is over.
     fn block(&'static self, blocked: bool) {
         let mut state = lock(&self.state);
         if !blocked {
@@ -4426,35 +4483,38 @@ impl Pool {
             return;
         }
         state.blocked += 1;
-        if !state.queue.is_empty() && state.idle == 0 && !self.start(state) {
+        if !state.queue.is_empty() && !self.reinforce(state) {
             self.stand_in();
         }
     }
 
     /// The life of a pool thread.
     fn work(&'static self) {
-        IS_POOL_THREAD.set(true);
+        IS_HOST.set(Some(false));
         WHEN_BLOCKED.set(Some(|blocked| POOL.block(blocked)));
         let mut state = lock(&self.state);
         state.starting -= 1;
         let mut came = true;
         loop {
-            if let Some(runnable) = state.queue.pop_front() {
+            if state.threads > state.allowed() {
+                // Whoever this one was let in for does not wait any more.
+                state.threads -= 1;
+                if !state.queue.is_empty() && state.idle > 0 {
+                    self.reinforce(state);
+                }
+                return;
+            }
+            if let Some(job) = state.take_job() {
                 // I9.1: the next one, if there is still something to do.
-                if !mem::take(&mut came) || state.queue.is_empty() {
-                    drop(state);
-                } else if state.idle > 0 {
-                    self.call_idle(state);
-                } else if state.threads < self.limit() + state.blocked
-                    && state.starting < POOL_STARTING
-                {
-                    self.start(state);
+                if mem::take(&mut came) && !state.queue.is_empty() {
+                    self.reinforce(state);
                 } else {
                     drop(state);
                 }
                 tour!(9, "a thread of the pool does a job");
-                runnable.run();
+                job.run();
                 state = lock(&self.state);
+                state.end_job();
                 continue;
             }
             state.idle += 1;
@@ -4475,11 +4535,16 @@ impl Pool {
 
 /// Runs a closure on a thread where it may block, and returns its result as a [`Task`].
 ///
-/// There are up to `BLOCKING_MAX_THREADS` such threads, by default 500; more jobs than that wait for their
-/// turn in a queue without a limit. A thread that has been idle for two seconds ends. A panic comes out where
-/// the task is awaited. Dropping the task cancels a closure that has not begun (it is dropped) and does not
-/// stop one that has; use [`detach`](Task::detach) if it must run in any case. At the end of `main`, running
-/// closures are not waited for.
+/// There are up to `BLOCKING_MAX_THREADS` such threads, by default 500; more jobs than that wait for
+/// their turn in a queue without a limit. A thread that has been idle for two seconds ends. A panic
+/// comes out where the task is awaited. Dropping the task cancels a closure that has not begun (it
+/// is dropped) and does not stop one that has; use [`detach`](Task::detach) if it must run in any
+/// case. At the end of `main`, running closures are not waited for.
+///
+/// A closure may wait for others that run here. If it does so in [`block_on`], its thread does not
+/// count meanwhile, and another may start. If it waits in other ways, by a channel or a lock, it
+/// counts: all whom it waits for must fit under the limit. Only what it has handed in itself gets
+/// one more thread.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -4496,315 +4561,577 @@ pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Tas
     task
 }
 
-/// Does one blocking operation at a time on something, on the pool (I9.3).
+/// Something whose operations block, done one at a time on the pool (I9.3). Its handles share it.
 struct Lane<S> {
-    state: Arc<Mutex<LaneState<S>>>,
+    state: Mutex<LaneState<S>>,
+    /// Whether a read need not move the position: then one that is dropped has not happened.
+    goes_back: bool,
 }
 
 struct LaneState<S> {
     /// `None` while an operation has it.
     io: Option<S>,
-    /// What operations said, with the handle that asked, until it takes the answer.
-    answers: Vec<(usize, Answer)>,
-    /// The buffer, and which part of it has been read but not seen by anybody.
-    buffer: Vec<u8>,
-    ahead: std::ops::Range<usize>,
-    waiters: Vec<Waker>,
+    queue: VecDeque<Order<S>>,
+    /// The bytes of the writes in the queue.
+    queued: usize,
+    /// Whether a job is at the queue, or on its way.
+    is_served: bool,
+    ahead: Option<Ahead>,
+    /// Those who wait for room in the queue, or for its end; each once.
+    waiters: BTreeMap<(usize, usize), Arc<Waker>>,
+    /// How often the position was moved by other things than writes.
+    moves: u64,
 }
 
-/// What an operation on a lane said.
+/// Bytes that were read and not seen by anybody.
+struct Ahead {
+    /// Where they lie in the file, which still stands there. `None` if it cannot go back: then they
+    /// are nowhere else.
+    at: Option<u64>,
+    bytes: Vec<u8>,
+    seen: usize,
+}
+
+/// An operation in the queue, and the slip of a desk that its answer belongs to.
+struct Order<S> {
+    op: Op<S>,
+    desk: Arc<Mutex<Desk>>,
+    name: u64,
+    len: usize,
+}
+
+type Op<S> = Box<dyn FnOnce(&mut S, &mut Option<Ahead>) -> Answer + Send>;
+
 enum Answer {
-    Read(io::Result<usize>),
-    /// With what was written: somebody else may be the next to ask.
-    Wrote(Vec<u8>, io::Result<usize>),
-    Flushed(io::Result<()>),
-    Sought(SeekFrom, io::Result<u64>),
+    /// How many bytes, or which place.
+    Number(io::Result<u64>),
     /// An item of an iterator, or what a closure returned.
-    Other(Box<dyn Any + Send>),
-    Panicked(Box<dyn Any + Send>),
+    Any(Box<dyn Any + Send>),
+    Panic(Box<dyn Any + Send>),
 }
 
 impl Answer {
-    /// The error of an operation that nobody has been told of.
-    fn into_error(self) -> Option<io::Error> {
+    fn number(self) -> io::Result<u64> {
         match self {
-            Answer::Read(Err(e)) | Answer::Wrote(_, Err(e)) => Some(e),
-            Answer::Flushed(Err(e)) | Answer::Sought(_, Err(e)) => Some(e),
-            _ => None,
+            Answer::Number(result) => result,
+            Answer::Any(_) => Ok(0),
+            Answer::Panic(payload) => resume_unwind(payload),
         }
+    }
+
+    fn is_failure(&self) -> bool {
+        matches!(self, Answer::Number(Err(_)) | Answer::Panic(_))
     }
 }
 
-impl<S> LaneState<S> {
-    /// The answer to the last operation of a handle.
-    fn take_answer(&mut self, owner: usize) -> Option<Answer> {
-        let place = self.answers.iter().position(|(asked, _)| *asked == owner)?;
-        Some(self.answers.remove(place).1)
+/// What the users of one handle have asked for, and the answers that lie ready for them.
+#[derive(Default)]
+struct Desk {
+    slips: Vec<Slip>,
+    clock: u64,
+}
+
+struct Slip {
+    /// By the desk's clock: when it was asked, which is its name, and when it was answered.
+    started: u64,
+    answered: u64,
+    asked: Request,
+    access: Access,
+    /// What the lane's `moves` were.
+    moves: u64,
+    wakers: Vec<Arc<Waker>>,
+    answer: Option<Answer>,
+    /// When the answer came.
+    since: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Request {
+    Read,
+    /// How many bytes, and what they hash to.
+    Write(usize, u64),
+    Flush,
+    Seek(SeekFrom),
+    Item,
+    /// A closure.
+    Call(u64),
+    /// By somebody who is gone for certain.
+    Gone,
+}
+
+/// How a handle is used: by `&mut`, so that there is no other living user of it, or by `&`.
+#[derive(Clone, Copy, PartialEq)]
+enum Access {
+    Own,
+    Shared,
+}
+
+/// Who asks for what; `data` is what is to be written.
+struct Wish<'a> {
+    asked: Request,
+    data: &'a [u8],
+    access: Access,
+    moves: u64,
+    waker: Arc<Waker>,
+}
+
+/// What a desk says to that.
+enum Claim {
+    New,
+    Wait,
+    Answer(Answer),
+}
+
+/// Other people's things, dropped when no lock is held: to be declared before the guards.
+type Trash = (Vec<Slip>, Vec<Arc<Waker>>);
+
+impl Slip {
+    fn is_of(&self, waker: &Waker) -> bool {
+        self.wakers.iter().any(|known| known.will_wake(waker))
     }
+
+    /// Whether it can be the answer to a wish: by what was asked, and if the position has moved,
+    /// also by the waker that asked. A buffer may have grown since its owner asked first.
+    fn fits(&self, wish: &Wish<'_>) -> bool {
+        let is_own = wish.access == Access::Own || self.is_of(&wish.waker);
+        let is_it = match (self.asked, wish.asked) {
+            (Request::Gone, _) => false,
+            (Request::Write(len, hash), Request::Write(..)) if is_own && len < wish.data.len() => {
+                hash == fingerprint(&wish.data[..len])
+            }
+            (asked, wished) => asked == wished,
+        };
+        is_it && (is_own || self.moves == wish.moves)
+    }
+
+    fn wait(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Claim {
+        if wish.access == Access::Own {
+            trash.1.append(&mut self.wakers);
+        }
+        if !self.is_of(&wish.waker) {
+            self.wakers.push(wish.waker.clone());
+        }
+        Claim::Wait
+    }
+}
+
+impl Desk {
+    /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one: what
+    /// does not fit comes from futures that are gone. By `&` there may be many; equal ones may have
+    /// each other's, but the waker that asked comes first. What lay ready for a waker before it
+    /// asked for something else that it now comes for was asked by a future that is gone, since a
+    /// living one would have been polled in between. (Before a seek, it need not even lie ready.)
+    /// Of those that are gone, failures are told and successes forgotten.
+    fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Claim {
+        let fitting = |slip: &&Slip| slip.fits(wish);
+        let own = |slip: &&Slip| slip.fits(wish) && slip.is_of(&wish.waker);
+        let found = self.slips.iter().find(own).or_else(|| self.slips.iter().find(fitting));
+        let name = found.map(|slip| slip.started);
+        let lies_ready = found.is_some_and(|slip| slip.answer.is_some());
+        let mut at = 0;
+        while let Some(slip) = self.slips.get_mut(at) {
+            let is_gone = match (wish.access, name) {
+                (Access::Own, _) => Some(slip.started) != name,
+                (Access::Shared, Some(name)) if lies_ready && slip.is_of(&wish.waker) => {
+                    let is_write = matches!(slip.asked, Request::Write(..));
+                    let moves = matches!(wish.asked, Request::Seek(_));
+                    slip.answer.is_some()
+                        && (slip.answered < name || moves && is_write && slip.started < name)
+                }
+                _ => false,
+            };
+            let tells = !matches!(wish.asked, Request::Item | Request::Call(_));
+            match &slip.answer {
+                _ if !is_gone => at += 1,
+                None => return slip.wait(wish, trash),
+                Some(answer) if answer.is_failure() && !tells => at += 1,
+                Some(_) => match self.remove(at, trash) {
+                    Some(answer) if answer.is_failure() => return Claim::Answer(answer),
+                    _ => {}
+                },
+            }
+        }
+        match self.slips.iter().position(|slip| Some(slip.started) == name) {
+            None => Claim::New,
+            Some(at) if !lies_ready => self.slips[at].wait(wish, trash),
+            Some(at) => self.remove(at, trash).map_or(Claim::New, Claim::Answer),
+        }
+    }
+
+    fn remove(&mut self, at: usize, trash: &mut Trash) -> Option<Answer> {
+        let mut slip = self.slips.remove(at);
+        let answer = slip.answer.take();
+        trash.0.push(slip);
+        if self.slips.is_empty() && self.slips.capacity() > 16 {
+            self.slips = Vec::new();
+        }
+        answer
+    }
+
+    fn open(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> u64 {
+        // Answers can pile up if tasks that share a handle are cancelled and never use it again.
+        // When there are very many, those go that nobody has come for in a minute.
+        if self.slips.len() >= DESK_LIMIT && self.slips.len().is_power_of_two() {
+            let is_old = |slip: &Slip| slip.answer.is_some() && slip.since.elapsed() > DESK_AGE;
+            let slips = mem::take(&mut self.slips).into_iter();
+            (trash.0, self.slips) = slips.partition(is_old);
+        }
+        self.clock += 1;
+        self.slips.push(Slip {
+            started: self.clock,
+            answered: 0,
+            asked: wish.asked,
+            access: wish.access,
+            moves: wish.moves,
+            wakers: vec![wish.waker.clone()],
+            answer: None,
+            since: Instant::now(),
+        });
+        self.clock
+    }
+
+    /// Takes an answer in, and says who waits for it.
+    fn deliver(&mut self, name: u64, answer: &mut Option<Answer>) -> Vec<Arc<Waker>> {
+        self.clock += 1;
+        let slip = self.slips.iter_mut().find(|slip| slip.started == name);
+        slip.map_or(Vec::new(), |slip| {
+            slip.answer = answer.take();
+            (slip.answered, slip.since) = (self.clock, Instant::now());
+            slip.wakers.clone()
+        })
+    }
+}
+
+/// A hash of 64 bits that nobody outside can foresee, of 16 bytes at a time.
+fn fingerprint(data: &[u8]) -> u64 {
+    static KEYS: OnceLock<[u64; 2]> = OnceLock::new();
+    let [key, other_key] = *KEYS.get_or_init(|| {
+        let random = RandomState::new();
+        [random.hash_one(1), random.hash_one(2)]
+    });
+    data.chunks(16).fold(key, |hash, chunk| {
+        let mut block = [0; 16];
+        block[..chunk.len()].copy_from_slice(chunk);
+        let block = u128::from_le_bytes(block);
+        let (low, high) = (block as u64, (block >> 64) as u64);
+        let product = u128::from(low ^ hash) * u128::from(high ^ other_key);
+        (product as u64 ^ (product >> 64) as u64).wrapping_add(hash.rotate_left(23))
+    })
 }
 
 impl<S: Send + 'static> Lane<S> {
-    fn new(io: S) -> Lane<S> {
-        Lane {
-            state: Arc::new(Mutex::new(LaneState {
-                io: Some(io),
-                answers: Vec::new(),
-                buffer: Vec::new(),
-                ahead: 0..0,
-                waiters: Vec::new(),
-            })),
-        }
+    fn new(io: S, goes_back: bool) -> Arc<Lane<S>> {
+        let state = LaneState {
+            io: Some(io),
+            queue: VecDeque::new(),
+            queued: 0,
+            is_served: false,
+            ahead: None,
+            waiters: BTreeMap::new(),
+            moves: 0,
+        };
+        Arc::new(Lane { state: Mutex::new(state), goes_back })
     }
 
-    /// Waits until no operation is under way. A panic of the last one continues here.
-    fn settle(&self, cx: &Context<'_>) -> Poll<MutexGuard<'_, LaneState<S>>> {
-        let mut own: Option<Waker> = None;
-        loop {
+    /// The job: does what is in the queue.
+    fn serve(self: Arc<Self>) {
+        let mut is_over = false;
+        while !is_over {
             let mut state = lock(&self.state);
-            if state.io.is_some() {
-                if let Some((_, Answer::Panicked(_))) = state.answers.last() {
-                    if let Some((_, Answer::Panicked(payload))) = state.answers.pop() {
-                        drop(state);
-                        resume_unwind(payload);
-                    }
-                }
-                // Dropping a waker is somebody else's code, as cloning it is: not under the lock.
-                if own.is_none() {
-                    return Poll::Ready(state);
-                }
-                drop(state);
-                own = None;
-                continue;
-            }
-            let known = |waker: &Waker| waker.will_wake(cx.waker());
-            if state.waiters.iter().any(known) {
-                return Poll::Pending;
-            }
-            if let Some(own) = own.take() {
-                state.waiters.push(own);
-                return Poll::Pending;
+            let (Some(order), Some(mut io)) = (state.queue.pop_front(), state.io.take()) else {
+                return;
+            };
+            let mut ahead = state.ahead.take();
+            drop(state);
+            let Order { op, desk, name, len } = order;
+            let had_read = ahead.is_some();
+            let answer = catch_unwind(AssertUnwindSafe(|| op(&mut io, &mut ahead)));
+            let mut answer = Some(answer.unwrap_or_else(Answer::Panic));
+            let has_read = !had_read && ahead.is_some();
+
+            let mut state = lock(&self.state);
+            state.io = Some(io);
+            state.ahead = ahead;
+            state.queued -= len;
+            let mut wakers = lock(&desk).deliver(name, &mut answer);
+            is_over = state.queue.is_empty();
+            if is_over {
+                state.is_served = false;
+                state.queue.shrink_to(16);
+                wakers.extend(mem::take(&mut state.waiters).into_values());
             }
             drop(state);
-            own = Some(cx.waker().clone());
+            for waker in wakers {
+                shielded(|| waker.wake_by_ref());
+                shielded(|| drop(waker));
+            }
+            // If the handle is gone, so is nearly everything else.
+            shielded(|| drop((answer, desk)));
+            if has_read && !is_over {
+                // The reader has a chance to take its bytes before a write moves the position.
+                return unblock(move || self.serve()).detach();
+            }
         }
     }
 
-    /// Starts an operation for a handle; the lane must be settled.
-    fn start(
-        &self,
-        owner: usize,
-        mut state: MutexGuard<'_, LaneState<S>>,
-        op: impl FnOnce(&mut S, &mut Vec<u8>) -> Answer + Send + 'static,
-    ) {
-        let Some(mut io) = state.io.take() else {
-            return;
-        };
-        let mut buffer = mem::take(&mut state.buffer);
-        drop(state);
-        let shared = self.state.clone();
-        let job = unblock(move || {
-            let answer = catch_unwind(AssertUnwindSafe(|| op(&mut io, &mut buffer)));
-            let (waiters, stale) = {
-                let mut state = lock(&shared);
-                if let Ok(Answer::Read(Ok(len))) = answer {
-                    state.ahead = 0..len;
-                }
-                state.buffer = buffer;
-                // Handles that went away in the middle of an operation do not come back for the answer.
-                let stale = (state.answers.len() >= 64).then(|| state.answers.remove(0));
-                state.answers.push((owner, answer.unwrap_or_else(Answer::Panicked)));
-                state.io = Some(io);
-                (mem::take(&mut state.waiters), stale)
-            };
-            shielded(|| drop(stale));
-            drop(shared);
-            wake_all(waiters);
-        });
-        job.detach();
-    }
-
-    /// Runs a closure on it and waits for the result.
-    async fn run<R: Send + 'static>(&self, f: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
-        // Its own answer, whatever a read that was dropped has left behind, or will.
-        static NEXT: AtomicUsize = AtomicUsize::new(usize::MAX);
-        // Ordering: Relaxed. Only has to be unique.
-        let owner = NEXT.fetch_sub(1, Ordering::Relaxed);
-        let mut f = Some(f);
-        poll_fn(|cx| {
-            loop {
-                let mut state = ready!(self.settle(cx));
-                match f.take() {
-                    Some(f) => {
-                        self.start(owner, state, move |io, _| Answer::Other(Box::new(f(io))))
-                    }
-                    None => {
-                        let answer = state.take_answer(owner);
-                        drop(state);
-                        if let Some(Answer::Other(output)) = answer {
-                            if let Ok(output) = output.downcast() {
-                                return Poll::Ready(*output);
-                            }
-                        }
-                        unreachable!("a lane answers what it was asked");
-                    }
+    /// Comes for the answer to a wish, or puts an operation at the end of the queue. `take` may
+    /// find at once what is to be read.
+    fn poll_op<'a>(
+        self: &Arc<Self>,
+        (desk, access): (&Arc<Mutex<Desk>>, Access),
+        cx: &Context<'_>,
+        (asked, data): (Request, &'a [u8]),
+        take: impl FnOnce(&mut LaneState<S>) -> Option<Answer>,
+        op: impl FnOnce(&'a [u8]) -> Op<S>,
+    ) -> Poll<Answer> {
+        let waker = Arc::new(cx.waker().clone());
+        let mut wish = Wish { asked, data, access, moves: 0, waker };
+        let mut trash = Trash::default();
+        let mut state = lock(&self.state);
+        wish.moves = state.moves;
+        let mut at_desk = lock(desk);
+        match at_desk.claim(&wish, &mut trash) {
+            Claim::Wait => return Poll::Pending,
+            Claim::New | Claim::Answer(Answer::Number(Ok(1..))) if asked == Request::Read => {
+                if let Some(answer) = take(&mut state) {
+                    return Poll::Ready(answer);
                 }
             }
-        })
-        .await
+            Claim::New => {}
+            Claim::Answer(answer) => return Poll::Ready(answer),
+        }
+        // Each asker has one operation in the queue; those of dropped futures could fill it.
+        if state.queue.len() >= LANE_OPS || state.queued >= POOL_CHUNK {
+            trash.1.extend(state.add_waiter(wish.waker));
+            return Poll::Pending;
+        }
+        state.moves += u64::from(matches!(asked, Request::Seek(_)));
+        wish.moves = state.moves;
+        let name = at_desk.open(&wish, &mut trash);
+        drop(at_desk);
+        state.queued += data.len();
+        state.queue.push_back(Order { op: op(data), desk: desk.clone(), name, len: data.len() });
+        let is_served = mem::replace(&mut state.is_served, true);
+        drop(state);
+        if !is_served {
+            let lane = self.clone();
+            unblock(move || lane.serve()).detach();
+        }
+        Poll::Pending
     }
 
-    /// Whether no operation is under way and none has left anything behind.
-    fn is_quiet(&self) -> bool {
-        let state = lock(&self.state);
-        let told = state.answers.iter().all(|(asked, _)| *asked != 0);
-        state.io.is_some() && told && state.ahead.is_empty()
+    /// Waits until nothing is under way, and takes the thing out.
+    fn poll_take(&self, cx: &Context<'_>) -> Poll<S> {
+        let waker = Arc::new(cx.waker().clone());
+        let mut trash = Trash::default();
+        let mut state = lock(&self.state);
+        if let (false, Some(io)) = (state.is_served, state.io.take()) {
+            return Poll::Ready(io);
+        }
+        trash.1.extend(state.add_waiter(waker));
+        Poll::Pending
     }
 
-    /// Takes the thing out, if no operation is under way.
-    fn take(&self) -> Option<S> {
-        lock(&self.state).io.take()
-    }
-
-    /// `read` is how it is read from.
+    /// `now` may find bytes without waiting. `read` may wait, and says where they lie if it has not
+    /// moved the position; `pass` then moves it, if it is still there.
     fn poll_read(
-        &self,
-        owner: usize,
+        self: &Arc<Self>,
+        (desk, access): (&Arc<Mutex<Desk>>, Access),
         cx: &mut Context<'_>,
         buf: &mut [u8],
-        read: impl Fn(&mut S, &mut [u8]) -> io::Result<usize> + Clone + Send + 'static,
+        now: impl FnOnce(&S, &mut [u8]) -> Option<usize>,
+        read: impl FnOnce(&mut S, &mut [u8]) -> io::Result<(usize, Option<u64>)> + Send + 'static,
+        pass: impl FnOnce(&mut S, u64, usize) -> bool,
     ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
         ready!(spend(cx));
-        loop {
-            let mut state = ready!(self.settle(cx));
-            match state.take_answer(owner) {
-                Some(Answer::Read(Ok(0))) if state.ahead.is_empty() => return Poll::Ready(Ok(0)),
-                // Bytes are looked for below. What else was asked by a future that is gone counts only if it
-                // failed.
-                Some(Answer::Read(Ok(_))) | None => {}
-                Some(other) => {
-                    drop(state);
-                    match other.into_error() {
-                        Some(err) => return Poll::Ready(Err(err)),
-                        None => continue,
-                    }
-                }
-            }
-            if !state.ahead.is_empty() {
-                let len = buf.len().min(state.ahead.len());
-                let start = state.ahead.start;
-                buf[..len].copy_from_slice(&state.buffer[start..start + len]);
-                state.ahead.start += len;
+        let goes_back = self.goes_back;
+        let mut state = lock(&self.state);
+        if let (true, Some(io)) = (goes_back || state.ahead.is_none(), &state.io) {
+            let found = lock(desk).slips.is_empty().then(|| now(io, buf)).flatten();
+            if let Some(len) = found {
+                state.ahead = None;
+                state.moves += u64::from(goes_back);
+                drop(state);
+                spend_bytes(len);
                 return Poll::Ready(Ok(len));
             }
-            let (len, read) = (buf.len().min(POOL_CHUNK), read.clone());
-            self.start(owner, state, move |io, buffer| {
-                buffer.resize(len, 0);
-                Answer::Read(retry(|| read(io, buffer)))
-            });
         }
+        drop(state);
+        let len = buf.len().min(POOL_CHUNK);
+        let take = |state: &mut LaneState<S>| {
+            let (io, mut ahead) = (state.io.as_mut()?, state.ahead.take()?);
+            let rest = &ahead.bytes[ahead.seen..];
+            let len = buf.len().min(rest.len());
+            if ahead.at.is_some_and(|at| !pass(io, at, len)) {
+                return None;
+            }
+            buf[..len].copy_from_slice(&rest[..len]);
+            ahead.seen += len;
+            state.moves += u64::from(goes_back);
+            state.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
+            Some(Answer::Number(Ok(len as u64)))
+        };
+        let answer = ready!(self.poll_op((desk, access), cx, (Request::Read, &[]), take, |_| {
+            Box::new(move |io, ahead| {
+                // Bytes that are nowhere else are first seen by somebody.
+                if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
+                    return Answer::Number(Ok(ahead.unseen() as u64));
+                }
+                let mut bytes = vec![0; len];
+                let read = read(io, &mut bytes);
+                *ahead = None;
+                Answer::Number(read.map(|(len, at)| {
+                    bytes.truncate(len);
+                    *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
+                    len as u64
+                }))
+            })
+        }));
+        Poll::Ready(answer.number().map(|len| {
+            spend_bytes(len as usize);
+            len as usize
+        }))
     }
 
-    /// `rewind` takes back what has been read ahead, where that can be done.
     fn poll_write(
-        &self,
-        owner: usize,
+        self: &Arc<Self>,
+        who: (&Arc<Mutex<Desk>>, Access),
         cx: &mut Context<'_>,
-        buf: &[u8],
-        rewind: Option<fn(&mut S, i64) -> io::Result<u64>>,
+        data: &[u8],
     ) -> Poll<io::Result<usize>>
     where
         S: Write,
     {
-        if buf.is_empty() {
+        if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
         ready!(spend(cx));
-        loop {
-            let mut state = ready!(self.settle(cx));
-            match state.take_answer(owner) {
-                // The same bytes: it is our own operation that has come back.
-                Some(Answer::Wrote(data, Ok(len))) if buf.starts_with(&data) => {
-                    return Poll::Ready(Ok(len));
-                }
-                Some(other) => {
-                    drop(state);
-                    if let Some(err) = other.into_error() {
-                        return Poll::Ready(Err(err));
-                    }
-                }
-                None => {
-                    let data = buf[..buf.len().min(POOL_CHUNK)].to_vec();
-                    let unseen = state.ahead.len() as i64;
-                    let rewind = rewind.filter(|_| unseen > 0);
-                    if rewind.is_some() {
-                        state.ahead = 0..0;
-                    }
-                    self.start(owner, state, move |io, _| {
-                        let moved = rewind.map_or(Ok(0), |rewind| rewind(io, -unseen));
-                        let result = moved.and_then(|_| retry(|| io.write(&data)));
-                        Answer::Wrote(data, result)
-                    });
-                }
-            }
-        }
+        let data = &data[..data.len().min(POOL_CHUNK)];
+        let asked = Request::Write(data.len(), fingerprint(data));
+        let answer = self.poll_op(who, cx, (asked, data), |_| None, |data| {
+            let data = data.to_vec();
+            Box::new(move |io, ahead| {
+                // What was read of a file may not be true any more.
+                *ahead = ahead.take().filter(|ahead| ahead.at.is_none());
+                let written = patiently(io, true, |io| io.write(&data));
+                Answer::Number(written.map(|len| len as u64))
+            })
+        });
+        answer.map(|answer| Ok(answer.number()? as usize))
     }
 
-    fn poll_flush(&self, owner: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    fn poll_flush(
+        self: &Arc<Self>,
+        who: (&Arc<Mutex<Desk>>, Access),
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<()>>
     where
         S: Write,
     {
-        loop {
-            let mut state = ready!(self.settle(cx));
-            match state.take_answer(owner) {
-                Some(Answer::Flushed(result)) => return Poll::Ready(result),
-                None => self.start(owner, state, |io, _| Answer::Flushed(retry(|| io.flush()))),
-                Some(other) => {
-                    drop(state);
-                    if let Some(err) = other.into_error() {
-                        return Poll::Ready(Err(err));
-                    }
-                }
-            }
-        }
+        let answer = self.poll_op(who, cx, (Request::Flush, &[]), |_| None, |_| {
+            Box::new(|io, _| Answer::Number(patiently(io, true, |io| io.flush()).map(|()| 0)))
+        });
+        answer.map(|answer| answer.number().map(drop))
     }
 
-    fn poll_seek(&self, owner: usize, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>>
+    fn poll_seek(
+        self: &Arc<Self>,
+        who: (&Arc<Mutex<Desk>>, Access),
+        cx: &Context<'_>,
+        to: SeekFrom,
+    ) -> Poll<io::Result<u64>>
     where
         S: Seek,
     {
-        loop {
-            let mut state = ready!(self.settle(cx));
-            match state.take_answer(owner) {
-                Some(Answer::Sought(asked, result)) if asked == to => return Poll::Ready(result),
-                None => {
-                    // Where the user is, not where the reading ahead has got to.
-                    let unseen = mem::replace(&mut state.ahead, 0..0).len() as i64;
-                    self.start(owner, state, move |io, _| {
-                        let target = match to {
-                            SeekFrom::Current(by) => by.checked_sub(unseen).map(SeekFrom::Current),
-                            other => Some(other),
-                        };
-                        let overflow = || io::Error::from(io::ErrorKind::InvalidInput);
-                        let result = target.ok_or_else(overflow).and_then(|target| io.seek(target));
-                        if result.is_err() && unseen > 0 {
-                            // Then the user stays where the user was.
-                            let _ = io.seek(SeekFrom::Current(-unseen));
-                        }
-                        Answer::Sought(to, result)
-                    });
-                }
-                Some(other) => {
-                    drop(state);
-                    if let Some(err) = other.into_error() {
-                        return Poll::Ready(Err(err));
-                    }
-                }
-            }
+        let answer = self.poll_op(who, cx, (Request::Seek(to), &[]), |_| None, |_| {
+            Box::new(move |io, ahead| {
+                // From where the user is, not from where the reading has got to.
+                let unseen = ahead.as_ref().map_or(0, Ahead::unseen) as i64;
+                let place = match to {
+                    SeekFrom::Current(by) => match by.checked_sub(unseen) {
+                        Some(by) => io.seek(SeekFrom::Current(by)),
+                        None => Err(io::ErrorKind::InvalidInput.into()),
+                    },
+                    other => io.seek(other),
+                };
+                *ahead = ahead.take().filter(|_| place.is_err());
+                Answer::Number(place)
+            })
+        });
+        answer.map(Answer::number)
+    }
+
+    /// Something else may move the position, or change what was read, at the wish of somebody who
+    /// has the handle by `&`, so that no user by `&mut` is left.
+    fn disturb(&self, desk: &Mutex<Desk>) {
+        let mut state = lock(&self.state);
+        state.moves += 1;
+        state.ahead = state.ahead.take().filter(|ahead| ahead.at.is_none());
+        for slip in lock(desk).slips.iter_mut().filter(|slip| slip.access == Access::Own) {
+            slip.asked = Request::Gone;
         }
     }
+}
+
+impl<S> LaneState<S> {
+    fn add_waiter(&mut self, waker: Arc<Waker>) -> Option<Arc<Waker>> {
+        let vtable: *const _ = waker.vtable();
+        self.waiters.insert((waker.data() as usize, vtable as usize), waker)
+    }
+
+    /// Whether no operation is under way, and no bytes lie here that are nowhere else.
+    fn is_quiet(&self) -> bool {
+        !self.is_served && self.ahead.as_ref().is_none_or(|ahead| ahead.unseen() == 0)
+    }
+}
+
+impl Ahead {
+    /// How many bytes are nowhere else.
+    fn unseen(&self) -> usize {
+        if self.at.is_none() { self.bytes.len() - self.seen } else { 0 }
+    }
+}
+
+/// Does an operation again when a signal interrupted it, and when it says that it would block:
+/// somebody else has made the descriptor non-blocking, and its mode is not ours to change.
+fn patiently<S: 'static, R>(
+    io: &mut S,
+    writes: bool,
+    mut op: impl FnMut(&mut S) -> io::Result<R>,
+) -> io::Result<R> {
+    loop {
+        match retry(|| op(io)) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => wait_for(io, writes),
+            result => return result,
+        }
+    }
+}
+
+/// Blocks until something may be ready, or for a moment if it is not known how to ask.
+fn wait_for(io: &dyn Any, writes: bool) {
+    #[cfg(unix)]
+    {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let flags = if writes { PollFlags::OUT } else { PollFlags::IN };
+        let ask = |fd: BorrowedFd<'_>| poll(&mut [PollFd::from_borrowed_fd(fd, flags)], None);
+        let asked = if io.is::<std::io::Stdout>() {
+            Some(ask(std::io::stdout().as_fd()))
+        } else if io.is::<std::io::Stderr>() {
+            Some(ask(std::io::stderr().as_fd()))
+        } else if let Some(file) = io.downcast_ref::<Arc<File>>() {
+            Some(ask(file.as_fd()))
+        } else {
+            io.downcast_ref::<File>().map(|file| ask(file.as_fd()))
+        };
+        if asked.is_some_and(|asked| asked.is_ok()) {
+            return;
+        }
+    }
+    let _ = (io, writes);
+    thread::sleep(Duration::from_millis(1));
 }
 
 /// Does it again when a signal interrupted it.
@@ -4845,7 +5172,8 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
 /// # }
 /// ```
 pub struct Unblock<T> {
-    lane: Lane<T>,
+    lane: Arc<Lane<T>>,
+    desk: Arc<Mutex<Desk>>,
     /// Lent to the user by `get_mut`.
     lent: Option<T>,
     /// Standard input, of which nothing may be taken that nobody waits for.
@@ -4884,29 +5212,26 @@ impl<T: Send + 'static> Unblock<T> {
         Unblock {
             #[cfg(unix)]
             input: Input::detect(&io),
-            lane: Lane::new(io),
+            lane: Lane::new(io, false),
+            desk: Arc::default(),
             lent: None,
         }
     }
 
-    /// The lane, with what was lent put back.
-    fn lane(&mut self) -> &Lane<T> {
+    /// The lane, with what was lent put back, and who asks.
+    fn lane(&mut self) -> (&Arc<Lane<T>>, (&Arc<Mutex<Desk>>, Access)) {
         if let Some(io) = self.lent.take() {
             lock(&self.lane.state).io = Some(io);
         }
-        &self.lane
+        (&self.lane, (&self.desk, Access::Own))
     }
 
     /// Waits until no operation is under way, and gives access to the thing itself.
     ///
     /// Using it may block the calling thread. Cancel-safe.
     pub async fn get_mut(&mut self) -> &mut T {
-        self.lane();
-        let io = poll_fn(|cx| {
-            let mut state = ready!(self.lane.settle(cx));
-            state.io.take().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await;
+        let (lane, _) = self.lane();
+        let io = poll_fn(|cx| lane.poll_take(cx)).await;
         self.lent.insert(io)
     }
 
@@ -4916,7 +5241,25 @@ impl<T: Send + 'static> Unblock<T> {
         &mut self,
         f: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> R {
-        self.lane().run(f).await
+        let (lane, who) = self.lane();
+        let asked = {
+            let mut desk = lock(who.0);
+            desk.clock += 1;
+            Request::Call(desk.clock)
+        };
+        let mut f = Some(f);
+        let answer = poll_fn(|cx| {
+            lane.poll_op(who, cx, (asked, &[]), |_| None, |_| {
+                let f = f.take();
+                Box::new(|io, _| Answer::Any(Box::new(f.map(|f| f(io)))))
+            })
+        });
+        let output = match answer.await {
+            Answer::Any(output) => output.downcast().ok().and_then(|output| *output),
+            Answer::Panic(payload) => resume_unwind(payload),
+            Answer::Number(_) => None,
+        };
+        output.expect("a lane answers what it was asked")
     }
 
     /// Waits until no operation is under way, and gives the thing back. What a cancelled read has taken out of
@@ -4925,11 +5268,7 @@ impl<T: Send + 'static> Unblock<T> {
         if let Some(io) = self.lent.take() {
             return io;
         }
-        poll_fn(|cx| {
-            let mut state = ready!(self.lane.settle(cx));
-            state.io.take().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+        poll_fn(|cx| self.lane.poll_take(cx)).await
     }
 }
 
@@ -4948,15 +5287,29 @@ impl<T: Read + Send + 'static> AsyncRead for Unblock<T> {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         self.lane();
+        let who = (&self.desk, Access::Own);
+        let (now, pass) = (|_: &T, _: &mut [u8]| None, |_: &mut T, _, _| true);
         #[cfg(unix)]
         if let Some(Input { file, source }) = &self.input {
-            if self.lane.is_quiet() {
+            let is_quiet = lock(&self.desk).slips.is_empty() && {
+                let state = lock(&self.lane.state);
+                !state.is_served && state.ahead.is_none()
+            };
+            if is_quiet {
                 ready!(poll_source(source, Direction::Read, None, cx))?;
             }
-            let file = file.clone();
-            return self.lane.poll_read(0, cx, buf, move |_, buf| (&*file).read(buf));
+            let mut file = file.clone();
+            let read = move |_: &mut T, buf: &mut [u8]| {
+                let len = patiently(&mut file, false, |file| file.read(buf));
+                Ok((len?, None))
+            };
+            return self.lane.poll_read(who, cx, buf, now, read, pass);
         }
-        self.lane().poll_read(0, cx, buf, T::read)
+        let read = |io: &mut T, buf: &mut [u8]| {
+            let len = patiently(io, false, |io| io.read(buf));
+            Ok((len?, None))
+        };
+        self.lane.poll_read(who, cx, buf, now, read, pass)
     }
 }
 
@@ -4966,11 +5319,13 @@ impl<T: Write + Send + 'static> AsyncWrite for Unblock<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.lane().poll_write(0, cx, buf, None)
+        let (lane, who) = self.lane();
+        lane.poll_write(who, cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lane().poll_flush(0, cx)
+        let (lane, who) = self.lane();
+        lane.poll_flush(who, cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -4984,7 +5339,8 @@ impl<T: Seek + Send + 'static> AsyncSeek for Unblock<T> {
         cx: &mut Context<'_>,
         to: SeekFrom,
     ) -> Poll<io::Result<u64>> {
-        self.lane().poll_seek(0, cx, to)
+        let (lane, who) = self.lane();
+        lane.poll_seek(who, cx, to)
     }
 }
 
@@ -4996,20 +5352,13 @@ where
     type Item = T::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T::Item>> {
-        let lane = self.lane();
-        loop {
-            let mut state = ready!(lane.settle(cx));
-            let answer = state.take_answer(0);
-            if answer.is_none() {
-                lane.start(0, state, |io, _| Answer::Other(Box::new(io.next())));
-                continue;
-            }
-            drop(state);
-            if let Some(Answer::Other(item)) = answer {
-                if let Ok(item) = item.downcast() {
-                    return Poll::Ready(*item);
-                }
-            }
+        let (lane, who) = self.lane();
+        let answer = lane.poll_op(who, cx, (Request::Item, &[]), |_| None, |_| {
+            Box::new(|io, _| Answer::Any(Box::new(io.next())))
+        });
+        match ready!(answer) {
+            Answer::Any(item) => Poll::Ready(item.downcast().map_or(None, |item| *item)),
+            answer => Poll::Ready(answer.number().map_or(None, |_| None)),
         }
     }
 }
@@ -5067,8 +5416,8 @@ where
 /// ```
 pub struct Async<T> {
     shared: Arc<Driven<T>>,
-    /// Which handle this is, for a lane.
-    owner: usize,
+    /// Where a lane leaves the answers for this handle.
+    desk: Option<Arc<Mutex<Desk>>>,
 }
 
 /// A thing and who drives it.
@@ -5082,7 +5431,7 @@ enum Driver {
     /// The reactor tells when to try.
     Polled(Arc<Source>),
     /// Each operation goes to the pool.
-    Pooled(Lane<Arc<File>>),
+    Pooled(Arc<Lane<Arc<File>>>),
     /// Neither: a process, whose own matter it is how it is waited for.
     Other(Arc<dyn Any + Send + Sync>),
 }
@@ -5139,7 +5488,7 @@ impl<T: AsHandle> Async<T> {
         let source = Source::new(registration::raw(&io), is_tcp);
         Async {
             shared: Arc::new(Driven { driver: Driver::Polled(source), io: Holder::Own(io) }),
-            owner: 0,
+            desk: None,
         }
     }
 }
@@ -5196,14 +5545,19 @@ impl<T> Async<T> {
     ///
     /// # Errors
     ///
-    /// If there are clones of this handle, or a file operation is under way. The handle is dropped then.
+    /// If there are clones of this handle, or a file operation is under way, or one that was dropped
+    /// has read from something that cannot seek. The handle is dropped then.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared =
             Arc::try_unwrap(self.shared).map_err(|_| busy("there are clones of this handle"))?;
         let Driven { driver, io } = shared;
         if let Driver::Pooled(lane) = &driver {
-            drop(lane.take().ok_or_else(|| busy("an operation is under way"))?);
+            let mut state = lock(&lane.state);
+            if !state.is_quiet() {
+                return Err(busy("an operation is under way, or bytes that it read would be lost"));
+            }
+            state.io = None;
         }
         drop(driver);
         match io {
@@ -5325,13 +5679,8 @@ impl<T> Async<T> {
 impl<T> Clone for Async<T> {
     /// Another handle to the same thing and the same registration.
     fn clone(&self) -> Async<T> {
-        static NEXT: AtomicUsize = AtomicUsize::new(1);
-        // Ordering: Relaxed. Only has to be unique.
-        let owner = match self.shared.driver {
-            Driver::Pooled(_) => NEXT.fetch_add(1, Ordering::Relaxed),
-            _ => 0,
-        };
-        Async { shared: self.shared.clone(), owner }
+        let desk = self.desk.as_ref().map(|_| Arc::default());
+        Async { shared: self.shared.clone(), desk }
     }
 }
 
@@ -5378,30 +5727,81 @@ impl<T: AsHandle> AsHandle for Async<T> {
 
 /// Reads from a file: what the page cache has at once, the rest on the pool.
 fn poll_read_file(
-    lane: &Lane<Arc<File>>,
-    owner: usize,
+    lane: &Arc<Lane<Arc<File>>>,
+    who: (&Arc<Mutex<Desk>>, Access),
     cx: &mut Context<'_>,
     buf: &mut [u8],
 ) -> Poll<io::Result<usize>> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::io::{ReadWriteFlags, preadv2};
-        ready!(spend(cx));
-        let state = ready!(lane.settle(cx));
-        // If nothing was read ahead and nothing is to be told, this handle is where the user is.
-        let quiet =
-            state.ahead.is_empty() && state.answers.iter().all(|(asked, _)| *asked != owner);
-        if let (true, Some(file)) = (quiet && !buf.is_empty(), &state.io) {
-            // An offset of -1 means the file's own position (preadv2(2)). Any error, EAGAIN for one, and
-            // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
-            if let Ok(len) =
-                preadv2(file, &mut [IoSliceMut::new(buf)], u64::MAX, ReadWriteFlags::NOWAIT)
-            {
-                return Poll::Ready(Ok(len));
-            }
+    let goes_back = lane.goes_back;
+    let read = move |file: &mut Arc<File>, buf: &mut [u8]| {
+        let at = goes_back.then(|| file.stream_position()).transpose()?;
+        let len = patiently(file, false, |file| match at {
+            Some(at) => read_at(file, buf, at),
+            None => file.read(buf),
+        });
+        Ok((len?, at))
+    };
+    let pass = |file: &mut Arc<File>, at: u64, len: usize| {
+        let is_there = file.stream_position().is_ok_and(|place| place == at);
+        is_there && file.seek(SeekFrom::Start(at + len as u64)).is_ok()
+    };
+    lane.poll_read(who, cx, buf, |file, buf| read_now(file, buf), read, pass)
+}
+
+/// Takes from the page cache what is there at once, and moves the position.
+#[cfg(target_os = "linux")]
+fn read_now(file: &File, buf: &mut [u8]) -> Option<usize> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    let len = buf.len().min(CACHE_CHUNK);
+    // An offset of -1 means the file's own position (preadv2(2)). Any error, EAGAIN for one, and
+    // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
+    let mut bufs = [IoSliceMut::new(&mut buf[..len])];
+    let len = preadv2(file, &mut bufs, u64::MAX, ReadWriteFlags::NOWAIT).ok()?;
+    // Linux 5.9 and 5.10 say 0 where later ones say EAGAIN (preadv2(2), "BUGS").
+    let is_end = len > 0 || { file }.stream_position().ok()? >= file.metadata().ok()?.len();
+    is_end.then_some(len)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_now(_: &File, _: &mut [u8]) -> Option<usize> {
+    None
+}
+
+/// Reads, and leaves the position where it is.
+#[cfg(unix)]
+fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buf, at)
+}
+
+/// Reads, and moves the position back to where it was.
+#[cfg(windows)]
+fn read_at(mut file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    let result = std::os::windows::fs::FileExt::seek_read(file, buf, at);
+    file.seek(SeekFrom::Start(at))?;
+    result
+}
+
+/// As many bytes of all slices as one write may have.
+fn concatenate(bufs: &[IoSlice<'_>]) -> Vec<u8> {
+    let mut data = Vec::new();
+    for buf in bufs {
+        let room = POOL_CHUNK - data.len();
+        data.extend_from_slice(&buf[..buf.len().min(room)]);
+    }
+    data
+}
+
+impl<T> Async<T> {
+    /// The lane, if it is driven by the pool, and who asks.
+    fn lane(
+        &self,
+        access: Access,
+    ) -> Option<(&Arc<Lane<Arc<File>>>, (&Arc<Mutex<Desk>>, Access))> {
+        match (&self.shared.driver, &self.desk) {
+            (Driver::Pooled(lane), Some(desk)) => Some((lane, (desk, access))),
+            _ => None,
         }
     }
-    lane.poll_read(owner, cx, buf, Arc::<File>::read)
 }
 
 impl<T> AsyncRead for &Async<T>
@@ -5413,8 +5813,8 @@ where
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if let Driver::Pooled(lane) = &self.shared.driver {
-            return poll_read_file(lane, self.owner, cx, buf);
+        if let Some((lane, who)) = self.lane(Access::Shared) {
+            return poll_read_file(lane, who, cx, buf);
         }
         // A read of nothing is done at once, and does not mean the end.
         if buf.is_empty() {
@@ -5451,13 +5851,8 @@ where
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Driver::Pooled(lane) = &self.shared.driver {
-            return lane.poll_write(
-                self.owner,
-                cx,
-                buf,
-                Some(|file, by| file.seek(SeekFrom::Current(by))),
-            );
+        if let Some((lane, who)) = self.lane(Access::Shared) {
+            return lane.poll_write(who, cx, buf);
         }
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
@@ -5472,9 +5867,8 @@ where
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Driver::Pooled(_) = &self.shared.driver {
-            let buf = bufs.iter().find(|buf| !buf.is_empty());
-            return self.poll_write(cx, buf.map_or(&[], |buf| &**buf));
+        if let Some((lane, who)) = self.lane(Access::Shared) {
+            return lane.poll_write(who, cx, &concatenate(bufs));
         }
         if bufs.iter().all(|buf| buf.is_empty()) {
             return Poll::Ready(Ok(0));
@@ -5484,8 +5878,8 @@ where
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Driver::Pooled(lane) = &self.shared.driver {
-            return lane.poll_flush(self.owner, cx);
+        if let Some((lane, who)) = self.lane(Access::Shared) {
+            return lane.poll_flush(who, cx);
         }
         self.poll_io(Direction::Write, None, cx, |mut io| io.flush(), |()| false)
     }
@@ -5509,6 +5903,9 @@ where
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return poll_read_file(lane, who, cx, buf);
+        }
         Pin::new(&mut &*self).poll_read(cx, buf)
     }
 
@@ -5517,6 +5914,10 @@ where
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            let buf = bufs.iter_mut().find(|buf| !buf.is_empty());
+            return poll_read_file(lane, who, cx, buf.map_or(&mut [], |buf| &mut **buf));
+        }
         Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
     }
 }
@@ -5530,6 +5931,9 @@ where
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_write(who, cx, buf);
+        }
         Pin::new(&mut &*self).poll_write(cx, buf)
     }
 
@@ -5538,14 +5942,23 @@ where
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_write(who, cx, &concatenate(bufs));
+        }
         Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_flush(who, cx);
+        }
         Pin::new(&mut &*self).poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_flush(who, cx);
+        }
         Pin::new(&mut &*self).poll_close(cx)
     }
 }
@@ -6145,8 +6558,31 @@ impl Async<File> {
     /// ```
     pub async fn with<R: Send + 'static>(&self, f: impl FnOnce(&File) -> R + Send + 'static) -> R {
         let this = self.clone();
-        unblock(move || f(this.get_ref())).await
+        self.disturb();
+        unblock(move || {
+            let _after = OnDrop(|| this.disturb());
+            f(this.get_ref())
+        })
+        .await
     }
+}
+
+impl Async<File> {
+    fn disturb(&self) {
+        if let Some((lane, (desk, _))) = self.lane(Access::Shared) {
+            lane.disturb(desk);
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_block_device(data: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_block_device(&data.file_type())
+}
+
+#[cfg(windows)]
+fn is_block_device(_: &std::fs::Metadata) -> bool {
+    false
 }
 
 impl From<File> for Async<File> {
@@ -6157,9 +6593,12 @@ impl From<File> for Async<File> {
     /// other's results. A future of `read` that is dropped half way loses no bytes. One of `write` leaves open whether its
     /// bytes were written; if that fails, the next operation on the same handle says so.
     fn from(file: File) -> Async<File> {
+        // Elsewhere the position means nothing, or there is none.
+        let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
         let file = Arc::new(file);
-        let driver = Driver::Pooled(Lane::new(file.clone()));
-        Async { shared: Arc::new(Driven { driver, io: Holder::Shared(file) }), owner: 0 }
+        let driver = Driver::Pooled(Lane::new(file.clone(), goes_back));
+        let shared = Arc::new(Driven { driver, io: Holder::Shared(file) });
+        Async { shared, desk: Some(Arc::default()) }
     }
 }
 
@@ -6169,9 +6608,9 @@ impl AsyncSeek for &Async<File> {
         cx: &mut Context<'_>,
         to: SeekFrom,
     ) -> Poll<io::Result<u64>> {
-        match &self.shared.driver {
-            Driver::Pooled(lane) => lane.poll_seek(self.owner, cx, to),
-            _ => Poll::Ready(self.get_ref().seek(to)),
+        match self.lane(Access::Shared) {
+            Some((lane, who)) => lane.poll_seek(who, cx, to),
+            None => Poll::Ready(self.get_ref().seek(to)),
         }
     }
 }
@@ -6182,7 +6621,43 @@ impl AsyncSeek for Async<File> {
         cx: &mut Context<'_>,
         to: SeekFrom,
     ) -> Poll<io::Result<u64>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_seek(who, cx, to);
+        }
         Pin::new(&mut &*self).poll_seek(cx, to)
+    }
+}
+
+#[cfg(unix)]
+impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
+    type Error = io::Error;
+
+    /// The descriptor, out of the poller and blocking again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    fn try_from(handle: Async<T>) -> io::Result<OwnedFd> {
+        let fd = handle.into_inner()?.into();
+        rustix::io::ioctl_fionbio(&fd, false)?;
+        Ok(fd)
+    }
+}
+
+impl TryFrom<Async<File>> for Stdio {
+    type Error = io::Error;
+
+    /// A file or pipe for a child that is about to be started: the output of one child can be the
+    /// input of the next.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    fn try_from(handle: Async<File>) -> io::Result<Stdio> {
+        #[cfg(unix)]
+        return Ok(Stdio::from(OwnedFd::try_from(handle)?));
+        #[cfg(windows)]
+        return Ok(Stdio::from(handle.into_inner()?));
     }
 }
 
@@ -6402,7 +6877,7 @@ impl Async<Child> {
         let (driver, io) =
             (Process { child: Mutex::new(child), pipes: Mutex::new(pipes) }, Holder::Elsewhere);
         let driver = Driver::Other(Arc::new(driver));
-        Ok(Async { shared: Arc::new(Driven { driver, io }), owner: 0 })
+        Ok(Async { shared: Arc::new(Driven { driver, io }), desk: None })
     }
 
     fn process(&self) -> Arc<Process> {
