@@ -222,6 +222,8 @@ const POOL_STARTING: usize = 4;
 /// Idle pool threads that may be on their way at the same time; each calls the next if jobs are left, so that
 /// jobs that end at once do not wake one thread each (`unblock_100k`: 2.8 µs with a call per job, 0.1 with this).
 const POOL_CALLED: usize = 2;
+/// How long a thread beyond the limit looks on before it takes a job.
+const POOL_PATIENCE: Duration = Duration::from_millis(10);
 /// Pool threads at most, unless `BLOCKING_MAX_THREADS` says otherwise.
 const POOL_LIMIT: usize = 500;
 /// The most that one read or write of a pool-driven handle moves, and thus what it may buffer.
@@ -4327,8 +4329,9 @@ impl From<TimedOut> for io::Error {
 //           of whoever comes is to call or start the next if jobs are left: a job may block, so
 //           that none waits behind another.
 // I9.2      No job runs inside of another one: it might want what that one holds. Whose job waits
-//           in `block_on` makes room for one more thread meanwhile; so does, until it ends, a job
-//           that has handed in what nobody was free for, since it may wait for just that.
+//           in `block_on` makes room for one more thread meanwhile. A job that has handed in what
+//           nobody was free for (a host) may wait for just that in some other way: it makes room
+//           until it ends, but only if nothing moves any more.
 // I9.3      A lane does one operation at a time, in the order in which they were asked for. The
 //           answer goes to the desk of the handle that asked, and stays there until the one who
 //           asked comes for it, or is known to be gone (`Desk::claim`). Bytes that were read lie in
@@ -4355,6 +4358,10 @@ struct PoolState {
     hosts: usize,
     /// Threads that have been started and have not looked at the queue yet.
     starting: usize,
+    /// Whether one of them stands by for the jobs of hosts.
+    stands_by: bool,
+    /// How many jobs were taken out of the queue.
+    taken: usize,
 }
 
 static POOL: Pool = Pool {
@@ -4366,6 +4373,8 @@ static POOL: Pool = Pool {
         blocked: 0,
         hosts: 0,
         starting: 0,
+        stands_by: false,
+        taken: 0,
     }),
     call: Condvar::new(),
     limit: OnceLock::new(),
@@ -4377,15 +4386,14 @@ thread_local! {
 }
 
 impl PoolState {
-    /// How many threads there may be (I9.2). Jobs that only hand in others could make room
-    /// without end, hence no more than the limit once again.
-    fn allowed(&self) -> usize {
-        let limit = POOL.limit();
-        limit + self.blocked + self.hosts.min(limit)
+    /// How many threads there may be, and how many more if nothing moves (I9.2).
+    fn allowed(&self) -> (usize, usize) {
+        (POOL.limit() + self.blocked, self.hosts.min(POOL_LIMIT))
     }
 
     fn take_job(&mut self) -> Option<Runnable> {
         let job = self.queue.pop_front();
+        self.taken = self.taken.wrapping_add(1);
         let capacity = self.queue.capacity();
         if capacity > 1024 && self.queue.len() < capacity / 8 {
             self.queue.shrink_to(capacity / 4);
@@ -4412,7 +4420,7 @@ impl Pool {
         let mut state = lock(&self.state);
         // Threads that are idle have perhaps not been called yet for the jobs that are queued.
         let is_taken = state.idle + state.called <= state.queue.len();
-        if is_taken && state.threads >= state.allowed() {
+        if is_taken && state.threads >= state.allowed().0 {
             let is_new = IS_HOST.try_with(|host| host.get() == Some(false)).unwrap_or(false);
             if is_new {
                 IS_HOST.set(Some(true));
@@ -4437,20 +4445,53 @@ impl Pool {
             }
             return true;
         }
-        if state.threads >= state.allowed() || state.starting >= POOL_STARTING {
+        let (allowed, more) = state.allowed();
+        let stands_by = state.threads >= allowed;
+        if state.threads >= allowed + more || state.starting >= POOL_STARTING {
+            return true;
+        }
+        if stands_by && mem::replace(&mut state.stands_by, true) {
             return true;
         }
         state.threads += 1;
         state.starting += 1;
         let name = format!("smol-pool-{}", state.threads);
         drop(state);
-        let started = start_thread(name, || self.work());
+        let started = start_thread(name, move || {
+            if !stands_by || self.stand_by() {
+                self.work();
+            }
+        });
         if !started {
             let mut state = lock(&self.state);
             state.threads -= 1;
             state.starting -= 1;
+            state.stands_by &= !stands_by;
         }
         started
+    }
+
+    /// A thread beyond the limit waits until no job was taken for a while although there are some.
+    /// `false` if it is not needed.
+    fn stand_by(&self) -> bool {
+        let mut state = lock(&self.state);
+        loop {
+            let taken = state.taken;
+            drop(state);
+            thread::sleep(POOL_PATIENCE);
+            state = lock(&self.state);
+            let (allowed, more) = state.allowed();
+            let is_needed = !state.queue.is_empty() && state.threads <= allowed + more;
+            if is_needed && state.taken != taken {
+                continue;
+            }
+            state.stands_by = false;
+            if !is_needed {
+                state.threads -= 1;
+                state.starting -= 1;
+            }
+            return is_needed;
+        }
     }
 
     /// No thread could be started. If there is none, or if this is the only one that is not blocked
@@ -4496,7 +4537,8 @@ impl Pool {
         state.starting -= 1;
         let mut came = true;
         loop {
-            if state.threads > state.allowed() {
+            let (allowed, more) = state.allowed();
+            if state.threads - usize::from(state.stands_by) > allowed + more {
                 // Whoever this one was let in for does not wait any more.
                 state.threads -= 1;
                 if !state.queue.is_empty() && state.idle > 0 {
@@ -4542,9 +4584,9 @@ impl Pool {
 /// case. At the end of `main`, running closures are not waited for.
 ///
 /// A closure may wait for others that run here. If it does so in [`block_on`], its thread does not
-/// count meanwhile, and another may start. If it waits in other ways, by a channel or a lock, it
-/// counts: all whom it waits for must fit under the limit. Only what it has handed in itself gets
-/// one more thread.
+/// count meanwhile, and another may start. If it waits in other ways, by a channel or by somebody
+/// else's `block_on`, it counts, and those whom it waits for must fit under the limit. Unless it has
+/// handed them in itself: then another thread comes for them some milliseconds later.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -4666,20 +4708,15 @@ enum Access {
     Shared,
 }
 
+type Who<'a> = (&'a Arc<Mutex<Desk>>, Access);
+
 /// Who asks for what; `data` is what is to be written.
 struct Wish<'a> {
-    asked: Request,
+    request: Request,
     data: &'a [u8],
     access: Access,
     moves: u64,
     waker: Arc<Waker>,
-}
-
-/// What a desk says to that.
-enum Claim {
-    New,
-    Wait,
-    Answer(Answer),
 }
 
 /// Other people's things, dropped when no lock is held: to be declared before the guards.
@@ -4694,7 +4731,7 @@ impl Slip {
     /// also by the waker that asked. A buffer may have grown since its owner asked first.
     fn fits(&self, wish: &Wish<'_>) -> bool {
         let is_own = wish.access == Access::Own || self.is_of(&wish.waker);
-        let is_it = match (self.asked, wish.asked) {
+        let is_it = match (self.asked, wish.request) {
             (Request::Gone, _) => false,
             (Request::Write(len, hash), Request::Write(..)) if is_own && len < wish.data.len() => {
                 hash == fingerprint(&wish.data[..len])
@@ -4704,25 +4741,32 @@ impl Slip {
         is_it && (is_own || self.moves == wish.moves)
     }
 
-    fn wait(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Claim {
+    fn wait<T>(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<T> {
         if wish.access == Access::Own {
             trash.1.append(&mut self.wakers);
         }
         if !self.is_of(&wish.waker) {
             self.wakers.push(wish.waker.clone());
         }
-        Claim::Wait
+        Poll::Pending
     }
 }
 
 impl Desk {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
     /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one: what
     /// does not fit comes from futures that are gone. By `&` there may be many; equal ones may have
     /// each other's, but the waker that asked comes first. What lay ready for a waker before it
     /// asked for something else that it now comes for was asked by a future that is gone, since a
     /// living one would have been polled in between. (Before a seek, it need not even lie ready.)
     /// Of those that are gone, failures are told and successes forgotten.
-    fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Claim {
+    ///
+    /// `None` if this was not asked for yet.
+    fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<Option<Answer>> {
         let fitting = |slip: &&Slip| slip.fits(wish);
         let own = |slip: &&Slip| slip.fits(wish) && slip.is_of(&wish.waker);
         let found = self.slips.iter().find(own).or_else(|| self.slips.iter().find(fitting));
@@ -4734,27 +4778,27 @@ impl Desk {
                 (Access::Own, _) => Some(slip.started) != name,
                 (Access::Shared, Some(name)) if lies_ready && slip.is_of(&wish.waker) => {
                     let is_write = matches!(slip.asked, Request::Write(..));
-                    let moves = matches!(wish.asked, Request::Seek(_));
+                    let moves = matches!(wish.request, Request::Seek(_));
                     slip.answer.is_some()
                         && (slip.answered < name || moves && is_write && slip.started < name)
                 }
                 _ => false,
             };
-            let tells = !matches!(wish.asked, Request::Item | Request::Call(_));
+            let tells = !matches!(wish.request, Request::Item | Request::Call(_));
             match &slip.answer {
                 _ if !is_gone => at += 1,
                 None => return slip.wait(wish, trash),
                 Some(answer) if answer.is_failure() && !tells => at += 1,
                 Some(_) => match self.remove(at, trash) {
-                    Some(answer) if answer.is_failure() => return Claim::Answer(answer),
+                    Some(answer) if answer.is_failure() => return Poll::Ready(Some(answer)),
                     _ => {}
                 },
             }
         }
         match self.slips.iter().position(|slip| Some(slip.started) == name) {
-            None => Claim::New,
+            None => Poll::Ready(None),
             Some(at) if !lies_ready => self.slips[at].wait(wish, trash),
-            Some(at) => self.remove(at, trash).map_or(Claim::New, Claim::Answer),
+            Some(at) => Poll::Ready(self.remove(at, trash)),
         }
     }
 
@@ -4776,27 +4820,27 @@ impl Desk {
             let slips = mem::take(&mut self.slips).into_iter();
             (trash.0, self.slips) = slips.partition(is_old);
         }
-        self.clock += 1;
+        let started = self.tick();
         self.slips.push(Slip {
-            started: self.clock,
+            started,
             answered: 0,
-            asked: wish.asked,
+            asked: wish.request,
             access: wish.access,
             moves: wish.moves,
             wakers: vec![wish.waker.clone()],
             answer: None,
             since: Instant::now(),
         });
-        self.clock
+        started
     }
 
     /// Takes an answer in, and says who waits for it.
     fn deliver(&mut self, name: u64, answer: &mut Option<Answer>) -> Vec<Arc<Waker>> {
-        self.clock += 1;
+        let answered = self.tick();
         let slip = self.slips.iter_mut().find(|slip| slip.started == name);
         slip.map_or(Vec::new(), |slip| {
             slip.answer = answer.take();
-            (slip.answered, slip.since) = (self.clock, Instant::now());
+            (slip.answered, slip.since) = (answered, Instant::now());
             slip.wakers.clone()
         })
     }
@@ -4874,43 +4918,42 @@ impl<S: Send + 'static> Lane<S> {
         }
     }
 
-    /// Comes for the answer to a wish, or puts an operation at the end of the queue. `take` may
+    /// Comes for the answer to a request, or puts an operation at the end of the queue. `take` may
     /// find at once what is to be read.
-    fn poll_op<'a>(
+    fn poll_op(
         self: &Arc<Self>,
-        (desk, access): (&Arc<Mutex<Desk>>, Access),
+        (desk, access): Who<'_>,
         cx: &Context<'_>,
-        (asked, data): (Request, &'a [u8]),
+        (request, data): (Request, &[u8]),
         take: impl FnOnce(&mut LaneState<S>) -> Option<Answer>,
-        op: impl FnOnce(&'a [u8]) -> Op<S>,
+        op: impl FnOnce() -> Op<S>,
     ) -> Poll<Answer> {
         let waker = Arc::new(cx.waker().clone());
-        let mut wish = Wish { asked, data, access, moves: 0, waker };
+        let mut wish = Wish { request, data, access, moves: 0, waker };
         let mut trash = Trash::default();
         let mut state = lock(&self.state);
         wish.moves = state.moves;
         let mut at_desk = lock(desk);
-        match at_desk.claim(&wish, &mut trash) {
-            Claim::Wait => return Poll::Pending,
-            Claim::New | Claim::Answer(Answer::Number(Ok(1..))) if asked == Request::Read => {
+        match (request, ready!(at_desk.claim(&wish, &mut trash))) {
+            (Request::Read, None | Some(Answer::Number(Ok(1..)))) => {
                 if let Some(answer) = take(&mut state) {
                     return Poll::Ready(answer);
                 }
             }
-            Claim::New => {}
-            Claim::Answer(answer) => return Poll::Ready(answer),
+            (_, Some(answer)) => return Poll::Ready(answer),
+            (_, None) => {}
         }
         // Each asker has one operation in the queue; those of dropped futures could fill it.
         if state.queue.len() >= LANE_OPS || state.queued >= POOL_CHUNK {
             trash.1.extend(state.add_waiter(wish.waker));
             return Poll::Pending;
         }
-        state.moves += u64::from(matches!(asked, Request::Seek(_)));
+        state.moves += u64::from(matches!(request, Request::Seek(_)));
         wish.moves = state.moves;
         let name = at_desk.open(&wish, &mut trash);
         drop(at_desk);
         state.queued += data.len();
-        state.queue.push_back(Order { op: op(data), desk: desk.clone(), name, len: data.len() });
+        state.queue.push_back(Order { op: op(), desk: desk.clone(), name, len: data.len() });
         let is_served = mem::replace(&mut state.is_served, true);
         drop(state);
         if !is_served {
@@ -4918,6 +4961,17 @@ impl<S: Send + 'static> Lane<S> {
             unblock(move || lane.serve()).detach();
         }
         Poll::Pending
+    }
+
+    /// The same for what is neither read nor written.
+    fn poll_other(
+        self: &Arc<Self>,
+        who: Who<'_>,
+        cx: &Context<'_>,
+        request: Request,
+        op: impl FnOnce(&mut S, &mut Option<Ahead>) -> Answer + Send + 'static,
+    ) -> Poll<Answer> {
+        self.poll_op(who, cx, (request, &[]), |_| None, || Box::new(op))
     }
 
     /// Waits until nothing is under way, and takes the thing out.
@@ -4936,7 +4990,7 @@ impl<S: Send + 'static> Lane<S> {
     /// moved the position; `pass` then moves it, if it is still there.
     fn poll_read(
         self: &Arc<Self>,
-        (desk, access): (&Arc<Mutex<Desk>>, Access),
+        who: Who<'_>,
         cx: &mut Context<'_>,
         buf: &mut [u8],
         now: impl FnOnce(&S, &mut [u8]) -> Option<usize>,
@@ -4950,7 +5004,7 @@ impl<S: Send + 'static> Lane<S> {
         let goes_back = self.goes_back;
         let mut state = lock(&self.state);
         if let (true, Some(io)) = (goes_back || state.ahead.is_none(), &state.io) {
-            let found = lock(desk).slips.is_empty().then(|| now(io, buf)).flatten();
+            let found = lock(who.0).slips.is_empty().then(|| now(io, buf)).flatten();
             if let Some(len) = found {
                 state.ahead = None;
                 state.moves += u64::from(goes_back);
@@ -4974,8 +5028,8 @@ impl<S: Send + 'static> Lane<S> {
             state.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
             Some(Answer::Number(Ok(len as u64)))
         };
-        let answer = ready!(self.poll_op((desk, access), cx, (Request::Read, &[]), take, |_| {
-            Box::new(move |io, ahead| {
+        let op = || {
+            Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
                 // Bytes that are nowhere else are first seen by somebody.
                 if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
                     return Answer::Number(Ok(ahead.unseen() as u64));
@@ -4988,8 +5042,9 @@ impl<S: Send + 'static> Lane<S> {
                     *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
                     len as u64
                 }))
-            })
-        }));
+            }) as Op<S>
+        };
+        let answer = ready!(self.poll_op(who, cx, (Request::Read, &[]), take, op));
         Poll::Ready(answer.number().map(|len| {
             spend_bytes(len as usize);
             len as usize
@@ -4998,7 +5053,7 @@ impl<S: Send + 'static> Lane<S> {
 
     fn poll_write(
         self: &Arc<Self>,
-        who: (&Arc<Mutex<Desk>>, Access),
+        who: Who<'_>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>>
@@ -5010,56 +5065,51 @@ impl<S: Send + 'static> Lane<S> {
         }
         ready!(spend(cx));
         let data = &data[..data.len().min(POOL_CHUNK)];
-        let asked = Request::Write(data.len(), fingerprint(data));
-        let answer = self.poll_op(who, cx, (asked, data), |_| None, |data| {
+        let request = Request::Write(data.len(), fingerprint(data));
+        let op = || {
             let data = data.to_vec();
-            Box::new(move |io, ahead| {
+            Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
                 // What was read of a file may not be true any more.
                 *ahead = ahead.take().filter(|ahead| ahead.at.is_none());
                 let written = patiently(io, true, |io| io.write(&data));
                 Answer::Number(written.map(|len| len as u64))
-            })
-        });
+            }) as Op<S>
+        };
+        let answer = self.poll_op(who, cx, (request, data), |_| None, op);
         answer.map(|answer| Ok(answer.number()? as usize))
     }
 
-    fn poll_flush(
-        self: &Arc<Self>,
-        who: (&Arc<Mutex<Desk>>, Access),
-        cx: &Context<'_>,
-    ) -> Poll<io::Result<()>>
+    fn poll_flush(self: &Arc<Self>, who: Who<'_>, cx: &Context<'_>) -> Poll<io::Result<()>>
     where
         S: Write,
     {
-        let answer = self.poll_op(who, cx, (Request::Flush, &[]), |_| None, |_| {
-            Box::new(|io, _| Answer::Number(patiently(io, true, |io| io.flush()).map(|()| 0)))
+        let answer = self.poll_other(who, cx, Request::Flush, |io, _| {
+            Answer::Number(patiently(io, true, |io| io.flush()).map(|()| 0))
         });
         answer.map(|answer| answer.number().map(drop))
     }
 
     fn poll_seek(
         self: &Arc<Self>,
-        who: (&Arc<Mutex<Desk>>, Access),
+        who: Who<'_>,
         cx: &Context<'_>,
         to: SeekFrom,
     ) -> Poll<io::Result<u64>>
     where
         S: Seek,
     {
-        let answer = self.poll_op(who, cx, (Request::Seek(to), &[]), |_| None, |_| {
-            Box::new(move |io, ahead| {
-                // From where the user is, not from where the reading has got to.
-                let unseen = ahead.as_ref().map_or(0, Ahead::unseen) as i64;
-                let place = match to {
-                    SeekFrom::Current(by) => match by.checked_sub(unseen) {
-                        Some(by) => io.seek(SeekFrom::Current(by)),
-                        None => Err(io::ErrorKind::InvalidInput.into()),
-                    },
-                    other => io.seek(other),
-                };
-                *ahead = ahead.take().filter(|_| place.is_err());
-                Answer::Number(place)
-            })
+        let answer = self.poll_other(who, cx, Request::Seek(to), move |io, ahead| {
+            // From where the user is, not from where the reading has got to.
+            let unseen = ahead.as_ref().map_or(0, Ahead::unseen) as i64;
+            let place = match to {
+                SeekFrom::Current(by) => match by.checked_sub(unseen) {
+                    Some(by) => io.seek(SeekFrom::Current(by)),
+                    None => Err(io::ErrorKind::InvalidInput.into()),
+                },
+                other => io.seek(other),
+            };
+            *ahead = ahead.take().filter(|_| place.is_err());
+            Answer::Number(place)
         });
         answer.map(Answer::number)
     }
@@ -5219,7 +5269,7 @@ impl<T: Send + 'static> Unblock<T> {
     }
 
     /// The lane, with what was lent put back, and who asks.
-    fn lane(&mut self) -> (&Arc<Lane<T>>, (&Arc<Mutex<Desk>>, Access)) {
+    fn lane(&mut self) -> (&Arc<Lane<T>>, Who<'_>) {
         if let Some(io) = self.lent.take() {
             lock(&self.lane.state).io = Some(io);
         }
@@ -5242,17 +5292,19 @@ impl<T: Send + 'static> Unblock<T> {
         f: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> R {
         let (lane, who) = self.lane();
-        let asked = {
-            let mut desk = lock(who.0);
-            desk.clock += 1;
-            Request::Call(desk.clock)
-        };
+        let request = Request::Call(lock(who.0).tick());
         let mut f = Some(f);
         let answer = poll_fn(|cx| {
-            lane.poll_op(who, cx, (asked, &[]), |_| None, |_| {
-                let f = f.take();
-                Box::new(|io, _| Answer::Any(Box::new(f.map(|f| f(io)))))
-            })
+            lane.poll_op(
+                who,
+                cx,
+                (request, &[]),
+                |_| None,
+                || {
+                    let f = f.take();
+                    Box::new(|io, _| Answer::Any(Box::new(f.map(|f| f(io)))))
+                },
+            )
         });
         let output = match answer.await {
             Answer::Any(output) => output.downcast().ok().and_then(|output| *output),
@@ -5353,10 +5405,8 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T::Item>> {
         let (lane, who) = self.lane();
-        let answer = lane.poll_op(who, cx, (Request::Item, &[]), |_| None, |_| {
-            Box::new(|io, _| Answer::Any(Box::new(io.next())))
-        });
-        match ready!(answer) {
+        let next = |io: &mut T, _: &mut _| Answer::Any(Box::new(io.next()));
+        match ready!(lane.poll_other(who, cx, Request::Item, next)) {
             Answer::Any(item) => Poll::Ready(item.downcast().map_or(None, |item| *item)),
             answer => Poll::Ready(answer.number().map_or(None, |_| None)),
         }
@@ -5728,7 +5778,7 @@ impl<T: AsHandle> AsHandle for Async<T> {
 /// Reads from a file: what the page cache has at once, the rest on the pool.
 fn poll_read_file(
     lane: &Arc<Lane<Arc<File>>>,
-    who: (&Arc<Mutex<Desk>>, Access),
+    who: Who<'_>,
     cx: &mut Context<'_>,
     buf: &mut [u8],
 ) -> Poll<io::Result<usize>> {
@@ -5793,10 +5843,7 @@ fn concatenate(bufs: &[IoSlice<'_>]) -> Vec<u8> {
 
 impl<T> Async<T> {
     /// The lane, if it is driven by the pool, and who asks.
-    fn lane(
-        &self,
-        access: Access,
-    ) -> Option<(&Arc<Lane<Arc<File>>>, (&Arc<Mutex<Desk>>, Access))> {
+    fn lane(&self, access: Access) -> Option<(&Arc<Lane<Arc<File>>>, Who<'_>)> {
         match (&self.shared.driver, &self.desk) {
             (Driver::Pooled(lane), Some(desk)) => Some((lane, (desk, access))),
             _ => None,

@@ -299,9 +299,8 @@ fn closures_that_hand_in_closures_and_wait_for_them_come_to_an_end() {
                 };
                 let by_future = || block_on(unblock(|| block_on(unblock(|| 1))));
                 foreign_block_on(async {
-                    let tasks: Vec<_> = (0..6)
-                        .flat_map(|_| [unblock(by_channel), unblock(by_future)])
-                        .collect();
+                    let tasks: Vec<_> =
+                        (0..6).flat_map(|_| [unblock(by_channel), unblock(by_future)]).collect();
                     for task in tasks {
                         assert_eq!(task.await, 1);
                     }
