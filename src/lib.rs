@@ -229,11 +229,10 @@ const POOL_LIMIT: usize = 500;
 /// The most that one read or write of a pool-driven handle moves, and thus what it may buffer.
 const POOL_CHUNK: usize = 1 << 20;
 /// The most that a read of a file takes from the page cache at once: some 50 µs of copying.
-#[cfg(target_os = "linux")]
-const CACHE_CHUNK: usize = 256 << 10;
-/// So many bytes cost a task as much of its budget as an operation does: 2 MiB per poll, which take
-/// some milliseconds where the memory they go to is touched for the first time.
-const BYTES_PER_OP: usize = 16 << 10;
+const READ_STEP: usize = 256 << 10;
+/// So many bytes cost a task as much of its budget as an operation does: some 6 MiB per poll, which
+/// take 5 to 20 ms where the memory they go to is touched for the first time.
+const BYTES_PER_OP: usize = 64 << 10;
 /// Operations in the queue of a lane; whoever comes then waits for its end.
 const LANE_OPS: usize = 1024;
 /// From this size on, a desk forgets answers that nobody has come for in so long a time.
@@ -5802,7 +5801,7 @@ fn poll_read_file(
 #[cfg(target_os = "linux")]
 fn read_now(file: &File, buf: &mut [u8]) -> Option<usize> {
     use rustix::io::{ReadWriteFlags, preadv2};
-    let len = buf.len().min(CACHE_CHUNK);
+    let len = buf.len().min(READ_STEP);
     // An offset of -1 means the file's own position (preadv2(2)). Any error, EAGAIN for one, and
     // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
     let mut bufs = [IoSliceMut::new(&mut buf[..len])];
@@ -6615,6 +6614,39 @@ impl Async<File> {
 }
 
 impl Async<File> {
+    /// Reads all that is left, and returns how much that was.
+    ///
+    /// It does what the method of the same name in [`AsyncReadExt`](io::AsyncReadExt) does, which
+    /// fills all of the buffer that is free with zeros whenever it is polled: for a large file,
+    /// longer than others may be held up. If the future is dropped, `buf` has what was read so far.
+    pub fn read_to_end<'a>(
+        &'a mut self,
+        buf: &'a mut Vec<u8>,
+    ) -> impl Future<Output = io::Result<usize>> + Unpin + 'a {
+        let start = buf.len();
+        let mut is_new = true;
+        poll_fn(move |cx| {
+            if mem::take(&mut is_new) && self.desk.is_some() {
+                // What it will be, if that is known at once. (Files in /proc say 0.)
+                let position = self.get_ref().stream_position().unwrap_or(0);
+                let len = self.get_ref().metadata().map_or(0, |data| data.len());
+                buf.reserve(len.saturating_sub(position).min(1 << 26) as usize + 32);
+            }
+            loop {
+                let len = buf.len();
+                if buf.capacity() - len < 32 {
+                    buf.reserve(1024);
+                }
+                buf.resize(len + (buf.capacity() - len).min(READ_STEP), 0);
+                let read = Pin::new(&mut *self).poll_read(cx, &mut buf[len..]);
+                buf.truncate(len + if let Poll::Ready(Ok(more)) = read { more } else { 0 });
+                if ready!(read)? == 0 {
+                    return Poll::Ready(Ok(len - start));
+                }
+            }
+        })
+    }
+
     fn disturb(&self) {
         if let Some((lane, (desk, _))) = self.lane(Access::Shared) {
             lane.disturb(desk);
