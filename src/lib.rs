@@ -122,8 +122,9 @@
 //! most locks are leaves, under which nothing else is locked. The others, from left to right:
 //!
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
+//! - a lane's `state` < a handle's desk (§9)
 //! - leaves: `sleepers`, `locals`, `active` (§3), `timers` (§5), `PARKED_THREADS`, `failed` (§6), the list of
-//!   a scope (§7), the pool's `state`, a lane's `state` (§9), `reaped`, `pipes` (§12)
+//!   a scope (§7), the pool's `state` (§9), `reaped`, `pipes` (§12)
 //!
 //! ## Where to change what
 //!
@@ -5195,17 +5196,23 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
 
 /// Uses something that blocks without blocking the caller: each operation is run by the thread pool.
 ///
-/// A reader becomes an [`AsyncRead`], a writer an [`AsyncWrite`], a seeker an [`AsyncSeek`], and an iterator
-/// a [`Stream`]. For files, [`Async<File>`](Async) is faster.
+/// A reader becomes an [`AsyncRead`], a writer an [`AsyncWrite`], a seeker an [`AsyncSeek`], and an
+/// iterator a [`Stream`]. For files, [`Async<File>`](Async) is faster.
 ///
-/// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has accepted
-/// n bytes, and an error is the operation's own. Dropping a future of `read` half way loses no bytes, the
-/// next read gets them; dropping one of `write` leaves open whether its bytes were written. Dropping
-/// an `Unblock` does not wait for an operation that is under way.
+/// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has
+/// accepted n bytes, and an error is the operation's own. Dropping a future of `read` half way loses
+/// no bytes, the next read gets them. Dropping one of `write` leaves open whether its bytes were
+/// written: the same write, tried again, is that write and not another one; any other operation
+/// waits for it, and tells its error if it failed. Dropping an `Unblock` does not wait for an
+/// operation that is under way.
 ///
-/// A read from [`Stdin`](std::io::Stdin) first waits until there is input, without a thread, so that a reader
-/// that is dropped takes nothing away from the next one. (On Unix. It reads the descriptor itself and
-/// does not see what std's own buffer has taken already.)
+/// `WouldBlock` is never told: some other program may have made a terminal or pipe that it shares
+/// with us non-blocking. On Unix, a standard output or a file is then waited for until it is ready;
+/// others are tried again every millisecond.
+///
+/// A read from [`Stdin`](std::io::Stdin) first waits until there is input, without a thread, so that
+/// a reader that is dropped takes nothing away from the next one. (On Unix. It reads the descriptor
+/// itself and does not see what std's own buffer has taken already.)
 ///
 /// ```
 /// use smol::{io, stream::StreamExt, Unblock};
@@ -5275,7 +5282,8 @@ impl<T: Send + 'static> Unblock<T> {
         (&self.lane, (&self.desk, Access::Own))
     }
 
-    /// Waits until no operation is under way, and gives access to the thing itself.
+    /// Waits until no operation is under way, and gives access to the thing itself. A read that was
+    /// dropped may have taken bytes out of it, which are kept for the next read.
     ///
     /// Using it may block the calling thread. Cancel-safe.
     pub async fn get_mut(&mut self) -> &mut T {
@@ -5284,8 +5292,9 @@ impl<T: Send + 'static> Unblock<T> {
         self.lent.insert(io)
     }
 
-    /// Runs a closure with the thing on the pool. If the future is dropped half way, the closure still runs to
-    /// its end if it has begun.
+    /// Runs a closure with the thing on the pool. If the future is dropped half way, the closure
+    /// still runs to its end. As with [`get_mut`](Unblock::get_mut), bytes of a read that was dropped
+    /// are out of it already.
     pub async fn with_mut<R: Send + 'static>(
         &mut self,
         f: impl FnOnce(&mut T) -> R + Send + 'static,
@@ -5313,8 +5322,8 @@ impl<T: Send + 'static> Unblock<T> {
         output.expect("a lane answers what it was asked")
     }
 
-    /// Waits until no operation is under way, and gives the thing back. What a cancelled read has taken out of
-    /// it is lost.
+    /// Waits until no operation is under way, and gives the thing back. What a read that was dropped
+    /// has taken out of it is lost.
     pub async fn into_inner(mut self) -> T {
         if let Some(io) = self.lent.take() {
             return io;
@@ -5437,8 +5446,8 @@ where
 ///
 /// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks may wait for
 /// the same handle. All methods can be called from any thread and under any executor. They are
-/// cancel-safe: a future that is dropped has either done nothing, or finished. Not so on files, see
-/// `Async::<File>::from`: there, a write goes on, and each task that uses a file must have a clone of its own.
+/// cancel-safe: a future that is dropped has either done nothing, or finished. Not so on files, where a
+/// write goes on; see `Async::<File>::from`, also for what holds if many use one handle.
 ///
 /// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is closed when the
 /// last handle is dropped.
@@ -5590,7 +5599,8 @@ impl<T> Async<T> {
         }
     }
 
-    /// Takes the thing out and deregisters it. It stays in non-blocking mode.
+    /// Takes the thing out and deregisters it. It stays in non-blocking mode; on Unix,
+    /// `OwnedFd::try_from` gives one that blocks.
     ///
     /// # Errors
     ///
@@ -6586,8 +6596,10 @@ impl Async<File> {
 
     /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this has not.
     ///
-    /// It may run beside a read or write of another clone. If the future is dropped, a closure that has begun
-    /// runs to its end.
+    /// It may run beside a read or write of another user. It sees the user's position, since nothing
+    /// is read ahead; only what cannot seek, a pipe for one, may have given bytes to a read that was
+    /// dropped, which the next read gets. If the future is dropped, a closure that has begun runs to
+    /// its end.
     ///
     /// ```
     /// use smol::Async;
@@ -6665,12 +6677,29 @@ fn is_block_device(_: &std::fs::Metadata) -> bool {
 }
 
 impl From<File> for Async<File> {
-    /// Makes a regular file asynchronous, which never fails: nothing is registered. Each operation is done
-    /// whole, on the pool unless it need not wait. For a FIFO or a device use [`Async::new`].
+    /// Makes a regular file asynchronous, which never fails: nothing is registered. Each operation is
+    /// done whole, on the pool unless it need not wait. For a FIFO or a device use [`Async::new`].
     ///
-    /// One handle is for one task: tasks that use the file at the same time need clones, or they take each
-    /// other's results. A future of `read` that is dropped half way loses no bytes. One of `write` leaves open whether its
-    /// bytes were written; if that fails, the next operation on the same handle says so.
+    /// # Who shares what
+    ///
+    /// Any number of tasks and futures may use one file at the same time, by clones, by `&Async<File>`
+    /// or by an `Arc`: each write is done once and whole, one after the other, and each asker gets its
+    /// own result. The position is the file's: all share it.
+    ///
+    /// A future of `read` or `seek` that is dropped has either not happened, or not been seen: the
+    /// position does not move for bytes that nobody took. (What cannot seek keeps such bytes for the
+    /// next read.) A future of `write` that is dropped leaves open whether its bytes were written:
+    ///
+    /// - By `&mut`, whoever polls is the only user of this handle. The same write, tried again, is the
+    ///   one that was dropped, so that nothing is written twice. Any other operation waits for it,
+    ///   and tells its error if it failed.
+    /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked and
+    ///   by the waker that asked; equal writes of different tasks may have each other's. An error of a
+    ///   dropped future is told by a later operation of the same task. A task that drops a write and
+    ///   goes on by `&` with others may get its answer for a later write of the very same bytes:
+    ///   tasks that cancel writes should have a clone each. What cancelled tasks leave behind takes
+    ///   some hundred bytes each until the handle is dropped or used by `&mut`, or, if it is
+    ///   thousands, for a minute.
     fn from(file: File) -> Async<File> {
         // Elsewhere the position means nothing, or there is none.
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
@@ -7013,6 +7042,9 @@ impl Async<Child> {
     }
 
     /// The pipe from the child's standard output, if there is one and it was not taken yet.
+    ///
+    /// For the input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe that
+    /// is still non-blocking, at which most programs fail.)
     pub fn take_stdout(&self) -> Option<Async<File>> {
         lock(&self.process().pipes)[1].take()
     }
