@@ -130,7 +130,7 @@
 //!
 //! Fairness: the constants in §1. Who sleeps and who is woken: `notify` and `sleep` in §3, and `Sleeper::sleep` in
 //! §6. Who asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The size of
-//! the pool: `submit` in §9. Platforms: `registration` in §5, and the `cfg`s of §10-§12.
+//! the pool: `allowed` in §9. Platforms: `registration` in §5, and the `cfg`s of §10-§12.
 
 // ============================================================================================
 // §1  Ground: what everything stands on
@@ -4349,8 +4349,9 @@ struct PoolState {
     queue: VecDeque<Runnable>,
     /// Threads that wait and have not been called.
     idle: usize,
-    /// Calls that no thread has answered yet.
+    /// Calls that no thread has answered yet, to a job, and to leave.
     called: usize,
+    sent_away: usize,
     threads: usize,
     /// Of these, those whose job waits in `block_on`.
     blocked: usize,
@@ -4369,6 +4370,7 @@ static POOL: Pool = Pool {
         queue: VecDeque::new(),
         idle: 0,
         called: 0,
+        sent_away: 0,
         threads: 0,
         blocked: 0,
         hosts: 0,
@@ -4521,6 +4523,15 @@ impl Pool {
         let mut state = lock(&self.state);
         if !blocked {
             state.blocked -= 1;
+            let (allowed, more) = state.allowed();
+            if state.threads > allowed + more && state.idle > 0 {
+                // Whoever was let in for this one does not count as somebody who could do a job.
+                state.idle -= 1;
+                state.threads -= 1;
+                state.sent_away += 1;
+                drop(state);
+                self.call.notify_one();
+            }
             return;
         }
         state.blocked += 1;
@@ -4560,17 +4571,21 @@ impl Pool {
                 continue;
             }
             state.idle += 1;
-            let idle = |state: &mut PoolState| state.called == 0;
+            let idle = |state: &mut PoolState| state.called + state.sent_away == 0;
             let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if state.called == 0 {
+            // Whoever called or sent us away has taken us off `idle`.
+            if state.called > 0 {
+                state.called -= 1;
+                came = true;
+            } else if state.sent_away > 0 {
+                state.sent_away -= 1;
+                return;
+            } else {
                 state.idle -= 1;
                 state.threads -= 1;
                 return;
             }
-            // Whoever called has taken us off `idle`.
-            state.called -= 1;
-            came = true;
         }
     }
 }
@@ -5152,18 +5167,23 @@ fn patiently<S: 'static, R>(
     writes: bool,
     mut op: impl FnMut(&mut S) -> io::Result<R>,
 ) -> io::Result<R> {
+    let mut asks = false;
     loop {
         match retry(|| op(io)) {
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => wait_for(io, writes),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                // Each second time it sleeps: poll(2) does not know all devices of all systems.
+                asks = !asks;
+                wait_for(io, writes, asks);
+            }
             result => return result,
         }
     }
 }
 
 /// Blocks until something may be ready, or for a moment if it is not known how to ask.
-fn wait_for(io: &dyn Any, writes: bool) {
+fn wait_for(io: &dyn Any, writes: bool, asks: bool) {
     #[cfg(unix)]
-    {
+    if asks {
         use rustix::event::{PollFd, PollFlags, poll};
         let flags = if writes { PollFlags::OUT } else { PollFlags::IN };
         let ask = |fd: BorrowedFd<'_>| poll(&mut [PollFd::from_borrowed_fd(fd, flags)], None);
@@ -5180,7 +5200,8 @@ fn wait_for(io: &dyn Any, writes: bool) {
             return;
         }
     }
-    let _ = (io, writes);
+    #[cfg(not(unix))]
+    let _ = (io, writes, asks);
     thread::sleep(Duration::from_millis(1));
 }
 
@@ -6686,9 +6707,9 @@ impl From<File> for Async<File> {
     /// or by an `Arc`: each write is done once and whole, one after the other, and each asker gets its
     /// own result. The position is the file's: all share it.
     ///
-    /// A future of `read` or `seek` that is dropped has either not happened, or not been seen: the
-    /// position does not move for bytes that nobody took. (What cannot seek keeps such bytes for the
-    /// next read.) A future of `write` that is dropped leaves open whether its bytes were written:
+    /// A future of `read` that is dropped has not happened: the position does not move for bytes that
+    /// nobody took. (What cannot seek keeps such bytes for the next read.) One of `write` or `seek`
+    /// that is dropped leaves open whether it was done:
     ///
     /// - By `&mut`, whoever polls is the only user of this handle. The same write, tried again, is the
     ///   one that was dropped, so that nothing is written twice. Any other operation waits for it,

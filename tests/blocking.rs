@@ -298,9 +298,12 @@ fn closures_that_hand_in_closures_and_wait_for_them_come_to_an_end() {
                     answers.recv().unwrap()
                 };
                 let by_future = || block_on(unblock(|| block_on(unblock(|| 1))));
+                // The thread that came for the first wait is not there for the second one.
+                let by_both = move || by_future() * by_channel();
                 foreign_block_on(async {
-                    let tasks: Vec<_> =
-                        (0..6).flat_map(|_| [unblock(by_channel), unblock(by_future)]).collect();
+                    let tasks: Vec<_> = (0..4)
+                        .flat_map(|_| [unblock(by_channel), unblock(by_both), unblock(by_future)])
+                        .collect();
                     for task in tasks {
                         assert_eq!(task.await, 1);
                     }

@@ -757,6 +757,78 @@ fn a_write_that_is_tried_again_after_it_was_given_up_is_done_once() {
     });
 }
 
+/// By clones and by one handle: what was waited for is there once, what was given up at most once.
+#[test]
+fn writers_that_give_up_now_and_then_write_nothing_twice() {
+    within(60, || {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = Arc::new(appending(&path));
+        let tasks: Vec<_> = (0..40)
+            .map(|writer| {
+                let (shared, mut own) = (file.clone(), (*file).clone());
+                spawn(async move {
+                    let mut done = Vec::new();
+                    for line in 0..50 {
+                        let line = format!("writer {writer} line {line}.\n");
+                        let (gives_up, by_clone) = (fastrand::u8(0..3) == 0, fastrand::bool());
+                        let writing = async {
+                            match by_clone {
+                                true => own.write_all(line.as_bytes()).await.unwrap(),
+                                false => (&*shared).write_all(line.as_bytes()).await.unwrap(),
+                            }
+                        };
+                        if gives_up {
+                            let _ = timeout(Duration::from_micros(50), writing).await;
+                        } else {
+                            writing.await;
+                            done.push(line);
+                        }
+                    }
+                    own.flush().await.unwrap();
+                    done
+                })
+            })
+            .collect();
+        let mut done = Vec::new();
+        block_on(async {
+            for task in tasks {
+                done.extend(task.await);
+            }
+            (&*file).flush().await.unwrap(); // whatever is on its way is before it
+        });
+        let text = fs::read_to_string(&path).unwrap();
+        let mut found: Vec<_> = text.split_inclusive('\n').collect();
+        found.sort_unstable();
+        assert!(found.windows(2).all(|pair| pair[0] != pair[1]), "a line is there twice");
+        assert!(done.iter().all(|line| found.binary_search(&line.as_str()).is_ok()));
+    });
+}
+
+#[test]
+fn all_that_is_left_is_read_behind_what_the_buffer_has() {
+    within(30, || {
+        block_on(async {
+            let data: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+            let mut file = Async::from(tempfile::tempfile().unwrap());
+            let mut back = Vec::new();
+            assert_eq!(file.read_to_end(&mut back).await.unwrap(), 0);
+            file.write_all(&data).await.unwrap();
+            file.rewind_to(1_000).await;
+            back = b"head".to_vec();
+            assert_eq!(file.read_to_end(&mut back).await.unwrap(), data.len() - 1_000);
+            assert_eq!(file.read_to_end(&mut back).await.unwrap(), 0);
+            assert!(back.starts_with(b"head") && back[4..] == data[1_000..]);
+            // What was read when it is given up is in the buffer, and nothing else.
+            file.rewind_to(0).await;
+            let mut start = Vec::new();
+            let _ = future::poll_once(file.read_to_end(&mut start)).await;
+            let position = file.seek(SeekFrom::Current(0)).await.unwrap();
+            assert!(start == data[..position as usize]);
+        });
+    });
+}
+
 #[test]
 fn a_write_of_a_dropped_future_does_not_answer_for_the_next_one() {
     within(30, || {
