@@ -4592,16 +4592,16 @@ impl Pool {
 
 /// Runs a closure on a thread where it may block, and returns its result as a [`Task`].
 ///
-/// There are up to `BLOCKING_MAX_THREADS` such threads, by default 500; more jobs than that wait for
-/// their turn in a queue without a limit. A thread that has been idle for two seconds ends. A panic
-/// comes out where the task is awaited. Dropping the task cancels a closure that has not begun (it
-/// is dropped) and does not stop one that has; use [`detach`](Task::detach) if it must run in any
-/// case. At the end of `main`, running closures are not waited for.
+/// There are up to `BLOCKING_MAX_THREADS` such threads, by default 500; more jobs than that wait
+/// for their turn in a queue without a limit. A thread that has been idle for two seconds ends. A
+/// panic comes out where the task is awaited. Dropping the task cancels a closure that has not
+/// begun (it is dropped) and does not stop one that has; use [`detach`](Task::detach) if it must
+/// run in any case. At the end of `main`, running closures are not waited for.
 ///
 /// A closure may wait for others that run here. If it does so in [`block_on`], its thread does not
 /// count meanwhile, and another may start. If it waits in other ways, by a channel or by somebody
-/// else's `block_on`, it counts, and those whom it waits for must fit under the limit. Unless it has
-/// handed them in itself: then another thread comes for them some milliseconds later.
+/// else's `block_on`, it counts, and those whom it waits for must fit under the limit. Unless it
+/// has handed them in itself: then another thread comes for them some milliseconds later.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -5231,19 +5231,19 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
 /// iterator a [`Stream`]. For files, [`Async<File>`](Async) is faster.
 ///
 /// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has
-/// accepted n bytes, and an error is the operation's own. Dropping a future of `read` half way loses
-/// no bytes, the next read gets them. Dropping one of `write` leaves open whether its bytes were
-/// written: the same write, tried again, is that write and not another one; any other operation
-/// waits for it, and tells its error if it failed. Dropping an `Unblock` does not wait for an
-/// operation that is under way.
+/// accepted n bytes, and an error is the operation's own. Dropping a future of `read` half way
+/// loses no bytes, the next read gets them. Dropping one of `write` leaves open whether its bytes
+/// were written: the same write, tried again, is that write and not another one; any other
+/// operation waits for it, and tells its error if it failed. Dropping an `Unblock` does not wait
+/// for an operation that is under way.
 ///
 /// `WouldBlock` is never told: some other program may have made a terminal or pipe that it shares
 /// with us non-blocking. On Unix, a standard output or a file is then waited for until it is ready;
 /// others are tried again every millisecond.
 ///
-/// A read from [`Stdin`](std::io::Stdin) first waits until there is input, without a thread, so that
-/// a reader that is dropped takes nothing away from the next one. (On Unix. It reads the descriptor
-/// itself and does not see what std's own buffer has taken already.)
+/// A read from [`Stdin`](std::io::Stdin) first waits until there is input, without a thread, so
+/// that a reader that is dropped takes nothing away from the next one. (On Unix. It reads the
+/// descriptor itself and does not see what std's own buffer has taken already.)
 ///
 /// ```
 /// use smol::{io, stream::StreamExt, Unblock};
@@ -5324,8 +5324,8 @@ impl<T: Send + 'static> Unblock<T> {
     }
 
     /// Runs a closure with the thing on the pool. If the future is dropped half way, the closure
-    /// still runs to its end. As with [`get_mut`](Unblock::get_mut), bytes of a read that was dropped
-    /// are out of it already.
+    /// still runs to its end. As with [`get_mut`](Unblock::get_mut), bytes of a read that was
+    /// dropped are out of it already.
     pub async fn with_mut<R: Send + 'static>(
         &mut self,
         f: impl FnOnce(&mut T) -> R + Send + 'static,
@@ -5353,8 +5353,8 @@ impl<T: Send + 'static> Unblock<T> {
         output.expect("a lane answers what it was asked")
     }
 
-    /// Waits until no operation is under way, and gives the thing back. What a read that was dropped
-    /// has taken out of it is lost.
+    /// Waits until no operation is under way, and gives the thing back. What a read that was
+    /// dropped has taken out of it is lost.
     pub async fn into_inner(mut self) -> T {
         if let Some(io) = self.lent.take() {
             return io;
@@ -5475,10 +5475,11 @@ where
 /// an inotify or timer descriptor, can be wrapped with [`Async::new`] and used with
 /// [`read_with`](Async::read_with) and [`readable`](Async::readable).
 ///
-/// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks may wait for
-/// the same handle. All methods can be called from any thread and under any executor. They are
-/// cancel-safe: a future that is dropped has either done nothing, or finished. Not so on files, where a
-/// write goes on; see `Async::<File>::from`, also for what holds if many use one handle.
+/// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks
+/// may wait for the same handle. All methods can be called from any thread and under any executor.
+/// They are cancel-safe: a future that is dropped has either done nothing, or finished. Not so on
+/// files, where a write goes on; see `Async::<File>::from`, also for what holds if many use one
+/// handle.
 ///
 /// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is closed when the
 /// last handle is dropped.
@@ -5635,8 +5636,8 @@ impl<T> Async<T> {
     ///
     /// # Errors
     ///
-    /// If there are clones of this handle, or a file operation is under way, or one that was dropped
-    /// has read from something that cannot seek. The handle is dropped then.
+    /// If there are clones of this handle, or a file operation is under way, or one that was
+    /// dropped has read from something that cannot seek. The handle is dropped then.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared =
@@ -6627,10 +6628,10 @@ impl Async<File> {
 
     /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this has not.
     ///
-    /// It may run beside a read or write of another user. It sees the user's position, since nothing
-    /// is read ahead; only what cannot seek, a pipe for one, may have given bytes to a read that was
-    /// dropped, which the next read gets. If the future is dropped, a closure that has begun runs to
-    /// its end.
+    /// It may run beside a read or write of another user. It sees the user's position, since
+    /// nothing is read ahead; only what cannot seek, a pipe for one, may have given bytes to a read
+    /// that was dropped, which the next read gets. If the future is dropped, a closure that has
+    /// begun runs to its end.
     ///
     /// ```
     /// use smol::Async;
@@ -6708,29 +6709,30 @@ fn is_block_device(_: &std::fs::Metadata) -> bool {
 }
 
 impl From<File> for Async<File> {
-    /// Makes a regular file asynchronous, which never fails: nothing is registered. Each operation is
-    /// done whole, on the pool unless it need not wait. For a FIFO or a device use [`Async::new`].
+    /// Makes a regular file asynchronous, which never fails: nothing is registered. Each operation
+    /// is done whole, on the pool unless it need not wait. For a FIFO or a device use
+    /// [`Async::new`].
     ///
     /// # Who shares what
     ///
-    /// Any number of tasks and futures may use one file at the same time, by clones, by `&Async<File>`
-    /// or by an `Arc`: each write is done once and whole, one after the other, and each asker gets its
-    /// own result. The position is the file's: all share it.
+    /// Any number of tasks and futures may use one file at the same time, by clones, by
+    /// `&Async<File>` or by an `Arc`: each write is done once and whole, one after the other, and
+    /// each asker gets its own result. The position is the file's: all share it.
     ///
-    /// A future of `read` that is dropped has not happened: the position does not move for bytes that
-    /// nobody took. (What cannot seek keeps such bytes for the next read.) One of `write` or `seek`
-    /// that is dropped leaves open whether it was done:
+    /// A future of `read` that is dropped has not happened: the position does not move for bytes
+    /// that nobody took. (What cannot seek keeps such bytes for the next read.) One of `write` or
+    /// `seek` that is dropped leaves open whether it was done:
     ///
-    /// - By `&mut`, whoever polls is the only user of this handle. The same write, tried again, is the
-    ///   one that was dropped, so that nothing is written twice. Any other operation waits for it,
-    ///   and tells its error if it failed.
-    /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked and
-    ///   by the waker that asked; equal writes of different tasks may have each other's. An error of a
-    ///   dropped future is told by a later operation of the same task. A task that drops a write and
-    ///   goes on by `&` with others may get its answer for a later write of the very same bytes:
-    ///   tasks that cancel writes should have a clone each. What cancelled tasks leave behind takes
-    ///   some hundred bytes each until the handle is dropped or used by `&mut`, or, if it is
-    ///   thousands, for a minute.
+    /// - By `&mut`, whoever polls is the only user of this handle. The same write, tried again, is
+    ///   the one that was dropped, so that nothing is written twice. Any other operation waits for
+    ///   it, and tells its error if it failed.
+    /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
+    ///   and by the waker that asked; equal writes of different tasks may have each other's. An
+    ///   error of a dropped future is told by a later operation of the same task. A task that drops
+    ///   a write and goes on by `&` with others may get its answer for a later write of the very
+    ///   same bytes: tasks that cancel writes should have a clone each. What cancelled tasks leave
+    ///   behind takes some hundred bytes each until the handle is dropped or used by `&mut`, or, if
+    ///   it is thousands, for a minute.
     fn from(file: File) -> Async<File> {
         // Elsewhere the position means nothing, or there is none.
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
@@ -7074,8 +7076,8 @@ impl Async<Child> {
 
     /// The pipe from the child's standard output, if there is one and it was not taken yet.
     ///
-    /// For the input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe that
-    /// is still non-blocking, at which most programs fail.)
+    /// For the input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe
+    /// that is still non-blocking, at which most programs fail.)
     pub fn take_stdout(&self) -> Option<Async<File>> {
         lock(&self.process().pipes)[1].take()
     }

@@ -1103,8 +1103,8 @@ fn an_appending_file_is_read_and_written_as_std_does_it() {
     });
 }
 
-/// Linux 5.9 and 5.10 may say 0 to a read that must not wait (preadv2(2)). strace plays such a kernel.
-/// <https://github.com/tokio-rs/tokio/issues/3803>
+/// Linux 5.9 and 5.10 may say 0 to a read that must not wait (preadv2(2)). strace plays such a
+/// kernel. <https://github.com/tokio-rs/tokio/issues/3803>
 #[cfg(target_os = "linux")]
 #[test]
 fn a_kernel_that_says_zero_before_the_end_is_not_believed() {
