@@ -135,14 +135,16 @@
 //! future. So most locks are leaves, under which nothing else is locked. The others, from left to right:
 //!
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
+//! - a lane's `state` < a handle's desk (§9)
 //! - `MINDED` < `state` of a process (§12)
 //! - leaves: `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
-//!   list of a scope (§7), the pool's `state`, a lane's `state` (§9), `pipes` (§12)
+//!   list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
 //!
 //! ## Where to change what
 //!
-//! Fairness: the constants in §1. Who sleeps and who is woken: `Idle` in §6, and `Crew` in §3. Who asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The size of
-//! the pool: `submit` in §9. Platforms: `Kernel` in §5, and the `cfg`s of §10-§12.
+//! Fairness: the constants in §1. Who sleeps and who is woken: `Idle` in §6, and `Crew` in §3.
+//! Who asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The
+//! size of the pool: `allowed` in §9. Platforms: `Kernel` in §5, and the `cfg`s of §10-§12.
 
 #![cfg_attr(
     all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)),
@@ -159,10 +161,11 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::File;
 use std::future::{Future, poll_fn};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::iter;
 use std::marker::PhantomData;
@@ -182,7 +185,7 @@ use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, Ra
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -256,10 +259,22 @@ const POOL_STARTING: usize = 4;
 /// Idle pool threads that may be on their way at the same time; each calls the next if jobs are left, so that
 /// jobs that end at once do not wake one thread each (`unblock_100k`: 2.8 µs with a call per job, 0.1 with this).
 const POOL_CALLED: usize = 2;
+/// How long a thread beyond the limit looks on before it takes a job.
+const POOL_PATIENCE: Duration = Duration::from_millis(10);
 /// Pool threads at most, unless `BLOCKING_MAX_THREADS` says otherwise.
 const POOL_LIMIT: usize = 500;
 /// The most that one read or write of a pool-driven handle moves, and thus what it may buffer.
 const POOL_CHUNK: usize = 1 << 20;
+/// The most that a read of a file takes from the page cache at once: some 50 µs of copying.
+const READ_STEP: usize = 256 << 10;
+/// So many bytes cost a task as much of its budget as an operation does: some 6 MiB per poll, which
+/// take 5 to 20 ms where the memory they go to is touched for the first time.
+const BYTES_PER_OP: usize = 64 << 10;
+/// Operations in the queue of a lane; whoever comes then waits for its end.
+const LANE_OPS: usize = 1024;
+/// From this size on, a desk forgets answers that nobody has come for in so long a time.
+const DESK_LIMIT: usize = 4096;
+const DESK_AGE: Duration = Duration::from_secs(60);
 /// RFC 8305 section 5, "Connection Attempt Delay".
 const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 /// How long `accept` holds back an error that only time can cure, such as EMFILE.
@@ -483,6 +498,12 @@ fn spend(cx: &mut Context<'_>) -> Poll<()> {
         return Poll::Pending;
     }
     Poll::Ready(())
+}
+
+/// Pays for what an operation has moved, once that is known.
+fn spend_bytes(len: usize) {
+    let cost = (len / BYTES_PER_OP) as u32;
+    let _ = BUDGET.try_with(|left| left.set(left.get().saturating_sub(cost)));
 }
 
 /// Counts the watcher's ticks (§6), which come while threads are busy: a clock for those who cannot
@@ -5198,17 +5219,22 @@ impl From<TimedOut> for io::Error {
 // §9  Blocking pool: a place where waiting is allowed
 // ============================================================================================
 //
-// uses §1 §2 §5 §6 · used by §10-§12 · locks: pool (leaf), lane (leaf)
+// uses §1 §2 §5 §6 · used by §10-§12 · locks: pool (leaf), lane < desk
 //
 // PROBLEM   Some work can only be done by blocking: files, name look-ups, other people's code.
 // IDEA      A queue of jobs and threads that come and go. A job is a task (§2) that is polled once.
-// I9.1      While a job is queued and a thread is idle, another has been called and is on its way; and if none
-//           is idle and the limit allows, one is on its way or starting. The first act of whoever comes is
-//           to call or start the next if jobs are left: a job may block, so that none waits behind another.
-// I9.2      Work that a pool thread submits while nobody else could do it is done there and then: a pool full
-//           of threads that wait for the pool would wait for ever.
-// I9.3      A lane has one operation under way at most, answers with that operation's own result, and
-//           loses neither bytes that were read nor errors when the one who asked has gone away.
+// I9.1      While a job is queued and a thread is idle, another has been called and is on its way;
+//           and if none is idle and the limit allows, one is on its way or starting. The first act
+//           of whoever comes is to call or start the next if jobs are left: a job may block, so
+//           that none waits behind another.
+// I9.2      No job runs inside of another one: it might want what that one holds. Whose job waits
+//           in `block_on` makes room for one more thread meanwhile. A job that has handed in what
+//           nobody was free for (a host) may wait for just that in some other way: it makes room
+//           until it ends, but only if nothing moves any more.
+// I9.3      A lane does one operation at a time, in the order in which they were asked for. The
+//           answer goes to the desk of the handle that asked, and stays there until the one who
+//           asked comes for it, or is known to be gone (`Desk::claim`). Bytes that were read lie in
+//           the lane, for whoever reads next.
 // NEVER     polls a thread's clock while idle: an idle thread waits once, and ends.
 
 /// The threads for blocking work.
@@ -5222,13 +5248,20 @@ struct PoolState {
     queue: VecDeque<Runnable>,
     /// Threads that wait and have not been called.
     idle: usize,
-    /// Calls that no thread has answered yet.
+    /// Calls that no thread has answered yet, to a job, and to leave.
     called: usize,
+    sent_away: usize,
     threads: usize,
     /// Of these, those whose job waits in `block_on`.
     blocked: usize,
+    /// Those whose job has handed in what nobody was free for.
+    hosts: usize,
     /// Threads that have been started and have not looked at the queue yet.
     starting: usize,
+    /// Whether one of them stands by for the jobs of hosts.
+    stands_by: bool,
+    /// How many jobs were taken out of the queue.
+    taken: usize,
 }
 
 static POOL: Pool = Pool {
@@ -5236,16 +5269,45 @@ static POOL: Pool = Pool {
         queue: VecDeque::new(),
         idle: 0,
         called: 0,
+        sent_away: 0,
         threads: 0,
         blocked: 0,
+        hosts: 0,
         starting: 0,
+        stands_by: false,
+        taken: 0,
     }),
     call: Condvar::new(),
     limit: OnceLock::new(),
 };
 
 thread_local! {
-    static IS_POOL_THREAD: Cell<bool> = const { Cell::new(false) };
+    /// On a thread that does jobs: whether this one's counts among the hosts.
+    static IS_HOST: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+impl PoolState {
+    /// How many threads there may be, and how many more if nothing moves (I9.2).
+    fn allowed(&self) -> (usize, usize) {
+        (POOL.limit() + self.blocked, self.hosts.min(POOL_LIMIT))
+    }
+
+    fn take_job(&mut self) -> Option<Runnable> {
+        let job = self.queue.pop_front();
+        self.taken = self.taken.wrapping_add(1);
+        let capacity = self.queue.capacity();
+        if capacity > 1024 && self.queue.len() < capacity / 8 {
+            self.queue.shrink_to(capacity / 4);
+        }
+        job
+    }
+
+    /// The job of this thread is over, and makes no room any more.
+    fn end_job(&mut self) {
+        if IS_HOST.replace(Some(false)) == Some(true) {
+            self.hosts -= 1;
+        }
+    }
 }
 
 impl Pool {
@@ -5257,127 +5319,188 @@ impl Pool {
     fn submit(&'static self, runnable: Runnable) {
         check_for_fork_outside();
         let mut state = lock(&self.state);
-        let may_start = state.threads < self.limit() + state.blocked;
-        // I9.2: threads that are idle have perhaps not been called for the jobs that are queued.
-        let is_full = !may_start && state.idle + state.called <= state.queue.len();
-        if is_full && IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false) {
-            drop(state);
-            runnable.run();
-            return;
+        // Threads that are idle have perhaps not been called yet for the jobs that are queued.
+        let is_taken = state.idle + state.called <= state.queue.len();
+        if is_taken && state.threads >= state.allowed().0 {
+            let is_new = IS_HOST.try_with(|host| host.get() == Some(false)).unwrap_or(false);
+            if is_new {
+                IS_HOST.set(Some(true));
+                state.hosts += 1;
+            }
         }
         state.queue.push_back(runnable);
-        if state.idle > 0 {
-            self.call_idle(state);
-        } else if may_start && state.starting < POOL_STARTING && !self.start(state) {
+        if !self.reinforce(state) && IS_HOST.try_with(Cell::get).ok().flatten().is_none() {
             self.stand_in();
         }
     }
 
-    /// Calls an idle thread, unless enough of them are on their way: those go on with it.
-    fn call_idle(&self, mut state: MutexGuard<'_, PoolState>) {
-        if state.called < POOL_CALLED {
-            state.idle -= 1;
-            state.called += 1;
-            drop(state);
-            self.call.notify_one();
+    /// Calls an idle thread, or starts one if that is allowed. `false` if it could not be started.
+    fn reinforce(&'static self, mut state: MutexGuard<'_, PoolState>) -> bool {
+        if state.idle > 0 {
+            // Enough of them may be on their way: those go on with it.
+            if state.called < POOL_CALLED {
+                state.idle -= 1;
+                state.called += 1;
+                drop(state);
+                self.call.notify_one();
+            }
+            return true;
         }
-    }
-
-    /// Starts a thread. `false` if that cannot be done.
-    fn start(&'static self, mut state: MutexGuard<'_, PoolState>) -> bool {
+        let (allowed, more) = state.allowed();
+        let stands_by = state.threads >= allowed;
+        if state.threads >= allowed + more || state.starting >= POOL_STARTING {
+            return true;
+        }
+        if stands_by && mem::replace(&mut state.stands_by, true) {
+            return true;
+        }
         state.threads += 1;
         state.starting += 1;
         let name = format!("smol-pool-{}", state.threads);
         drop(state);
-        let started = start_thread(name, || self.work());
+        let started = start_thread(name, move || {
+            if !stands_by || self.stand_by() {
+                self.work();
+            }
+        });
         if !started {
             let mut state = lock(&self.state);
             state.threads -= 1;
             state.starting -= 1;
+            state.stands_by &= !stands_by;
         }
         started
     }
 
-    /// No thread could be started. If there is none, or if this is the only one that is not blocked for
-    /// certain, the work is done on the thread that wants it done.
-    fn stand_in(&self) {
+    /// A thread beyond the limit waits until no job was taken for a while although there are some.
+    /// `false` if it is not needed.
+    fn stand_by(&self) -> bool {
+        let mut state = lock(&self.state);
         loop {
-            let runnable = {
-                let mut state = lock(&self.state);
-                let alone =
-                    state.threads == 0 || IS_POOL_THREAD.try_with(Cell::get).unwrap_or(false);
-                if alone { state.queue.pop_back() } else { None }
-            };
-            match runnable {
-                Some(runnable) => runnable.run(),
-                None => return,
-            };
+            let taken = state.taken;
+            drop(state);
+            thread::sleep(POOL_PATIENCE);
+            state = lock(&self.state);
+            let (allowed, more) = state.allowed();
+            let is_needed = !state.queue.is_empty() && state.threads <= allowed + more;
+            if is_needed && state.taken != taken {
+                continue;
+            }
+            state.stands_by = false;
+            if !is_needed {
+                state.threads -= 1;
+                state.starting -= 1;
+            }
+            return is_needed;
         }
     }
 
-    /// The job on this thread waits for something in `block_on`, perhaps for another job: the thread
-    /// does not count until that is over.
+    /// No thread could be started. If there is none, or if this is the only one that is not blocked
+    /// for certain, the work is done on the thread that wants it done.
+    fn stand_in(&'static self) {
+        // What these jobs hand in is queued, and they may wait for it.
+        let is_host = IS_HOST.try_with(Cell::get).ok().flatten();
+        let when_blocked = WHEN_BLOCKED.replace(Some(|blocked| POOL.block(blocked)));
+        loop {
+            let job = {
+                let mut state = lock(&self.state);
+                let alone = state.threads == 0 || is_host.is_some();
+                if alone { state.queue.pop_back() } else { None }
+            };
+            let Some(job) = job else { break };
+            IS_HOST.set(Some(false));
+            job.run();
+            lock(&self.state).end_job();
+            IS_HOST.set(is_host);
+        }
+        WHEN_BLOCKED.set(when_blocked);
+    }
+
+    /// The job on this thread waits for something in `block_on`, perhaps for another job: the
+    /// thread does not count until that is over.
     fn block(&'static self, blocked: bool) {
         let mut state = lock(&self.state);
         if !blocked {
             state.blocked -= 1;
+            let (allowed, more) = state.allowed();
+            if state.threads > allowed + more && state.idle > 0 {
+                // Whoever was let in for this one does not count as somebody who could do a job.
+                state.idle -= 1;
+                state.threads -= 1;
+                state.sent_away += 1;
+                drop(state);
+                self.call.notify_one();
+            }
             return;
         }
         state.blocked += 1;
-        if !state.queue.is_empty() && state.idle == 0 && !self.start(state) {
+        if !state.queue.is_empty() && !self.reinforce(state) {
             self.stand_in();
         }
     }
 
     /// The life of a pool thread.
     fn work(&'static self) {
-        IS_POOL_THREAD.set(true);
+        IS_HOST.set(Some(false));
         WHEN_BLOCKED.set(Some(|blocked| POOL.block(blocked)));
         let mut state = lock(&self.state);
         state.starting -= 1;
         let mut came = true;
         loop {
-            if let Some(runnable) = state.queue.pop_front() {
+            let (allowed, more) = state.allowed();
+            if state.threads - usize::from(state.stands_by) > allowed + more {
+                // Whoever this one was let in for does not wait any more.
+                state.threads -= 1;
+                if !state.queue.is_empty() && state.idle > 0 {
+                    self.reinforce(state);
+                }
+                return;
+            }
+            if let Some(job) = state.take_job() {
                 // I9.1: the next one, if there is still something to do.
-                if !mem::take(&mut came) || state.queue.is_empty() {
-                    drop(state);
-                } else if state.idle > 0 {
-                    self.call_idle(state);
-                } else if state.threads < self.limit() + state.blocked
-                    && state.starting < POOL_STARTING
-                {
-                    self.start(state);
+                if mem::take(&mut came) && !state.queue.is_empty() {
+                    self.reinforce(state);
                 } else {
                     drop(state);
                 }
                 tour!(9, "a thread of the pool does a job");
-                runnable.run();
+                job.run();
                 state = lock(&self.state);
+                state.end_job();
                 continue;
             }
             state.idle += 1;
-            let idle = |state: &mut PoolState| state.called == 0;
+            let idle = |state: &mut PoolState| state.called + state.sent_away == 0;
             let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if state.called == 0 {
+            // Whoever called or sent us away has taken us off `idle`.
+            if state.called > 0 {
+                state.called -= 1;
+                came = true;
+            } else if state.sent_away > 0 {
+                state.sent_away -= 1;
+                return;
+            } else {
                 state.idle -= 1;
                 state.threads -= 1;
                 return;
             }
-            // Whoever called has taken us off `idle`.
-            state.called -= 1;
-            came = true;
         }
     }
 }
 
 /// Runs a closure on a thread where it may block, and returns its result as a [`Task`].
 ///
-/// There are up to `BLOCKING_MAX_THREADS` such threads, by default 500; more jobs than that wait for their
-/// turn in a queue without a limit. A thread that has been idle for two seconds ends. A panic comes out where
-/// the task is awaited. Dropping the task cancels a closure that has not begun (it is dropped) and does not
-/// stop one that has; use [`detach`](Task::detach) if it must run in any case. At the end of `main`, running
-/// closures are not waited for.
+/// There are up to `BLOCKING_MAX_THREADS` such threads, by default 500; more jobs than that wait
+/// for their turn in a queue without a limit. A thread that has been idle for two seconds ends. A
+/// panic comes out where the task is awaited. Dropping the task cancels a closure that has not
+/// begun (it is dropped) and does not stop one that has; use [`detach`](Task::detach) if it must
+/// run in any case. At the end of `main`, running closures are not waited for.
+///
+/// A closure may wait for others that run here. If it does so in [`block_on`], its thread does not
+/// count meanwhile, and another may start. If it waits in other ways, by a channel or by somebody
+/// else's `block_on`, it counts, and those whom it waits for must fit under the limit. Unless it
+/// has handed them in itself: then another thread comes for them some milliseconds later.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -5394,315 +5517,601 @@ pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Tas
     task
 }
 
-/// Does one blocking operation at a time on something, on the pool (I9.3).
+/// Something whose operations block, done one at a time on the pool (I9.3). Its handles share it.
 struct Lane<S> {
-    state: Arc<Mutex<LaneState<S>>>,
+    state: Mutex<LaneState<S>>,
+    /// Whether a read need not move the position: then one that is dropped has not happened.
+    goes_back: bool,
 }
 
 struct LaneState<S> {
     /// `None` while an operation has it.
     io: Option<S>,
-    /// What operations said, with the handle that asked, until it takes the answer.
-    answers: Vec<(usize, Answer)>,
-    /// The buffer, and which part of it has been read but not seen by anybody.
-    buffer: Vec<u8>,
-    ahead: std::ops::Range<usize>,
-    waiters: Vec<Waker>,
+    queue: VecDeque<Order<S>>,
+    /// The bytes of the writes in the queue.
+    queued: usize,
+    /// Whether a job is at the queue, or on its way.
+    is_served: bool,
+    ahead: Option<Ahead>,
+    /// Those who wait for room in the queue, or for its end; each once.
+    waiters: BTreeMap<(usize, usize), Arc<Waker>>,
+    /// How often the position was moved by other things than writes.
+    moves: u64,
 }
 
-/// What an operation on a lane said.
+/// Bytes that were read and not seen by anybody.
+struct Ahead {
+    /// Where they lie in the file, which still stands there. `None` if it cannot go back: then they
+    /// are nowhere else.
+    at: Option<u64>,
+    bytes: Vec<u8>,
+    seen: usize,
+}
+
+/// An operation in the queue, and the slip of a desk that its answer belongs to.
+struct Order<S> {
+    op: Op<S>,
+    desk: Arc<Mutex<Desk>>,
+    name: u64,
+    len: usize,
+}
+
+type Op<S> = Box<dyn FnOnce(&mut S, &mut Option<Ahead>) -> Answer + Send>;
+
 enum Answer {
-    Read(io::Result<usize>),
-    /// With what was written: somebody else may be the next to ask.
-    Wrote(Vec<u8>, io::Result<usize>),
-    Flushed(io::Result<()>),
-    Sought(SeekFrom, io::Result<u64>),
+    /// How many bytes, or which place.
+    Number(io::Result<u64>),
     /// An item of an iterator, or what a closure returned.
-    Other(Box<dyn Any + Send>),
-    Panicked(Box<dyn Any + Send>),
+    Any(Box<dyn Any + Send>),
+    Panic(Box<dyn Any + Send>),
 }
 
 impl Answer {
-    /// The error of an operation that nobody has been told of.
-    fn into_error(self) -> Option<io::Error> {
+    fn number(self) -> io::Result<u64> {
         match self {
-            Answer::Read(Err(e)) | Answer::Wrote(_, Err(e)) => Some(e),
-            Answer::Flushed(Err(e)) | Answer::Sought(_, Err(e)) => Some(e),
-            _ => None,
+            Answer::Number(result) => result,
+            Answer::Any(_) => Ok(0),
+            Answer::Panic(payload) => resume_unwind(payload),
         }
+    }
+
+    fn is_failure(&self) -> bool {
+        matches!(self, Answer::Number(Err(_)) | Answer::Panic(_))
     }
 }
 
-impl<S> LaneState<S> {
-    /// The answer to the last operation of a handle.
-    fn take_answer(&mut self, owner: usize) -> Option<Answer> {
-        let place = self.answers.iter().position(|(asked, _)| *asked == owner)?;
-        Some(self.answers.remove(place).1)
+/// What the users of one handle have asked for, and the answers that lie ready for them.
+#[derive(Default)]
+struct Desk {
+    slips: Vec<Slip>,
+    clock: u64,
+}
+
+struct Slip {
+    /// By the desk's clock: when it was asked, which is its name, and when it was answered.
+    started: u64,
+    answered: u64,
+    asked: Request,
+    access: Access,
+    /// What the lane's `moves` were.
+    moves: u64,
+    wakers: Vec<Arc<Waker>>,
+    answer: Option<Answer>,
+    /// When the answer came.
+    since: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Request {
+    Read,
+    /// How many bytes, and what they hash to.
+    Write(usize, u64),
+    Flush,
+    Seek(SeekFrom),
+    Item,
+    /// A closure.
+    Call(u64),
+    /// By somebody who is gone for certain.
+    Gone,
+}
+
+/// How a handle is used: by `&mut`, so that there is no other living user of it, or by `&`.
+#[derive(Clone, Copy, PartialEq)]
+enum Access {
+    Own,
+    Shared,
+}
+
+type Who<'a> = (&'a Arc<Mutex<Desk>>, Access);
+
+/// Who asks for what; `data` is what is to be written.
+struct Wish<'a> {
+    request: Request,
+    data: &'a [u8],
+    access: Access,
+    moves: u64,
+    waker: Arc<Waker>,
+}
+
+/// Other people's things, dropped when no lock is held: to be declared before the guards.
+type Trash = (Vec<Slip>, Vec<Arc<Waker>>);
+
+impl Slip {
+    fn is_of(&self, waker: &Waker) -> bool {
+        self.wakers.iter().any(|known| known.will_wake(waker))
     }
+
+    /// Whether it can be the answer to a wish: by what was asked, and if the position has moved,
+    /// also by the waker that asked. A buffer may have grown since its owner asked first.
+    fn fits(&self, wish: &Wish<'_>) -> bool {
+        let is_own = wish.access == Access::Own || self.is_of(&wish.waker);
+        let is_it = match (self.asked, wish.request) {
+            (Request::Gone, _) => false,
+            (Request::Write(len, hash), Request::Write(..)) if is_own && len < wish.data.len() => {
+                hash == fingerprint(&wish.data[..len])
+            }
+            (asked, wished) => asked == wished,
+        };
+        is_it && (is_own || self.moves == wish.moves)
+    }
+
+    fn wait<T>(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<T> {
+        if wish.access == Access::Own {
+            trash.1.append(&mut self.wakers);
+        }
+        if !self.is_of(&wish.waker) {
+            self.wakers.push(wish.waker.clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Desk {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one: what
+    /// does not fit comes from futures that are gone. By `&` there may be many; equal ones may have
+    /// each other's, but the waker that asked comes first. What lay ready for a waker before it
+    /// asked for something else that it now comes for was asked by a future that is gone, since a
+    /// living one would have been polled in between. (Before a seek, it need not even lie ready.)
+    /// Of those that are gone, failures are told and successes forgotten.
+    ///
+    /// `None` if this was not asked for yet.
+    fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<Option<Answer>> {
+        let fitting = |slip: &&Slip| slip.fits(wish);
+        let own = |slip: &&Slip| slip.fits(wish) && slip.is_of(&wish.waker);
+        let found = self.slips.iter().find(own).or_else(|| self.slips.iter().find(fitting));
+        let name = found.map(|slip| slip.started);
+        let lies_ready = found.is_some_and(|slip| slip.answer.is_some());
+        let mut at = 0;
+        while let Some(slip) = self.slips.get_mut(at) {
+            let is_gone = match (wish.access, name) {
+                (Access::Own, _) => Some(slip.started) != name,
+                (Access::Shared, Some(name)) if lies_ready && slip.is_of(&wish.waker) => {
+                    let is_write = matches!(slip.asked, Request::Write(..));
+                    let moves = matches!(wish.request, Request::Seek(_));
+                    slip.answer.is_some()
+                        && (slip.answered < name || moves && is_write && slip.started < name)
+                }
+                _ => false,
+            };
+            let tells = !matches!(wish.request, Request::Item | Request::Call(_));
+            match &slip.answer {
+                _ if !is_gone => at += 1,
+                None => return slip.wait(wish, trash),
+                Some(answer) if answer.is_failure() && !tells => at += 1,
+                Some(_) => match self.remove(at, trash) {
+                    Some(answer) if answer.is_failure() => return Poll::Ready(Some(answer)),
+                    _ => {}
+                },
+            }
+        }
+        match self.slips.iter().position(|slip| Some(slip.started) == name) {
+            None => Poll::Ready(None),
+            Some(at) if !lies_ready => self.slips[at].wait(wish, trash),
+            Some(at) => Poll::Ready(self.remove(at, trash)),
+        }
+    }
+
+    fn remove(&mut self, at: usize, trash: &mut Trash) -> Option<Answer> {
+        let mut slip = self.slips.remove(at);
+        let answer = slip.answer.take();
+        trash.0.push(slip);
+        if self.slips.is_empty() && self.slips.capacity() > 16 {
+            self.slips = Vec::new();
+        }
+        answer
+    }
+
+    fn open(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> u64 {
+        // Answers can pile up if tasks that share a handle are cancelled and never use it again.
+        // When there are very many, those go that nobody has come for in a minute.
+        if self.slips.len() >= DESK_LIMIT && self.slips.len().is_power_of_two() {
+            let is_old = |slip: &Slip| slip.answer.is_some() && slip.since.elapsed() > DESK_AGE;
+            let slips = mem::take(&mut self.slips).into_iter();
+            (trash.0, self.slips) = slips.partition(is_old);
+        }
+        let started = self.tick();
+        self.slips.push(Slip {
+            started,
+            answered: 0,
+            asked: wish.request,
+            access: wish.access,
+            moves: wish.moves,
+            wakers: vec![wish.waker.clone()],
+            answer: None,
+            since: Instant::now(),
+        });
+        started
+    }
+
+    /// Takes an answer in, and says who waits for it.
+    fn deliver(&mut self, name: u64, answer: &mut Option<Answer>) -> Vec<Arc<Waker>> {
+        let answered = self.tick();
+        let slip = self.slips.iter_mut().find(|slip| slip.started == name);
+        slip.map_or(Vec::new(), |slip| {
+            slip.answer = answer.take();
+            (slip.answered, slip.since) = (answered, Instant::now());
+            slip.wakers.clone()
+        })
+    }
+}
+
+/// A hash of 64 bits that nobody outside can foresee. Four lanes of 16 bytes do not wait for one
+/// another: some 15 GB/s, so that it costs no more than the copy that is made of the bytes anyway.
+fn fingerprint(data: &[u8]) -> u64 {
+    static KEYS: OnceLock<[u64; 5]> = OnceLock::new();
+    let keys = KEYS.get_or_init(|| {
+        let random = RandomState::new();
+        [1, 2, 3, 4, 5].map(|number| random.hash_one(number))
+    });
+    let mix = |hash: u64, low: u64, high: u64| {
+        let product = u128::from(low ^ hash) * u128::from(high ^ keys[4]);
+        (product as u64 ^ (product >> 64) as u64).wrapping_add(hash.rotate_left(23))
+    };
+    let mut lanes = [keys[0], keys[1], keys[2], keys[3]];
+    let mut take_in = |block: &[u8]| {
+        for (lane, bytes) in lanes.iter_mut().zip(block.chunks_exact(16)) {
+            let bytes = u128::from_le_bytes(bytes.try_into().unwrap_or_default());
+            *lane = mix(*lane, bytes as u64, (bytes >> 64) as u64);
+        }
+    };
+    let mut blocks = data.chunks_exact(64);
+    (&mut blocks).for_each(&mut take_in);
+    let mut last = [0; 64];
+    last[..blocks.remainder().len()].copy_from_slice(blocks.remainder());
+    take_in(&last);
+    mix(mix(0, lanes[0], lanes[1]), lanes[2], lanes[3])
 }
 
 impl<S: Send + 'static> Lane<S> {
-    fn new(io: S) -> Lane<S> {
-        Lane {
-            state: Arc::new(Mutex::new(LaneState {
-                io: Some(io),
-                answers: Vec::new(),
-                buffer: Vec::new(),
-                ahead: 0..0,
-                waiters: Vec::new(),
-            })),
-        }
+    fn new(io: S, goes_back: bool) -> Arc<Lane<S>> {
+        let state = LaneState {
+            io: Some(io),
+            queue: VecDeque::new(),
+            queued: 0,
+            is_served: false,
+            ahead: None,
+            waiters: BTreeMap::new(),
+            moves: 0,
+        };
+        Arc::new(Lane { state: Mutex::new(state), goes_back })
     }
 
-    /// Waits until no operation is under way. A panic of the last one continues here.
-    fn settle(&self, cx: &Context<'_>) -> Poll<MutexGuard<'_, LaneState<S>>> {
-        let mut own: Option<Waker> = None;
-        loop {
+    /// The job: does what is in the queue.
+    fn serve(self: Arc<Self>) {
+        let mut is_over = false;
+        while !is_over {
             let mut state = lock(&self.state);
-            if state.io.is_some() {
-                if let Some((_, Answer::Panicked(_))) = state.answers.last() {
-                    if let Some((_, Answer::Panicked(payload))) = state.answers.pop() {
-                        drop(state);
-                        resume_unwind(payload);
-                    }
-                }
-                // Dropping a waker is somebody else's code, as cloning it is: not under the lock.
-                if own.is_none() {
-                    return Poll::Ready(state);
-                }
-                drop(state);
-                own = None;
-                continue;
-            }
-            let known = |waker: &Waker| waker.will_wake(cx.waker());
-            if state.waiters.iter().any(known) {
-                return Poll::Pending;
-            }
-            if let Some(own) = own.take() {
-                state.waiters.push(own);
-                return Poll::Pending;
+            let (Some(order), Some(mut io)) = (state.queue.pop_front(), state.io.take()) else {
+                return;
+            };
+            let mut ahead = state.ahead.take();
+            drop(state);
+            let Order { op, desk, name, len } = order;
+            let had_read = ahead.is_some();
+            let answer = catch_unwind(AssertUnwindSafe(|| op(&mut io, &mut ahead)));
+            let mut answer = Some(answer.unwrap_or_else(Answer::Panic));
+            let has_read = !had_read && ahead.is_some();
+
+            let mut state = lock(&self.state);
+            state.io = Some(io);
+            state.ahead = ahead;
+            state.queued -= len;
+            let mut wakers = lock(&desk).deliver(name, &mut answer);
+            is_over = state.queue.is_empty();
+            if is_over {
+                state.is_served = false;
+                state.queue.shrink_to(16);
+                wakers.extend(mem::take(&mut state.waiters).into_values());
             }
             drop(state);
-            own = Some(cx.waker().clone());
+            for waker in wakers {
+                shielded(|| waker.wake_by_ref());
+                shielded(|| drop(waker));
+            }
+            // If the handle is gone, so is nearly everything else.
+            shielded(|| drop((answer, desk)));
+            if has_read && !is_over {
+                // The reader has a chance to take its bytes before a write moves the position.
+                return unblock(move || self.serve()).detach();
+            }
         }
     }
 
-    /// Starts an operation for a handle; the lane must be settled.
-    fn start(
-        &self,
-        owner: usize,
-        mut state: MutexGuard<'_, LaneState<S>>,
-        op: impl FnOnce(&mut S, &mut Vec<u8>) -> Answer + Send + 'static,
-    ) {
-        let Some(mut io) = state.io.take() else {
-            return;
-        };
-        let mut buffer = mem::take(&mut state.buffer);
-        drop(state);
-        let shared = self.state.clone();
-        let job = unblock(move || {
-            let answer = catch_unwind(AssertUnwindSafe(|| op(&mut io, &mut buffer)));
-            let (waiters, stale) = {
-                let mut state = lock(&shared);
-                if let Ok(Answer::Read(Ok(len))) = answer {
-                    state.ahead = 0..len;
-                }
-                state.buffer = buffer;
-                // Handles that went away in the middle of an operation do not come back for the answer.
-                let stale = (state.answers.len() >= 64).then(|| state.answers.remove(0));
-                state.answers.push((owner, answer.unwrap_or_else(Answer::Panicked)));
-                state.io = Some(io);
-                (mem::take(&mut state.waiters), stale)
-            };
-            shielded(|| drop(stale));
-            drop(shared);
-            wake_all(waiters);
-        });
-        job.detach();
-    }
-
-    /// Runs a closure on it and waits for the result.
-    async fn run<R: Send + 'static>(&self, f: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
-        // Its own answer, whatever a read that was dropped has left behind, or will.
-        static NEXT: AtomicUsize = AtomicUsize::new(usize::MAX);
-        // Ordering: Relaxed. Only has to be unique.
-        let owner = NEXT.fetch_sub(1, Ordering::Relaxed);
-        let mut f = Some(f);
-        poll_fn(|cx| {
-            loop {
-                let mut state = ready!(self.settle(cx));
-                match f.take() {
-                    Some(f) => {
-                        self.start(owner, state, move |io, _| Answer::Other(Box::new(f(io))))
-                    }
-                    None => {
-                        let answer = state.take_answer(owner);
-                        drop(state);
-                        if let Some(Answer::Other(output)) = answer {
-                            if let Ok(output) = output.downcast() {
-                                return Poll::Ready(*output);
-                            }
-                        }
-                        unreachable!("a lane answers what it was asked");
-                    }
+    /// Comes for the answer to a request, or puts an operation at the end of the queue. `take` may
+    /// find at once what is to be read.
+    fn poll_op(
+        self: &Arc<Self>,
+        (desk, access): Who<'_>,
+        cx: &Context<'_>,
+        (request, data): (Request, &[u8]),
+        take: impl FnOnce(&mut LaneState<S>) -> Option<Answer>,
+        op: impl FnOnce() -> Op<S>,
+    ) -> Poll<Answer> {
+        let waker = Arc::new(cx.waker().clone());
+        let mut wish = Wish { request, data, access, moves: 0, waker };
+        let mut trash = Trash::default();
+        let mut state = lock(&self.state);
+        wish.moves = state.moves;
+        let mut at_desk = lock(desk);
+        match (request, ready!(at_desk.claim(&wish, &mut trash))) {
+            (Request::Read, None | Some(Answer::Number(Ok(1..)))) => {
+                if let Some(answer) = take(&mut state) {
+                    return Poll::Ready(answer);
                 }
             }
-        })
-        .await
+            (_, Some(answer)) => return Poll::Ready(answer),
+            (_, None) => {}
+        }
+        // Each asker has one operation in the queue; those of dropped futures could fill it.
+        if state.queue.len() >= LANE_OPS || state.queued >= POOL_CHUNK {
+            trash.1.extend(state.add_waiter(wish.waker));
+            return Poll::Pending;
+        }
+        state.moves += u64::from(matches!(request, Request::Seek(_)));
+        wish.moves = state.moves;
+        let name = at_desk.open(&wish, &mut trash);
+        drop(at_desk);
+        state.queued += data.len();
+        state.queue.push_back(Order { op: op(), desk: desk.clone(), name, len: data.len() });
+        let is_served = mem::replace(&mut state.is_served, true);
+        drop(state);
+        if !is_served {
+            let lane = self.clone();
+            unblock(move || lane.serve()).detach();
+        }
+        Poll::Pending
     }
 
-    /// Whether no operation is under way and none has left anything behind.
-    fn is_quiet(&self) -> bool {
-        let state = lock(&self.state);
-        let told = state.answers.iter().all(|(asked, _)| *asked != 0);
-        state.io.is_some() && told && state.ahead.is_empty()
+    /// The same for what is neither read nor written.
+    fn poll_other(
+        self: &Arc<Self>,
+        who: Who<'_>,
+        cx: &Context<'_>,
+        request: Request,
+        op: impl FnOnce(&mut S, &mut Option<Ahead>) -> Answer + Send + 'static,
+    ) -> Poll<Answer> {
+        self.poll_op(who, cx, (request, &[]), |_| None, || Box::new(op))
     }
 
-    /// Takes the thing out, if no operation is under way.
-    fn take(&self) -> Option<S> {
-        lock(&self.state).io.take()
+    /// Waits until nothing is under way, and takes the thing out.
+    fn poll_take(&self, cx: &Context<'_>) -> Poll<S> {
+        let waker = Arc::new(cx.waker().clone());
+        let mut trash = Trash::default();
+        let mut state = lock(&self.state);
+        if let (false, Some(io)) = (state.is_served, state.io.take()) {
+            return Poll::Ready(io);
+        }
+        trash.1.extend(state.add_waiter(waker));
+        Poll::Pending
     }
 
-    /// `read` is how it is read from.
+    /// `now` may find bytes without waiting. `read` may wait, and says where they lie if it has not
+    /// moved the position; `pass` then moves it, if it is still there.
     fn poll_read(
-        &self,
-        owner: usize,
+        self: &Arc<Self>,
+        who: Who<'_>,
         cx: &mut Context<'_>,
         buf: &mut [u8],
-        read: impl Fn(&mut S, &mut [u8]) -> io::Result<usize> + Clone + Send + 'static,
+        now: impl FnOnce(&S, &mut [u8]) -> Option<usize>,
+        read: impl FnOnce(&mut S, &mut [u8]) -> io::Result<(usize, Option<u64>)> + Send + 'static,
+        pass: impl FnOnce(&mut S, u64, usize) -> bool,
     ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
         ready!(spend(cx));
-        loop {
-            let mut state = ready!(self.settle(cx));
-            match state.take_answer(owner) {
-                Some(Answer::Read(Ok(0))) if state.ahead.is_empty() => return Poll::Ready(Ok(0)),
-                // Bytes are looked for below. What else was asked by a future that is gone counts only if it
-                // failed.
-                Some(Answer::Read(Ok(_))) | None => {}
-                Some(other) => {
-                    drop(state);
-                    match other.into_error() {
-                        Some(err) => return Poll::Ready(Err(err)),
-                        None => continue,
-                    }
-                }
-            }
-            if !state.ahead.is_empty() {
-                let len = buf.len().min(state.ahead.len());
-                let start = state.ahead.start;
-                buf[..len].copy_from_slice(&state.buffer[start..start + len]);
-                state.ahead.start += len;
+        let goes_back = self.goes_back;
+        let mut state = lock(&self.state);
+        if let (true, Some(io)) = (goes_back || state.ahead.is_none(), &state.io) {
+            let found = lock(who.0).slips.is_empty().then(|| now(io, buf)).flatten();
+            if let Some(len) = found {
+                state.ahead = None;
+                state.moves += u64::from(goes_back);
+                drop(state);
+                spend_bytes(len);
                 return Poll::Ready(Ok(len));
             }
-            let (len, read) = (buf.len().min(POOL_CHUNK), read.clone());
-            self.start(owner, state, move |io, buffer| {
-                buffer.resize(len, 0);
-                Answer::Read(retry(|| read(io, buffer)))
-            });
         }
+        drop(state);
+        let len = buf.len().min(POOL_CHUNK);
+        let take = |state: &mut LaneState<S>| {
+            let (io, mut ahead) = (state.io.as_mut()?, state.ahead.take()?);
+            let rest = &ahead.bytes[ahead.seen..];
+            let len = buf.len().min(rest.len());
+            if ahead.at.is_some_and(|at| !pass(io, at, len)) {
+                return None;
+            }
+            buf[..len].copy_from_slice(&rest[..len]);
+            ahead.seen += len;
+            state.moves += u64::from(goes_back);
+            state.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
+            Some(Answer::Number(Ok(len as u64)))
+        };
+        let op = || {
+            Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
+                // Bytes that are nowhere else are first seen by somebody.
+                if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
+                    return Answer::Number(Ok(ahead.unseen() as u64));
+                }
+                let mut bytes = vec![0; len];
+                let read = read(io, &mut bytes);
+                *ahead = None;
+                Answer::Number(read.map(|(len, at)| {
+                    bytes.truncate(len);
+                    *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
+                    len as u64
+                }))
+            }) as Op<S>
+        };
+        let answer = ready!(self.poll_op(who, cx, (Request::Read, &[]), take, op));
+        Poll::Ready(answer.number().map(|len| {
+            spend_bytes(len as usize);
+            len as usize
+        }))
     }
 
-    /// `rewind` takes back what has been read ahead, where that can be done.
     fn poll_write(
-        &self,
-        owner: usize,
+        self: &Arc<Self>,
+        who: Who<'_>,
         cx: &mut Context<'_>,
-        buf: &[u8],
-        rewind: Option<fn(&mut S, i64) -> io::Result<u64>>,
+        data: &[u8],
     ) -> Poll<io::Result<usize>>
     where
         S: Write,
     {
-        if buf.is_empty() {
+        if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
         ready!(spend(cx));
-        loop {
-            let mut state = ready!(self.settle(cx));
-            match state.take_answer(owner) {
-                // The same bytes: it is our own operation that has come back.
-                Some(Answer::Wrote(data, Ok(len))) if buf.starts_with(&data) => {
-                    return Poll::Ready(Ok(len));
-                }
-                Some(other) => {
-                    drop(state);
-                    if let Some(err) = other.into_error() {
-                        return Poll::Ready(Err(err));
-                    }
-                }
-                None => {
-                    let data = buf[..buf.len().min(POOL_CHUNK)].to_vec();
-                    let unseen = state.ahead.len() as i64;
-                    let rewind = rewind.filter(|_| unseen > 0);
-                    if rewind.is_some() {
-                        state.ahead = 0..0;
-                    }
-                    self.start(owner, state, move |io, _| {
-                        let moved = rewind.map_or(Ok(0), |rewind| rewind(io, -unseen));
-                        let result = moved.and_then(|_| retry(|| io.write(&data)));
-                        Answer::Wrote(data, result)
-                    });
-                }
-            }
-        }
+        let data = &data[..data.len().min(POOL_CHUNK)];
+        let request = Request::Write(data.len(), fingerprint(data));
+        let op = || {
+            let data = data.to_vec();
+            Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
+                // What was read of a file may not be true any more.
+                *ahead = ahead.take().filter(|ahead| ahead.at.is_none());
+                let written = patiently(io, true, |io| io.write(&data));
+                Answer::Number(written.map(|len| len as u64))
+            }) as Op<S>
+        };
+        let answer = self.poll_op(who, cx, (request, data), |_| None, op);
+        answer.map(|answer| Ok(answer.number()? as usize))
     }
 
-    fn poll_flush(&self, owner: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    fn poll_flush(self: &Arc<Self>, who: Who<'_>, cx: &Context<'_>) -> Poll<io::Result<()>>
     where
         S: Write,
     {
-        loop {
-            let mut state = ready!(self.settle(cx));
-            match state.take_answer(owner) {
-                Some(Answer::Flushed(result)) => return Poll::Ready(result),
-                None => self.start(owner, state, |io, _| Answer::Flushed(retry(|| io.flush()))),
-                Some(other) => {
-                    drop(state);
-                    if let Some(err) = other.into_error() {
-                        return Poll::Ready(Err(err));
-                    }
-                }
-            }
-        }
+        let answer = self.poll_other(who, cx, Request::Flush, |io, _| {
+            Answer::Number(patiently(io, true, |io| io.flush()).map(|()| 0))
+        });
+        answer.map(|answer| answer.number().map(drop))
     }
 
-    fn poll_seek(&self, owner: usize, cx: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>>
+    fn poll_seek(
+        self: &Arc<Self>,
+        who: Who<'_>,
+        cx: &Context<'_>,
+        to: SeekFrom,
+    ) -> Poll<io::Result<u64>>
     where
         S: Seek,
     {
-        loop {
-            let mut state = ready!(self.settle(cx));
-            match state.take_answer(owner) {
-                Some(Answer::Sought(asked, result)) if asked == to => return Poll::Ready(result),
-                None => {
-                    // Where the user is, not where the reading ahead has got to.
-                    let unseen = mem::replace(&mut state.ahead, 0..0).len() as i64;
-                    self.start(owner, state, move |io, _| {
-                        let target = match to {
-                            SeekFrom::Current(by) => by.checked_sub(unseen).map(SeekFrom::Current),
-                            other => Some(other),
-                        };
-                        let overflow = || io::Error::from(io::ErrorKind::InvalidInput);
-                        let result = target.ok_or_else(overflow).and_then(|target| io.seek(target));
-                        if result.is_err() && unseen > 0 {
-                            // Then the user stays where the user was.
-                            let _ = io.seek(SeekFrom::Current(-unseen));
-                        }
-                        Answer::Sought(to, result)
-                    });
-                }
-                Some(other) => {
-                    drop(state);
-                    if let Some(err) = other.into_error() {
-                        return Poll::Ready(Err(err));
-                    }
-                }
-            }
+        let answer = self.poll_other(who, cx, Request::Seek(to), move |io, ahead| {
+            // From where the user is, not from where the reading has got to.
+            let unseen = ahead.as_ref().map_or(0, Ahead::unseen) as i64;
+            let place = match to {
+                SeekFrom::Current(by) => match by.checked_sub(unseen) {
+                    Some(by) => io.seek(SeekFrom::Current(by)),
+                    None => Err(io::ErrorKind::InvalidInput.into()),
+                },
+                other => io.seek(other),
+            };
+            *ahead = ahead.take().filter(|_| place.is_err());
+            Answer::Number(place)
+        });
+        answer.map(Answer::number)
+    }
+
+    /// Something else may move the position, or change what was read, at the wish of somebody who
+    /// has the handle by `&`, so that no user by `&mut` is left.
+    fn disturb(&self, desk: &Mutex<Desk>) {
+        let mut state = lock(&self.state);
+        state.moves += 1;
+        state.ahead = state.ahead.take().filter(|ahead| ahead.at.is_none());
+        for slip in lock(desk).slips.iter_mut().filter(|slip| slip.access == Access::Own) {
+            slip.asked = Request::Gone;
         }
     }
+}
+
+impl<S> LaneState<S> {
+    fn add_waiter(&mut self, waker: Arc<Waker>) -> Option<Arc<Waker>> {
+        let vtable: *const _ = waker.vtable();
+        self.waiters.insert((waker.data() as usize, vtable as usize), waker)
+    }
+
+    /// Whether no operation is under way, and no bytes lie here that are nowhere else.
+    fn is_quiet(&self) -> bool {
+        !self.is_served && self.ahead.as_ref().is_none_or(|ahead| ahead.unseen() == 0)
+    }
+}
+
+impl Ahead {
+    /// How many bytes are nowhere else.
+    fn unseen(&self) -> usize {
+        if self.at.is_none() { self.bytes.len() - self.seen } else { 0 }
+    }
+}
+
+/// Does an operation again when a signal interrupted it, and when it says that it would block:
+/// somebody else has made the descriptor non-blocking, and its mode is not ours to change.
+fn patiently<S: 'static, R>(
+    io: &mut S,
+    writes: bool,
+    mut op: impl FnMut(&mut S) -> io::Result<R>,
+) -> io::Result<R> {
+    let mut asks = false;
+    loop {
+        match retry(|| op(io)) {
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                // Each second time it sleeps: poll(2) does not know all devices of all systems.
+                asks = !asks;
+                wait_for(io, writes, asks);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Blocks until something may be ready, or for a moment if it is not known how to ask.
+fn wait_for(io: &dyn Any, writes: bool, asks: bool) {
+    #[cfg(unix)]
+    if asks {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let flags = if writes { PollFlags::OUT } else { PollFlags::IN };
+        let ask = |fd: BorrowedFd<'_>| poll(&mut [PollFd::from_borrowed_fd(fd, flags)], None);
+        let asked = if io.is::<std::io::Stdout>() {
+            Some(ask(std::io::stdout().as_fd()))
+        } else if io.is::<std::io::Stderr>() {
+            Some(ask(std::io::stderr().as_fd()))
+        } else if let Some(file) = io.downcast_ref::<Arc<File>>() {
+            Some(ask(file.as_fd()))
+        } else {
+            io.downcast_ref::<File>().map(|file| ask(file.as_fd()))
+        };
+        if asked.is_some_and(|asked| asked.is_ok()) {
+            return;
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (io, writes, asks);
+    thread::sleep(Duration::from_millis(1));
 }
 
 /// Does it again when a signal interrupted it.
@@ -5717,17 +6126,23 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
 
 /// Uses something that blocks without blocking the caller: each operation is run by the thread pool.
 ///
-/// A reader becomes an [`AsyncRead`], a writer an [`AsyncWrite`], a seeker an [`AsyncSeek`], and an iterator
-/// a [`Stream`]. For files, [`Async<File>`](Async) is faster.
+/// A reader becomes an [`AsyncRead`], a writer an [`AsyncWrite`], a seeker an [`AsyncSeek`], and an
+/// iterator a [`Stream`]. For files, [`Async<File>`](Async) is faster.
 ///
-/// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has accepted
-/// n bytes, and an error is the operation's own. Dropping a future of `read` half way loses no bytes, the
-/// next read gets them; dropping one of `write` leaves open whether its bytes were written. Dropping
-/// an `Unblock` does not wait for an operation that is under way.
+/// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has
+/// accepted n bytes, and an error is the operation's own. Dropping a future of `read` half way
+/// loses no bytes, the next read gets them. Dropping one of `write` leaves open whether its bytes
+/// were written: the same write, tried again, is that write and not another one; any other
+/// operation waits for it, and tells its error if it failed. Dropping an `Unblock` does not wait
+/// for an operation that is under way.
 ///
-/// A read from [`Stdin`](std::io::Stdin) first waits until there is input, without a thread, so that a reader
-/// that is dropped takes nothing away from the next one. (On Unix. It reads the descriptor itself and
-/// does not see what std's own buffer has taken already.)
+/// `WouldBlock` is never told: some other program may have made a terminal or pipe that it shares
+/// with us non-blocking. On Unix, a standard output or a file is then waited for until it is ready;
+/// others are tried again every millisecond.
+///
+/// A read from [`Stdin`](std::io::Stdin) first waits until there is input, without a thread, so
+/// that a reader that is dropped takes nothing away from the next one. (On Unix. It reads the
+/// descriptor itself and does not see what std's own buffer has taken already.)
 ///
 /// ```
 /// use smol::{io, stream::StreamExt, Unblock};
@@ -5743,7 +6158,8 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
 /// # }
 /// ```
 pub struct Unblock<T> {
-    lane: Lane<T>,
+    lane: Arc<Lane<T>>,
+    desk: Arc<Mutex<Desk>>,
     /// Lent to the user by `get_mut`.
     lent: Option<T>,
     /// Standard input, of which nothing may be taken that nobody waits for.
@@ -5781,52 +6197,67 @@ impl<T: Send + 'static> Unblock<T> {
         Unblock {
             #[cfg(unix)]
             input: Input::detect(&io),
-            lane: Lane::new(io),
+            lane: Lane::new(io, false),
+            desk: Arc::default(),
             lent: None,
         }
     }
 
-    /// The lane, with what was lent put back.
-    fn lane(&mut self) -> &Lane<T> {
+    /// The lane, with what was lent put back, and who asks.
+    fn lane(&mut self) -> (&Arc<Lane<T>>, Who<'_>) {
         if let Some(io) = self.lent.take() {
             lock(&self.lane.state).io = Some(io);
         }
-        &self.lane
+        (&self.lane, (&self.desk, Access::Own))
     }
 
-    /// Waits until no operation is under way, and gives access to the thing itself.
+    /// Waits until no operation is under way, and gives access to the thing itself. A read that was
+    /// dropped may have taken bytes out of it, which are kept for the next read.
     ///
     /// Using it may block the calling thread. Cancel-safe.
     pub async fn get_mut(&mut self) -> &mut T {
-        self.lane();
-        let io = poll_fn(|cx| {
-            let mut state = ready!(self.lane.settle(cx));
-            state.io.take().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await;
+        let (lane, _) = self.lane();
+        let io = poll_fn(|cx| lane.poll_take(cx)).await;
         self.lent.insert(io)
     }
 
-    /// Runs a closure with the thing on the pool. If the future is dropped half way, the closure still runs to
-    /// its end if it has begun.
+    /// Runs a closure with the thing on the pool. If the future is dropped half way, the closure
+    /// still runs to its end. As with [`get_mut`](Unblock::get_mut), bytes of a read that was
+    /// dropped are out of it already.
     pub async fn with_mut<R: Send + 'static>(
         &mut self,
         f: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> R {
-        self.lane().run(f).await
+        let (lane, who) = self.lane();
+        let request = Request::Call(lock(who.0).tick());
+        let mut f = Some(f);
+        let answer = poll_fn(|cx| {
+            lane.poll_op(
+                who,
+                cx,
+                (request, &[]),
+                |_| None,
+                || {
+                    let f = f.take();
+                    Box::new(|io, _| Answer::Any(Box::new(f.map(|f| f(io)))))
+                },
+            )
+        });
+        let output = match answer.await {
+            Answer::Any(output) => output.downcast().ok().and_then(|output| *output),
+            Answer::Panic(payload) => resume_unwind(payload),
+            Answer::Number(_) => None,
+        };
+        output.expect("a lane answers what it was asked")
     }
 
-    /// Waits until no operation is under way, and gives the thing back. What a cancelled read has taken out of
-    /// it is lost.
+    /// Waits until no operation is under way, and gives the thing back. What a read that was
+    /// dropped has taken out of it is lost.
     pub async fn into_inner(mut self) -> T {
         if let Some(io) = self.lent.take() {
             return io;
         }
-        poll_fn(|cx| {
-            let mut state = ready!(self.lane.settle(cx));
-            state.io.take().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+        poll_fn(|cx| self.lane.poll_take(cx)).await
     }
 }
 
@@ -5845,15 +6276,29 @@ impl<T: Read + Send + 'static> AsyncRead for Unblock<T> {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         self.lane();
+        let who = (&self.desk, Access::Own);
+        let (now, pass) = (|_: &T, _: &mut [u8]| None, |_: &mut T, _, _| true);
         #[cfg(unix)]
         if let Some(Input { file, source }) = &self.input {
-            if self.lane.is_quiet() {
+            let is_quiet = lock(&self.desk).slips.is_empty() && {
+                let state = lock(&self.lane.state);
+                !state.is_served && state.ahead.is_none()
+            };
+            if is_quiet {
                 ready!(poll_source(source, file.as_fd(), Direction::Read, None, cx))?;
             }
-            let file = file.clone();
-            return self.lane.poll_read(0, cx, buf, move |_, buf| (&*file).read(buf));
+            let mut file = file.clone();
+            let read = move |_: &mut T, buf: &mut [u8]| {
+                let len = patiently(&mut file, false, |file| file.read(buf));
+                Ok((len?, None))
+            };
+            return self.lane.poll_read(who, cx, buf, now, read, pass);
         }
-        self.lane().poll_read(0, cx, buf, T::read)
+        let read = |io: &mut T, buf: &mut [u8]| {
+            let len = patiently(io, false, |io| io.read(buf));
+            Ok((len?, None))
+        };
+        self.lane.poll_read(who, cx, buf, now, read, pass)
     }
 }
 
@@ -5863,11 +6308,13 @@ impl<T: Write + Send + 'static> AsyncWrite for Unblock<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.lane().poll_write(0, cx, buf, None)
+        let (lane, who) = self.lane();
+        lane.poll_write(who, cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lane().poll_flush(0, cx)
+        let (lane, who) = self.lane();
+        lane.poll_flush(who, cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -5881,7 +6328,8 @@ impl<T: Seek + Send + 'static> AsyncSeek for Unblock<T> {
         cx: &mut Context<'_>,
         to: SeekFrom,
     ) -> Poll<io::Result<u64>> {
-        self.lane().poll_seek(0, cx, to)
+        let (lane, who) = self.lane();
+        lane.poll_seek(who, cx, to)
     }
 }
 
@@ -5893,20 +6341,11 @@ where
     type Item = T::Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T::Item>> {
-        let lane = self.lane();
-        loop {
-            let mut state = ready!(lane.settle(cx));
-            let answer = state.take_answer(0);
-            if answer.is_none() {
-                lane.start(0, state, |io, _| Answer::Other(Box::new(io.next())));
-                continue;
-            }
-            drop(state);
-            if let Some(Answer::Other(item)) = answer {
-                if let Ok(item) = item.downcast() {
-                    return Poll::Ready(*item);
-                }
-            }
+        let (lane, who) = self.lane();
+        let next = |io: &mut T, _: &mut _| Answer::Any(Box::new(io.next()));
+        match ready!(lane.poll_other(who, cx, Request::Item, next)) {
+            Answer::Any(item) => Poll::Ready(item.downcast().map_or(None, |item| *item)),
+            answer => Poll::Ready(answer.number().map_or(None, |_| None)),
         }
     }
 }
@@ -5934,10 +6373,11 @@ where
 /// an inotify or timer descriptor, can be wrapped with [`Async::new`] and used with
 /// [`read_with`](Async::read_with) and [`readable`](Async::readable).
 ///
-/// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks may wait for
-/// the same handle. All methods can be called from any thread and under any executor. They are
-/// cancel-safe: a future that is dropped has either done nothing, or finished. Not so on files, see
-/// `Async::<File>::from`: there, a write goes on, and each task that uses a file must have a clone of its own.
+/// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks
+/// may wait for the same handle. All methods can be called from any thread and under any executor.
+/// They are cancel-safe: a future that is dropped has either done nothing, or finished. Not so on
+/// files, where a write goes on; see `Async::<File>::from`, also for what holds if many use one
+/// handle.
 ///
 /// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is closed when the
 /// last handle is dropped.
@@ -5964,8 +6404,8 @@ where
 /// ```
 pub struct Async<T> {
     shared: Arc<Driven<T>>,
-    /// Which handle this is, for a lane.
-    owner: usize,
+    /// Where a lane leaves the answers for this handle.
+    desk: Option<Arc<Mutex<Desk>>>,
 }
 
 /// A thing and who drives it.
@@ -5978,7 +6418,7 @@ enum Driver<T> {
     /// The reactor tells when to try; and how to borrow the handle from the thing.
     Polled(Arc<Source>, fn(&T) -> Borrowed<'_>),
     /// Each operation goes to the pool.
-    Pooled(Lane<Arc<File>>),
+    Pooled(Arc<Lane<Arc<File>>>),
     /// Neither: a process, whose own matter it is how it is waited for.
     Other(Box<dyn Any + Send + Sync>),
 }
@@ -6051,7 +6491,7 @@ impl<T: AsHandle + 'static> Async<T> {
     /// A handle that is registered when it blocks for the first time.
     fn polled(io: T, is_tcp: bool) -> Async<T> {
         let driver = Driver::Polled(Source::new(is_tcp), borrow);
-        Async { shared: Arc::new(Driven { driver, io: Holder::Own(io) }), owner: 0 }
+        Async { shared: Arc::new(Driven { driver, io: Holder::Own(io) }), desk: None }
     }
 }
 
@@ -6102,12 +6542,14 @@ impl<T> Async<T> {
         }
     }
 
-    /// Takes the thing out and deregisters it. It stays in non-blocking mode.
+    /// Takes the thing out and deregisters it. It stays in non-blocking mode; on Unix,
+    /// `OwnedFd::try_from` gives one that blocks.
     ///
     /// # Errors
     ///
-    /// If there are clones of this handle, or a file operation is under way; and always for a
-    /// `Child`. The handle is dropped then.
+    /// If there are clones of this handle, or a file operation is under way, or one that was
+    /// dropped has read from something that cannot seek; and always for a `Child`. The handle is
+    /// dropped then.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared = Arc::try_unwrap(self.shared);
@@ -6115,7 +6557,12 @@ impl<T> Async<T> {
         match (&shared.driver, &shared.io) {
             (Driver::Polled(source, borrow), Holder::Own(io)) => source.deregister(borrow(io)),
             (Driver::Pooled(lane), _) => {
-                drop(lane.take().ok_or_else(|| busy("an operation is under way"))?);
+                let mut state = lock(&lane.state);
+                if !state.is_quiet() {
+                    let why = "an operation is under way, or bytes that it read would be lost";
+                    return Err(busy(why));
+                }
+                state.io = None;
             }
             _ => {}
         }
@@ -6239,13 +6686,8 @@ impl<T> Async<T> {
 impl<T> Clone for Async<T> {
     /// Another handle to the same thing and the same registration.
     fn clone(&self) -> Async<T> {
-        static NEXT: AtomicUsize = AtomicUsize::new(1);
-        // Ordering: Relaxed. Only has to be unique.
-        let owner = match self.shared.driver {
-            Driver::Pooled(_) => NEXT.fetch_add(1, Ordering::Relaxed),
-            _ => 0,
-        };
-        Async { shared: self.shared.clone(), owner }
+        let desk = self.desk.as_ref().map(|_| Arc::default());
+        Async { shared: self.shared.clone(), desk }
     }
 }
 
@@ -6291,30 +6733,78 @@ impl<T: AsHandle> AsHandle for Async<T> {
 
 /// Reads from a file: what the page cache has at once, the rest on the pool.
 fn poll_read_file(
-    lane: &Lane<Arc<File>>,
-    owner: usize,
+    lane: &Arc<Lane<Arc<File>>>,
+    who: Who<'_>,
     cx: &mut Context<'_>,
     buf: &mut [u8],
 ) -> Poll<io::Result<usize>> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::io::{ReadWriteFlags, preadv2};
-        ready!(spend(cx));
-        let state = ready!(lane.settle(cx));
-        // If nothing was read ahead and nothing is to be told, this handle is where the user is.
-        let quiet =
-            state.ahead.is_empty() && state.answers.iter().all(|(asked, _)| *asked != owner);
-        if let (true, Some(file)) = (quiet && !buf.is_empty(), &state.io) {
-            // An offset of -1 means the file's own position (preadv2(2)). Any error, EAGAIN for one, and
-            // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
-            if let Ok(len) =
-                preadv2(file, &mut [IoSliceMut::new(buf)], u64::MAX, ReadWriteFlags::NOWAIT)
-            {
-                return Poll::Ready(Ok(len));
-            }
+    let goes_back = lane.goes_back;
+    let read = move |file: &mut Arc<File>, buf: &mut [u8]| {
+        let at = goes_back.then(|| file.stream_position()).transpose()?;
+        let len = patiently(file, false, |file| match at {
+            Some(at) => read_at(file, buf, at),
+            None => file.read(buf),
+        });
+        Ok((len?, at))
+    };
+    let pass = |file: &mut Arc<File>, at: u64, len: usize| {
+        let is_there = file.stream_position().is_ok_and(|place| place == at);
+        is_there && file.seek(SeekFrom::Start(at + len as u64)).is_ok()
+    };
+    lane.poll_read(who, cx, buf, |file, buf| read_now(file, buf), read, pass)
+}
+
+/// Takes from the page cache what is there at once, and moves the position.
+#[cfg(target_os = "linux")]
+fn read_now(file: &File, buf: &mut [u8]) -> Option<usize> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    let len = buf.len().min(READ_STEP);
+    // An offset of -1 means the file's own position (preadv2(2)). Any error, EAGAIN for one, and
+    // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
+    let mut bufs = [IoSliceMut::new(&mut buf[..len])];
+    let len = preadv2(file, &mut bufs, u64::MAX, ReadWriteFlags::NOWAIT).ok()?;
+    // Linux 5.9 and 5.10 say 0 where later ones say EAGAIN (preadv2(2), "BUGS").
+    let is_end = len > 0 || { file }.stream_position().ok()? >= file.metadata().ok()?.len();
+    is_end.then_some(len)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_now(_: &File, _: &mut [u8]) -> Option<usize> {
+    None
+}
+
+/// Reads, and leaves the position where it is.
+#[cfg(unix)]
+fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buf, at)
+}
+
+/// Reads, and moves the position back to where it was.
+#[cfg(windows)]
+fn read_at(mut file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    let result = std::os::windows::fs::FileExt::seek_read(file, buf, at);
+    file.seek(SeekFrom::Start(at))?;
+    result
+}
+
+/// As many bytes of all slices as one write may have.
+fn concatenate(bufs: &[IoSlice<'_>]) -> Vec<u8> {
+    let mut data = Vec::new();
+    for buf in bufs {
+        let room = POOL_CHUNK - data.len();
+        data.extend_from_slice(&buf[..buf.len().min(room)]);
+    }
+    data
+}
+
+impl<T> Async<T> {
+    /// The lane, if it is driven by the pool, and who asks.
+    fn lane(&self, access: Access) -> Option<(&Arc<Lane<Arc<File>>>, Who<'_>)> {
+        match (&self.shared.driver, &self.desk) {
+            (Driver::Pooled(lane), Some(desk)) => Some((lane, (desk, access))),
+            _ => None,
         }
     }
-    lane.poll_read(owner, cx, buf, Arc::<File>::read)
 }
 
 impl<T> AsyncRead for &Async<T>
@@ -6326,8 +6816,8 @@ where
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if let Driver::Pooled(lane) = &self.shared.driver {
-            return poll_read_file(lane, self.owner, cx, buf);
+        if let Some((lane, who)) = self.lane(Access::Shared) {
+            return poll_read_file(lane, who, cx, buf);
         }
         // A read of nothing is done at once, and does not mean the end.
         if buf.is_empty() {
@@ -6364,13 +6854,8 @@ where
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if let Driver::Pooled(lane) = &self.shared.driver {
-            return lane.poll_write(
-                self.owner,
-                cx,
-                buf,
-                Some(|file, by| file.seek(SeekFrom::Current(by))),
-            );
+        if let Some((lane, who)) = self.lane(Access::Shared) {
+            return lane.poll_write(who, cx, buf);
         }
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
@@ -6385,9 +6870,8 @@ where
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Driver::Pooled(_) = &self.shared.driver {
-            let buf = bufs.iter().find(|buf| !buf.is_empty());
-            return self.poll_write(cx, buf.map_or(&[], |buf| &**buf));
+        if let Some((lane, who)) = self.lane(Access::Shared) {
+            return lane.poll_write(who, cx, &concatenate(bufs));
         }
         if bufs.iter().all(|buf| buf.is_empty()) {
             return Poll::Ready(Ok(0));
@@ -6397,8 +6881,8 @@ where
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Driver::Pooled(lane) = &self.shared.driver {
-            return lane.poll_flush(self.owner, cx);
+        if let Some((lane, who)) = self.lane(Access::Shared) {
+            return lane.poll_flush(who, cx);
         }
         // Tried first, whether there is room or not: most have nothing that would need it.
         ready!(spend(cx));
@@ -6429,6 +6913,9 @@ where
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return poll_read_file(lane, who, cx, buf);
+        }
         Pin::new(&mut &*self).poll_read(cx, buf)
     }
 
@@ -6437,6 +6924,10 @@ where
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            let buf = bufs.iter_mut().find(|buf| !buf.is_empty());
+            return poll_read_file(lane, who, cx, buf.map_or(&mut [], |buf| &mut **buf));
+        }
         Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
     }
 }
@@ -6450,6 +6941,9 @@ where
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_write(who, cx, buf);
+        }
         Pin::new(&mut &*self).poll_write(cx, buf)
     }
 
@@ -6458,14 +6952,23 @@ where
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_write(who, cx, &concatenate(bufs));
+        }
         Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_flush(who, cx);
+        }
         Pin::new(&mut &*self).poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_flush(who, cx);
+        }
         Pin::new(&mut &*self).poll_close(cx)
     }
 }
@@ -7034,8 +7537,10 @@ impl Async<File> {
 
     /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this has not.
     ///
-    /// It may run beside a read or write of another clone. If the future is dropped, a closure that has begun
-    /// runs to its end.
+    /// It may run beside a read or write of another user. It sees the user's position, since
+    /// nothing is read ahead; only what cannot seek, a pipe for one, may have given bytes to a read
+    /// that was dropped, which the next read gets. If the future is dropped, a closure that has
+    /// begun runs to its end.
     ///
     /// ```
     /// use smol::Async;
@@ -7052,21 +7557,98 @@ impl Async<File> {
     /// ```
     pub async fn with<R: Send + 'static>(&self, f: impl FnOnce(&File) -> R + Send + 'static) -> R {
         let this = self.clone();
-        unblock(move || f(this.get_ref())).await
+        self.disturb();
+        unblock(move || {
+            let _after = OnDrop(|| this.disturb());
+            f(this.get_ref())
+        })
+        .await
     }
 }
 
-impl From<File> for Async<File> {
-    /// Makes a regular file asynchronous, which never fails: nothing is registered. Each operation is done
-    /// whole, on the pool unless it need not wait. For a FIFO or a device use [`Async::new`].
+impl Async<File> {
+    /// Reads all that is left, and returns how much that was.
     ///
-    /// One handle is for one task: tasks that use the file at the same time need clones, or they take each
-    /// other's results. A future of `read` that is dropped half way loses no bytes. One of `write` leaves open whether its
-    /// bytes were written; if that fails, the next operation on the same handle says so.
+    /// It does what the method of the same name in [`AsyncReadExt`](io::AsyncReadExt) does, which
+    /// fills all of the buffer that is free with zeros whenever it is polled: for a large file,
+    /// longer than others may be held up. If the future is dropped, `buf` has what was read so far.
+    pub fn read_to_end<'a>(
+        &'a mut self,
+        buf: &'a mut Vec<u8>,
+    ) -> impl Future<Output = io::Result<usize>> + Unpin + 'a {
+        let start = buf.len();
+        let mut is_new = true;
+        poll_fn(move |cx| {
+            if mem::take(&mut is_new) && self.desk.is_some() {
+                // What it will be, if that is known at once. (Files in /proc say 0.)
+                let position = self.get_ref().stream_position().unwrap_or(0);
+                let len = self.get_ref().metadata().map_or(0, |data| data.len());
+                buf.reserve(len.saturating_sub(position).min(1 << 26) as usize + 32);
+            }
+            loop {
+                let len = buf.len();
+                if buf.capacity() - len < 32 {
+                    buf.reserve(1024);
+                }
+                buf.resize(len + (buf.capacity() - len).min(READ_STEP), 0);
+                let read = Pin::new(&mut *self).poll_read(cx, &mut buf[len..]);
+                buf.truncate(len + if let Poll::Ready(Ok(more)) = read { more } else { 0 });
+                if ready!(read)? == 0 {
+                    return Poll::Ready(Ok(len - start));
+                }
+            }
+        })
+    }
+
+    fn disturb(&self) {
+        if let Some((lane, (desk, _))) = self.lane(Access::Shared) {
+            lane.disturb(desk);
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_block_device(data: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_block_device(&data.file_type())
+}
+
+#[cfg(windows)]
+fn is_block_device(_: &std::fs::Metadata) -> bool {
+    false
+}
+
+impl From<File> for Async<File> {
+    /// Makes a regular file asynchronous, which never fails: nothing is registered. Each operation
+    /// is done whole, on the pool unless it need not wait. For a FIFO or a device use
+    /// [`Async::new`].
+    ///
+    /// # Who shares what
+    ///
+    /// Any number of tasks and futures may use one file at the same time, by clones, by
+    /// `&Async<File>` or by an `Arc`: each write is done once and whole, one after the other, and
+    /// each asker gets its own result. The position is the file's: all share it.
+    ///
+    /// A future of `read` that is dropped has not happened: the position does not move for bytes
+    /// that nobody took. (What cannot seek keeps such bytes for the next read.) One of `write` or
+    /// `seek` that is dropped leaves open whether it was done:
+    ///
+    /// - By `&mut`, whoever polls is the only user of this handle. The same write, tried again, is
+    ///   the one that was dropped, so that nothing is written twice. Any other operation waits for
+    ///   it, and tells its error if it failed.
+    /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
+    ///   and by the waker that asked; equal writes of different tasks may have each other's. An
+    ///   error of a dropped future is told by a later operation of the same task. A task that drops
+    ///   a write and goes on by `&` with others may get its answer for a later write of the very
+    ///   same bytes: tasks that cancel writes should have a clone each. What cancelled tasks leave
+    ///   behind takes some hundred bytes each until the handle is dropped or used by `&mut`, or, if
+    ///   it is thousands, for a minute.
     fn from(file: File) -> Async<File> {
+        // Elsewhere the position means nothing, or there is none.
+        let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
         let file = Arc::new(file);
-        let driver = Driver::Pooled(Lane::new(file.clone()));
-        Async { shared: Arc::new(Driven { driver, io: Holder::Shared(file) }), owner: 0 }
+        let driver = Driver::Pooled(Lane::new(file.clone(), goes_back));
+        let shared = Arc::new(Driven { driver, io: Holder::Shared(file) });
+        Async { shared, desk: Some(Arc::default()) }
     }
 }
 
@@ -7076,9 +7658,9 @@ impl AsyncSeek for &Async<File> {
         cx: &mut Context<'_>,
         to: SeekFrom,
     ) -> Poll<io::Result<u64>> {
-        match &self.shared.driver {
-            Driver::Pooled(lane) => lane.poll_seek(self.owner, cx, to),
-            _ => Poll::Ready(self.get_ref().seek(to)),
+        match self.lane(Access::Shared) {
+            Some((lane, who)) => lane.poll_seek(who, cx, to),
+            None => Poll::Ready(self.get_ref().seek(to)),
         }
     }
 }
@@ -7089,7 +7671,43 @@ impl AsyncSeek for Async<File> {
         cx: &mut Context<'_>,
         to: SeekFrom,
     ) -> Poll<io::Result<u64>> {
+        if let Some((lane, who)) = self.lane(Access::Own) {
+            return lane.poll_seek(who, cx, to);
+        }
         Pin::new(&mut &*self).poll_seek(cx, to)
+    }
+}
+
+#[cfg(unix)]
+impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
+    type Error = io::Error;
+
+    /// The descriptor, out of the poller and blocking again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    fn try_from(handle: Async<T>) -> io::Result<OwnedFd> {
+        let fd = handle.into_inner()?.into();
+        rustix::io::ioctl_fionbio(&fd, false)?;
+        Ok(fd)
+    }
+}
+
+impl TryFrom<Async<File>> for Stdio {
+    type Error = io::Error;
+
+    /// A file or pipe for a child that is about to be started: the output of one child can be the
+    /// input of the next.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    fn try_from(handle: Async<File>) -> io::Result<Stdio> {
+        #[cfg(unix)]
+        return Ok(Stdio::from(OwnedFd::try_from(handle)?));
+        #[cfg(windows)]
+        return Ok(Stdio::from(handle.into_inner()?));
     }
 }
 
@@ -7392,7 +8010,7 @@ impl Async<Child> {
         };
         let parent = Parent { process: Arc::new(Process::new(child)), pipes };
         let driver = Driver::Other(Box::new(parent));
-        Ok(Async { shared: Arc::new(Driven { driver, io: Holder::Elsewhere }), owner: 0 })
+        Ok(Async { shared: Arc::new(Driven { driver, io: Holder::Elsewhere }), desk: None })
     }
 
     /// Runs a program to its end, with its streams as they are set on the command: ours, if nothing
@@ -7532,6 +8150,9 @@ impl Async<Child> {
     }
 
     /// The pipe from the child's standard output, if there is one and it was not taken yet.
+    ///
+    /// For the input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe
+    /// that is still non-blocking, at which most programs fail.)
     pub fn take_stdout(&self) -> Option<Async<File>> {
         lock(&self.parent().pipes)[1].take()
     }

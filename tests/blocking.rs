@@ -283,6 +283,136 @@ fn a_closure_that_waits_for_the_last_of_its_closures_comes_to_an_end_although_id
     });
 }
 
+/// With threads enough for some of them only; whoever waits for more makes room for them.
+#[test]
+fn closures_that_hand_in_closures_and_wait_for_them_come_to_an_end() {
+    fresh_processes(
+        60,
+        &[&[("BLOCKING_MAX_THREADS", "1")], &[("BLOCKING_MAX_THREADS", "2")]],
+        || {
+            for _ in 0..50 {
+                // By a channel, of which the pool knows nothing.
+                let by_channel = || {
+                    let (answer, answers) = mpsc::channel();
+                    unblock(move || answer.send(1).unwrap()).detach();
+                    answers.recv().unwrap()
+                };
+                let by_future = || block_on(unblock(|| block_on(unblock(|| 1))));
+                // The thread that came for the first wait is not there for the second one.
+                let by_both = move || by_future() * by_channel();
+                foreign_block_on(async {
+                    let tasks: Vec<_> = (0..4)
+                        .flat_map(|_| [unblock(by_channel), unblock(by_both), unblock(by_future)])
+                        .collect();
+                    for task in tasks {
+                        assert_eq!(task.await, 1);
+                    }
+                });
+            }
+        },
+    );
+}
+
+/// Up to the limit, they are all there at once.
+#[test]
+fn closures_that_talk_to_each_other_come_to_an_end_if_the_limit_allows_them_all() {
+    fresh_process(30, &[("BLOCKING_MAX_THREADS", "2")], || {
+        for _ in 0..200 {
+            let (ping, pings) = mpsc::channel();
+            let (pong, pongs) = mpsc::channel();
+            let one = unblock(move || {
+                for i in 0..10 {
+                    ping.send(i).unwrap();
+                    assert_eq!(pongs.recv().unwrap(), i);
+                }
+            });
+            let two = unblock(move || pings.iter().for_each(|i| pong.send(i).unwrap()));
+            block_on(future::zip(one, two));
+        }
+    });
+}
+
+#[test]
+fn a_closure_that_hands_in_itself_for_ever_overflows_nothing() {
+    fn again(count: Arc<AtomicUsize>, done: Arc<Flag>) {
+        match count.fetch_add(1, Ordering::SeqCst) {
+            100_000 => done.set(),
+            _ => unblock(move || again(count, done)).detach(),
+        }
+    }
+    fresh_processes(
+        60,
+        &[&[("BLOCKING_MAX_THREADS", "1")], &[("BLOCKING_MAX_THREADS", "2")]],
+        || {
+            for _ in 0..2 {
+                let done = Flag::new();
+                again(Arc::default(), done.clone());
+                block_on(done.wait());
+            }
+            assert_eq!(foreign_block_on(unblock(|| 1)), 1);
+        },
+    );
+}
+
+#[test]
+fn a_closure_may_hold_a_lock_that_the_closures_it_hands_in_want() {
+    fresh_process(30, &[("BLOCKING_MAX_THREADS", "1")], || {
+        let shared = Arc::new(Mutex::new(0));
+        for _ in 0..20 {
+            let shared = shared.clone();
+            let tasks = foreign_block_on(unblock(move || {
+                let mut held = shared.lock().unwrap();
+                let wanting = |_| {
+                    let shared = shared.clone();
+                    unblock(move || *shared.lock().unwrap() += 1)
+                };
+                let tasks: Vec<_> = (0..10).map(wanting).collect();
+                *held += 1;
+                tasks
+            }));
+            foreign_block_on(async {
+                for task in tasks {
+                    task.await;
+                }
+            });
+        }
+        assert_eq!(*shared.lock().unwrap(), 20 * 11);
+    });
+}
+
+/// Threads that were let in beyond the limit go when they are not needed for that any more.
+#[cfg(target_os = "linux")]
+#[test]
+fn after_closures_that_waited_for_closures_the_limit_holds_again() {
+    fresh_process(30, &[("BLOCKING_MAX_THREADS", "2")], || {
+        fn nested(depth: u32) -> u32 {
+            match depth {
+                0 => 0,
+                _ => block_on(unblock(move || nested(depth - 1))) + 1,
+            }
+        }
+        assert_eq!(foreign_block_on(unblock(|| nested(20))), 20);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let tasks: Vec<_> = (0..60)
+            .map(|_| {
+                let (now, most) = (now.clone(), most.clone());
+                unblock(move || {
+                    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    thread::sleep(MS);
+                    now.fetch_sub(1, Ordering::SeqCst);
+                })
+            })
+            .collect();
+        foreign_block_on(async {
+            for task in tasks {
+                task.await;
+            }
+        });
+        assert!(most.load(Ordering::SeqCst) <= 2, "{most:?} at once");
+        assert!(common::threads_named("smol-pool") <= 2);
+    });
+}
+
 #[test]
 fn nonsense_limits_are_ignored_or_clamped() {
     fresh_processes(
@@ -906,4 +1036,135 @@ fn an_unblock_can_be_shown_and_sent() {
     static USED: AtomicBool = AtomicBool::new(false);
     within(10, || block_on(unblock(|| USED.store(true, Ordering::SeqCst))));
     assert!(USED.load(Ordering::SeqCst));
+}
+
+/// A shared terminal or pipe, which somebody else has made non-blocking.
+#[cfg(unix)]
+#[test]
+fn a_standard_output_that_never_waits_is_waited_for() {
+    const PLAYED: &str = "SMOL_TEST_STDOUT";
+    const NAME: &str = "a_standard_output_that_never_waits_is_waited_for";
+    const SIZE: usize = 1_000_000;
+    if std::env::var_os(PLAYED).is_some() {
+        return within(30, || {
+            rustix::io::ioctl_fionbio(io::stdout(), true).unwrap();
+            block_on(async {
+                let mut stdout = Unblock::new(io::stdout());
+                stdout.write_all(&[b'~'; SIZE]).await.unwrap();
+                stdout.flush().await.unwrap();
+                let stdout = std::fs::File::from(
+                    std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned().unwrap(),
+                );
+                smol::Async::from(stdout).write_all(&[b'~'; SIZE]).await.unwrap();
+            });
+            rustix::io::ioctl_fionbio(io::stdout(), false).unwrap();
+        });
+    }
+    within(40, || {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([NAME, "--exact", "--nocapture"])
+            .env(PLAYED, "1")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = child.stdout.take().unwrap();
+        let (mut all, mut buffer) = (Vec::new(), vec![0; 60_000]);
+        loop {
+            let n = output.read(&mut buffer).unwrap();
+            if n == 0 {
+                break;
+            }
+            all.extend_from_slice(&buffer[..n]);
+            thread::sleep(MS); // it is faster than we are
+        }
+        assert_eq!(all.iter().filter(|&&byte| byte == b'~').count(), 2 * SIZE);
+        assert!(child.wait().unwrap().success());
+    });
+}
+
+/// Says WouldBlock now and then, as a descriptor does that somebody else has made non-blocking.
+struct Fickle<T>(T, usize);
+
+impl<T> Fickle<T> {
+    fn mood(&mut self) -> io::Result<&mut T> {
+        self.1 += 1;
+        match self.1 % 3 {
+            0 => Ok(&mut self.0),
+            1 => Err(ErrorKind::WouldBlock.into()),
+            _ => Err(ErrorKind::Interrupted.into()),
+        }
+    }
+}
+
+impl<T: Read> Read for Fickle<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.mood()?.read(buffer)
+    }
+}
+
+impl<T: Write> Write for Fickle<T> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.mood()?.write(buffer)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.mood()?.flush()
+    }
+}
+
+#[test]
+fn no_operation_of_an_unblock_says_would_block() {
+    within(30, || {
+        block_on(async {
+            let mut reader = Unblock::new(Fickle(io::Cursor::new(vec![1; 20]), 0));
+            let mut back = Vec::new();
+            assert_eq!(reader.read_to_end(&mut back).await.unwrap(), 20);
+            let mut writer = Unblock::new(Fickle(Vec::new(), 0));
+            for _ in 0..5 {
+                writer.write_all(b"abc").await.unwrap();
+                writer.flush().await.unwrap();
+            }
+            assert_eq!(writer.into_inner().await.0, b"abc".repeat(5));
+        });
+    });
+}
+
+#[test]
+fn a_write_that_is_tried_again_after_it_was_given_up_is_done_once() {
+    within(20, || {
+        block_on(async {
+            let shared = Shared::default();
+            let mut writer = Unblock::new(shared.clone());
+            let mut expected = Vec::new();
+            for i in 0..100u8 {
+                let line = [i; 10];
+                let _ = future::poll_once(writer.write(&line)).await;
+                // It may have become longer meanwhile, as in a buffer.
+                let longer = [i; 15];
+                let n = writer.write(&longer).await.unwrap();
+                expected.extend_from_slice(&longer[..n]);
+                assert!(n == 10 || n == 15);
+                // Something else is not the same.
+                let _ = future::poll_once(writer.write(&[i; 3])).await;
+                assert_eq!(writer.write(b"else").await.unwrap(), 4);
+                expected.extend_from_slice(&[i; 3]);
+                expected.extend_from_slice(b"else");
+            }
+            assert_eq!(*shared.bytes.lock().unwrap(), expected);
+        });
+    });
+}
+
+#[test]
+fn a_closure_given_up_does_not_answer_for_the_next_one() {
+    within(20, || {
+        block_on(async {
+            let mut counter = Unblock::new(0u64);
+            for i in 0..50 {
+                let _ = future::poll_once(counter.with_mut(|n| *n += 1)).await;
+                let name = counter.with_mut(|_| "a text, not a number").await;
+                assert_eq!(name.len(), 20);
+                assert_eq!(counter.with_mut(|n| *n).await, i + 1);
+            }
+        });
+    });
 }
