@@ -230,6 +230,8 @@ const TASKS_PER_LOOK: u32 = 61;
 /// Tasks a thread runs between two looks at the kernel while it is never idle: such a look costs
 /// some 200 ns on Linux and 850 with `polling`, so that it adds 3 or 14 ns to each task.
 const TASKS_PER_GLANCE: u32 = 61;
+/// Of so many calls of `run` whose future is ready at once, one runs a task.
+const READY_RUNS: u32 = 8;
 /// How often in a row the slot for the next task is preferred to the queue.
 const SLOT_RUNS: u32 = 3;
 /// What it costs to call another thread: that much work a worker rather does itself. The row `block_on_wake`
@@ -244,6 +246,8 @@ const ROTATION: usize = 2;
 /// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
+/// Ticks without anything happening after which the watcher stops its alarm although workers are awake.
+const QUIET_TICKS: u32 = 2;
 /// How long a `block_on` inside of a local task leaves that task's siblings alone, see [`block_on`]:
 /// longer than most things last that it may wait for, and short enough for whoever waits for a sibling.
 const SIBLINGS_WAIT: Duration = Duration::from_millis(100);
@@ -483,6 +487,15 @@ fn check_for_fork_outside() {
 fn refill_budget() {
     let _ = BUDGET.try_with(|left| left.set(OPS_PER_POLL));
     let _ = OVERDRAWN.try_with(|yes| yes.set(false));
+}
+
+/// Sees to it that the tasks which are run until the guard is dropped leave the budget of the surrounding
+/// one as it is.
+fn keep_budget() -> impl Drop {
+    let left = BUDGET.try_with(Cell::get).unwrap_or(0);
+    OnDrop(move || {
+        let _ = BUDGET.try_with(|budget| budget.set(left));
+    })
 }
 
 /// Pays for one I/O operation. A task that has spent all it had is woken and told `Pending`, so
@@ -1218,7 +1231,10 @@ impl Crew {
             let locals = self.queues.locals().clone();
             locals.iter().for_each(|local| local.drain().for_each(drop));
             self.queues.injector.try_iter().for_each(drop);
-            if lock(&self.active).len == 0 {
+            // A task that ends the program is on this thread's stack, and will not go away.
+            let id = self.queues.id();
+            let is_inside = with_here(|here| here.queues == id).unwrap_or(false);
+            if lock(&self.active).len == 0 || is_inside {
                 return;
             }
             thread::yield_now();
@@ -1261,6 +1277,10 @@ impl<'a> Drive<'a> {
 
     /// Announces that this driver sleeps. `false`: there is something to do after all.
     fn sleep(&mut self, waker: &Waker) -> bool {
+        if waker.will_wake(Waker::noop()) {
+            // Calling it would call nobody.
+            return !self.crew.queues.has_tickets();
+        }
         let driver = (self.name, waker.clone());
         {
             let mut drivers = lock(&self.crew.drivers);
@@ -1313,6 +1333,10 @@ impl<'a> Drive<'a> {
         }
         let _here = self.worker.enter();
         if let Poll::Ready(output) = main.poll(cx) {
+            // Whoever drives with futures that are ready at once shall drive all the same.
+            if self.name % READY_RUNS == 0 && self.worker.ticks.get() == 0 {
+                self.next().into_iter().for_each(|runnable| self.worker.run(runnable));
+            }
             return Poll::Ready(output);
         }
         let _tasks = run_as(cx.waker());
@@ -1339,10 +1363,12 @@ impl<'a> Drive<'a> {
     /// One poll of `tick`: one task, if there is one.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.wake_up();
+        ready!(spend(cx));
         let _tasks = run_as(cx.waker());
         loop {
             match self.next_for_tick() {
                 Some(runnable) => {
+                    let _budget = keep_budget();
                     self.worker.run(runnable);
                     return Poll::Ready(());
                 }
@@ -1680,7 +1706,8 @@ impl LocalTasks {
             while let Some(runnable) = self.next(0) {
                 drop(runnable);
             }
-            if self.active.borrow().len == 0 {
+            // A task that ends the program is on this thread's stack, and will not go away.
+            if self.active.borrow().len == 0 || self.drives.get() > 0 {
                 return;
             }
             thread::yield_now();
@@ -1791,6 +1818,9 @@ impl LocalDrive {
         self.wake_up();
         let _here = self.tasks.enter();
         if let Poll::Ready(output) = main.poll(cx) {
+            if self.name % u64::from(READY_RUNS) == 0 {
+                self.run_one();
+            }
             return Poll::Ready(output);
         }
         let _tasks = run_as(cx.waker());
@@ -1812,7 +1842,9 @@ impl LocalDrive {
     /// One poll of `tick`: one task, if there is one.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.wake_up();
+        ready!(spend(cx));
         let _tasks = run_as(cx.waker());
+        let _budget = keep_budget();
         loop {
             if self.run_one() {
                 return Poll::Ready(());
@@ -2903,6 +2935,12 @@ impl Source {
         }
     }
 
+    /// Whether a waiter has not been woken yet.
+    fn is_waiting(&self, direction: Direction, token: Token) -> bool {
+        let mut waiters = lock(&self.waiters);
+        waiters.sides[direction as usize].iter_mut().any(|waiter| waiter.token == token)
+    }
+
     /// Takes a waiter off, if it is still there.
     fn forget(&self, direction: Direction, token: Token) {
         let waiter = lock(&self.waiters).sides[direction as usize].remove(token);
@@ -3214,6 +3252,9 @@ struct IdleState {
     is_sparse: bool,
     /// When all became calm.
     calm: Option<Instant>,
+    /// Somebody is awake, but nothing has happened for two ticks, and no ticket is queued: until
+    /// something does, that is as good as calm.
+    is_quiet: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -3251,6 +3292,7 @@ static IDLE: Idle = Idle {
         is_armed: false,
         is_sparse: false,
         calm: None,
+        is_quiet: false,
     }),
 };
 
@@ -3298,7 +3340,8 @@ impl IdleState {
 
     /// Nobody relies on anybody who is awake.
     fn is_calm(&self) -> bool {
-        self.active() == 0 && (self.seat != Sitter::Nobody || !REACTOR.has_interest())
+        let is_attended = self.seat != Sitter::Nobody || !REACTOR.has_interest();
+        is_attended && (self.active() == 0 || self.is_quiet)
     }
 
     fn is_stranded(&self) -> bool {
@@ -3343,7 +3386,8 @@ impl IdleState {
     }
 
     /// All may be calm: then the alarm is not needed.
-    fn stop_alarm(&mut self) -> bool {
+    fn stop_alarm(&mut self, is_quiet: bool) -> bool {
+        self.is_quiet = is_quiet;
         let is_calm = self.is_calm();
         if is_calm {
             self.is_armed = false;
@@ -3377,6 +3421,13 @@ impl Idle {
     #[inline]
     fn look(&self) -> usize {
         self.word.load(Ordering::SeqCst)
+    }
+
+    /// To be called by everybody but the watcher: something happens.
+    fn change(&self) -> MutexGuard<'_, IdleState> {
+        let mut state = lock(&self.state);
+        state.is_quiet = false;
+        state
     }
 
     /// Makes the word say what the state says, and `searching` more workers search.
@@ -3413,7 +3464,7 @@ impl Idle {
     fn fall_asleep(&self, signal: &Arc<Signal>, is_worker: bool, searching: bool) -> Bedtime {
         REACTOR.prepare();
         let mut called = None;
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         let list = if is_worker { &mut state.workers } else { &mut state.others };
         list.push(signal.clone());
         let had_interest = REACTOR.has_interest();
@@ -3474,7 +3525,7 @@ impl Idle {
 
     /// A thread that parked is awake again. Says whether it was called; a worker counts as searching then.
     fn withdraw(&self, signal: &Arc<Signal>, is_worker: bool) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         let list = if is_worker { &mut state.workers } else { &mut state.others };
         let place = list.iter().rposition(|other| Arc::ptr_eq(other, signal));
         let own = place.map(|place| list.remove(place));
@@ -3489,7 +3540,7 @@ impl Idle {
             return None;
         }
         REACTOR.prepare();
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         if state.seat != Sitter::Nobody {
             return None;
         }
@@ -3501,7 +3552,7 @@ impl Idle {
     /// Gives the seat back. Says whether somebody has called for it: whether a worker that slept in it
     /// counts as searching, or the watcher has made room for another.
     fn leave(&self, _seat: Seat, is_worker: bool) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         let was_watcher = state.seat == Sitter::Watcher;
         state.seat = Sitter::Nobody;
         let called = is_worker && state.seated.take().is_none();
@@ -3525,7 +3576,7 @@ impl Idle {
         if self.look() & SEATED != 0 || is_forked() {
             return;
         }
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         if state.seat != Sitter::Nobody || !REACTOR.has_interest() {
             return;
         }
@@ -3546,7 +3597,7 @@ impl Idle {
     #[cold]
     fn mind(&self) {
         if !is_forked() {
-            let mut state = lock(&self.state);
+            let mut state = self.change();
             self.settle(&mut state, 0);
         }
     }
@@ -3557,7 +3608,7 @@ impl Idle {
         if is_forked() {
             return Called::Enough;
         }
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         if self.look() & COUNT > 0 && !anyhow {
             return Called::Enough;
         }
@@ -3589,7 +3640,7 @@ impl Idle {
 
     /// Counts one worker more than there should be, if that is not too many.
     fn add_spare(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         let may_start = state.present < MAX_WORKERS && state.may_start();
         if may_start {
             state.present += 1;
@@ -3601,7 +3652,7 @@ impl Idle {
     /// The thread of a worker was started or not.
     fn started(&self, success: bool) {
         let mut other = None;
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         if success {
             state.failed = None;
         } else {
@@ -3625,7 +3676,7 @@ impl Idle {
 
     /// A worker that sleeps and was not called ends, if there are too many.
     fn retire(&self, signal: &Arc<Signal>) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         let is_own = |other: &Arc<Signal>| Arc::ptr_eq(other, signal);
         let is_seated = state.seated.as_ref().is_some_and(is_own);
         let place = state.workers.iter().rposition(is_own);
@@ -3651,7 +3702,7 @@ impl Idle {
 
     /// A worker that is awake and does not search ends, if there are too many.
     fn retire_awake(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         let is_excess = state.present > state.wanted();
         state.present -= is_excess as usize;
         self.settle(&mut state, 0);
@@ -3660,7 +3711,7 @@ impl Idle {
 
     /// A worker's task waits in a nested `block_on`, or no longer.
     fn set_blocked(&self, blocked: bool) {
-        let mut state = lock(&self.state);
+        let mut state = self.change();
         if blocked {
             state.blocked += 1
         } else {
@@ -3739,8 +3790,9 @@ impl Alarm {
 /// A ticket was queued (W1): calls a worker, if one sleeps and none searches, or starts one.
 fn notify() {
     let word = IDLE.look();
-    // I6.4, and I6.2: those who are awake find the ticket before they sleep.
-    let is_seen = word & COUNT > 0 || (word / ASLEEP & COUNT == 0 && word & FULL != 0);
+    // I6.4, and I6.2: those who are awake find the ticket before they sleep, or the watcher does.
+    let is_full = word / ASLEEP & COUNT == 0 && word & FULL != 0;
+    let is_seen = word & ARMED != 0 && (word & COUNT > 0 || is_full);
     if !is_seen && IDLE.call_worker(false, true) == Called::Start {
         start_worker();
     }
@@ -3748,9 +3800,11 @@ fn notify() {
 
 /// Queues a ticket of the global executor.
 fn schedule(runnable: Runnable, info: ScheduleInfo) {
-    // A worker looks at its own queue next, and the watcher is awake should it block before (I6.2).
-    if QUEUES.push(runnable, info) == Pushed::Queued {
-        notify();
+    match QUEUES.push(runnable, info) {
+        Pushed::Queued => notify(),
+        // The worker looks at its own queue next, and the alarm is set should it block before (I6.2).
+        Pushed::Alone if IDLE.look() & (ARMED | WATCHED) == WATCHED => IDLE.mind(),
+        _ => {}
     }
 }
 
@@ -3825,7 +3879,7 @@ fn deliver(woken: Vec<Waker>, mode: Mode) {
             here.mode.set(outer);
             mode == Mode::Collecting && here.begin_batch(local.queue.len())
         });
-        if is_worth_a_call == Some(true) {
+        if is_worth_a_call == Some(true) || IDLE.look() & (ARMED | WATCHED) == WATCHED {
             notify();
         }
     }
@@ -3928,7 +3982,11 @@ fn poll_source(
             Readiness::Yes => true,
             // An error that stays is news once for each event, or whoever waits after a WouldBlock
             // would not wait at all (`tests/io.rs`).
-            Readiness::OnlyAnError => source.tell_error(seen),
+            Readiness::OnlyAnError => match token.as_deref() {
+                // Woken, that is news; else it is as with the others.
+                Some(&token) if token != 0 && !source.is_waiting(direction, token) => true,
+                _ => source.tell_error(seen),
+            },
             Readiness::No => false,
         };
         if !is_ready || cfg!(windows) {
@@ -4460,6 +4518,7 @@ fn watch() {
     parker.unpark();
     let mut seen = Seen::look(None);
     let mut stuck = 0;
+    let mut quiet = 0;
     let mut is_sitting = false;
     loop {
         if !is_sitting {
@@ -4470,6 +4529,8 @@ fn watch() {
             tick_clock();
             let now = Seen::look(Some(&seen));
             is_empty_for_long = now.turns == seen.turns;
+            let is_same = now.getting_on() == 0 && now.workers.len() == seen.workers.len();
+            quiet = if is_same && !QUEUES.has_tickets() { quiet + 1 } else { 0 };
             stuck = if now.is_stuck() { stuck + 1 } else { 0 };
             if stuck > 0 {
                 help_out(&now, &mut stuck);
@@ -4480,26 +4541,37 @@ fn watch() {
             }
             seen = now;
         }
-        is_sitting = watch_seat(is_sitting || is_empty_for_long);
+        let is_quiet = quiet >= QUIET_TICKS && !QUEUES.has_tickets();
+        is_sitting = watch_seat(is_sitting || is_empty_for_long, is_quiet);
         if !is_sitting {
-            rest();
+            rest(is_quiet);
         }
     }
 }
 
-/// Sets the alarm once more, or stops it if all is calm.
-fn rest() {
+/// Sets the alarm once more, or stops it if all is calm, or quiet.
+fn rest(is_quiet: bool) {
     let mut state = lock(&IDLE.state);
-    if !state.stop_alarm() {
+    if !state.stop_alarm(is_quiet) {
         state.is_armed = true;
         ALARM.set(Some(if state.is_urgent { Duration::ZERO } else { TICK }));
     }
     IDLE.settle(&mut state, 0);
+    drop(state);
+    look_after_tickets(is_quiet);
+}
+
+/// A ticket that was queued while all was thought to be quiet: its pusher saw the old word, or we see the
+/// ticket now (S2).
+fn look_after_tickets(was_quiet: bool) {
+    if was_quiet && QUEUES.has_tickets() {
+        IDLE.mind();
+    }
 }
 
 /// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, for one
 /// turn. `true`: we should go on.
-fn watch_seat(is_empty_for_long: bool) -> bool {
+fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     REACTOR.prepare();
     let mut limit = None;
     let next = {
@@ -4512,7 +4584,7 @@ fn watch_seat(is_empty_for_long: bool) -> bool {
         if next.is_none() {
             state.seat = Sitter::Watcher;
             // Workers may be blocked, and then we are needed elsewhere.
-            limit = (!state.stop_alarm()).then_some(TICK);
+            limit = (!state.stop_alarm(is_quiet)).then_some(TICK);
         }
         let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
         IDLE.settle(&mut state, searches as isize);
@@ -4522,6 +4594,7 @@ fn watch_seat(is_empty_for_long: bool) -> bool {
         signal.wake();
         return false;
     }
+    look_after_tickets(is_quiet);
     let mut woken = Vec::new();
     REACTOR.turn(&Seat::new(), true, limit, &mut woken);
     let is_wanted = IDLE.leave(Seat::new(), false);
@@ -4657,14 +4730,22 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
         children: RefCell::new(Slab::new()),
         live: Cell::new(0),
         closed: Cell::new(false),
-        ready: Arc::new(Mutex::new(Ready { wakers: Vec::new(), scope: None })),
+        ready: Arc::new(Mutex::new(Ready { wakers: Vec::new(), scope: None, is_over: false })),
     });
     let main = ChildWaker::waker(BODY, &family.ready);
     main.wake_by_ref();
     let mut body = std::pin::pin!(Some(body(Scope { family: family.clone() })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
-    let _children = OnDrop(|| family.close());
+    let _children = OnDrop(|| {
+        family.close();
+        let left = {
+            let mut ready = lock(&family.ready);
+            ready.is_over = true;
+            (mem::take(&mut ready.wakers), ready.scope.take())
+        };
+        drop(left);
+    });
     poll_fn(|cx| {
         let ours = is_ours(cx.waker());
         let _restore = run_as(cx.waker());
@@ -4718,6 +4799,8 @@ struct Ready {
     wakers: Vec<Arc<ChildWaker>>,
     /// Wakes the scope's own future; taken by the first child that is woken.
     scope: Option<Waker>,
+    /// The scope has ended: a waker that came now would hold this list, and the list the waker.
+    is_over: bool,
 }
 
 /// The waker of a child.
@@ -4748,6 +4831,9 @@ impl Wake for ChildWaker {
         }
         let scope = {
             let mut ready = lock(&self.ready);
+            if ready.is_over {
+                return;
+            }
             ready.wakers.push(self.clone());
             ready.scope.take()
         };
@@ -7072,6 +7158,8 @@ fn invalid(why: impl Into<String>) -> io::Error {
 /// # Ok(()) }
 /// ```
 pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
+    // In a loop, others get a turn.
+    poll_fn(spend).await;
     match addr.to_target() {
         Target::Named(host, port) => unblock(move || look_up(&host, port)).await,
         Target::Known(addrs) => addrs,
