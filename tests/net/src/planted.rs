@@ -1,0 +1,2 @@
+//! x
+pub fn run(_: &crate::run::Options, _: &[String]) -> bool { true }
