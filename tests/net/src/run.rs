@@ -85,7 +85,7 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> Sum {
     let mut sum = Sum::default();
     let began = Instant::now();
     let seeds = options.seed..options.seed.saturating_add(options.schedules);
-    run_seeds(scenario, options, seeds, &mut sum);
+    run_seeds(scenario, options, seeds, false, &mut sum);
     let speed = sum.schedules as f64 / began.elapsed().as_secs_f64();
     println!(
         "{:<66} {:>6} schedules, {:>4} failed, {:>6.1} ms late, {:>5} steps, {speed:>5.0}/s",
@@ -97,14 +97,22 @@ fn run_scenario(scenario: &Scenario, options: &Options) -> Sum {
     );
     if let Some(seed) = sum.first_failure {
         let kinds = Outcome::ALL.iter().zip(sum.by_outcome).skip(1).filter(|(_, n)| *n > 0);
-        let kinds: Vec<String> = kinds.map(|(kind, n)| format!("{kind:?} {n}")).collect();
+        let mut kinds: Vec<String> = kinds.map(|(kind, n)| format!("{kind:?} {n}")).collect();
+        if sum.crashes > 0 {
+            kinds.push(format!("crashed or hung {}", sum.crashes));
+        }
         println!(
-            "    {}{}; the first after {} schedules: --scenario {} --seed {seed} --schedules 1",
+            "    {}; the first after {} schedules: --scenario {} --seed {seed} --schedules 1",
             kinds.join(", "),
-            if sum.crashes > 0 { format!(" crashed or hung {}", sum.crashes) } else { String::new() },
             seed - options.seed + 1,
             scenario.name,
         );
+        if options.record.is_none() {
+            // Once more, this time with its last steps.
+            let mut again = Sum::default();
+            run_seeds(scenario, options, seed..=seed, true, &mut again);
+            assert!(again.failures > 0, "seed {seed} does not replay: something real has decided");
+        }
     }
     sum
 }
@@ -117,6 +125,7 @@ fn run_seeds(
     scenario: &Scenario,
     options: &Options,
     seeds: impl Iterator<Item = u64>,
+    report: bool,
     sum: &mut Sum,
 ) {
     let (reader, writer) = rustix::pipe::pipe().expect("there are descriptors for a pipe");
@@ -126,7 +135,6 @@ fn run_seeds(
     loop {
         while running.len() < options.jobs && !(options.first && sum.failures > 0) {
             let Some(seed) = seeds.next() else { break };
-            let report = sum.failures == 0 && options.record.is_none();
             let config = config(scenario, seed, report, options.verbose);
             running.insert(start(scenario, config, &writer), seed);
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::smol::Async;
 
 pub use sim::scheduler::{
-    expect_panics, fork, is_thread_of_the_scenario, needs, random, set_starts, yield_now,
+    at_rest, expect_panics, fork, is_thread_of_the_scenario, needs, random, set_starts,
 };
 
 /// Starts a thread of the scenario, which always succeeds.
@@ -140,14 +140,15 @@ impl Tally {
         Counted(self.clone())
     }
 
+    /// How many have begun and ended.
+    pub fn counts(&self) -> (usize, usize) {
+        let (begun, ended) = &*self.0;
+        (begun.load(Ordering::SeqCst), ended.load(Ordering::SeqCst))
+    }
+
     #[track_caller]
     pub fn all_have_ended(&self, begun: usize) {
-        let (began, ended) = &*self.0;
-        assert_eq!(
-            (began.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)),
-            (begun, begun),
-            "begun and ended"
-        );
+        assert_eq!(self.counts(), (begun, begun), "begun and ended");
     }
 }
 

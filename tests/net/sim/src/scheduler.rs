@@ -170,6 +170,8 @@ struct Sim {
     /// By how much the scenario was late, once it is over.
     late: Cell<u64>,
     resting: Cell<bool>,
+    /// What is to be checked when all threads sleep for good.
+    at_rest: RefCell<Vec<fn()>>,
     expects_panics: Cell<bool>,
     /// In the child of a simulated fork.
     pub(crate) forked: Cell<bool>,
@@ -202,6 +204,7 @@ thread_local! {
             needs: Cell::new(0),
             late: Cell::new(0),
             resting: Cell::new(false),
+            at_rest: RefCell::new(Vec::new()),
             expects_panics: Cell::new(false),
             forked: Cell::new(false),
             trace: RefCell::new(VecDeque::new()),
@@ -275,6 +278,9 @@ fn schedule() -> ! {
                 fail(Outcome::NoRest, "the threads wake again and again although nothing is to be done");
             }
             if moves > MOVES_BEFORE_REST || !move_clock() {
+                for check in SIM.with(|sim| sim.at_rest.take()) {
+                    check();
+                }
                 verdict(Outcome::Passed);
             }
         } else if !move_clock() {
@@ -641,6 +647,11 @@ pub fn set_starts(good: usize, bad: usize) {
 /// The scenario needs so much time more; what it takes beyond that is lateness.
 pub fn needs(time: Duration) {
     SIM.with(|sim| sim.needs.set(sim.needs.get() + time.as_nanos() as u64));
+}
+
+/// Checks something when all threads sleep for good.
+pub fn at_rest(check: fn()) {
+    SIM.with(|sim| sim.at_rest.borrow_mut().push(check));
 }
 
 /// Panics are part of the scenario while this is set.

@@ -4,7 +4,13 @@
 
 use std::time::Duration;
 
+mod executors;
+mod local;
+mod main_futures;
+mod pool;
+mod sockets;
 mod tasks;
+mod threads;
 
 /// A program and what is allowed in it.
 pub struct Scenario {
@@ -77,5 +83,14 @@ use scenario;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    [tasks::all()].into_iter().flatten().collect()
+    let files = [
+        tasks::all(),
+        main_futures::all(),
+        sockets::all(),
+        pool::all(),
+        local::all(),
+        executors::all(),
+        threads::all(),
+    ];
+    files.into_iter().flatten().collect()
 }
