@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::smol::Async;
 
 pub use sim::scheduler::{
-    at_rest, expect_panics, fork, is_thread_of_the_scenario, needs, random, set_starts,
+    at_once, at_rest, expect_panics, fork, is_thread_of_the_scenario, needs, random, set_starts,
 };
 
 /// Starts a thread of the scenario, which always succeeds.

@@ -670,6 +670,18 @@ fn check_lateness() {
     }
 }
 
+/// What needs no time must take none: the clock moves only when nobody can run. Not looked at where time means nothing.
+#[track_caller]
+pub fn at_once<T>(f: impl FnOnce() -> T) -> T {
+    let before = now();
+    let output = f();
+    let late = Duration::from_nanos(now() - before);
+    if late > Duration::ZERO && config(|config| config.late_limit.is_some()) {
+        fail(Outcome::Late, &format!("this took {late:?} instead of none: {}", Location::caller()));
+    }
+    output
+}
+
 /// Says whether a simulated fork's child ended well. It has this thread only; the others are gone.
 #[allow(unsafe_code)]
 pub fn fork(child: impl FnOnce()) -> bool {

@@ -1,11 +1,12 @@
 //! Threads in `block_on`, ours and other people's: who asks the kernel, and who takes over when one leaves.
 
+use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::{Scenario, scenario};
-use crate::smol::{Executor, Timer, block_on, future, prelude::*, spawn, timeout};
+use crate::smol::{Async, Task, Timer, block_on, future, prelude::*, spawn, timeout};
 use crate::tools::*;
 
 pub fn all() -> Vec<Scenario> {
@@ -21,6 +22,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_foreign_block_on_waits_for_a_timer_and_a_socket).may_be_late(2),
         scenario!(a_foreign_block_on_waits_while_the_one_in_the_poller_leaves).may_be_late(2),
         scenario!(a_worker_in_the_poller_gets_news_and_tasks_at_the_same_time).may_be_late(2),
+        scenario!(the_watcher_hands_its_seat_to_a_worker).may_be_late(2),
+        scenario!(a_seat_is_left_while_a_worker_falls_asleep).may_be_late(2),
         scenario!(a_task_blocks_and_the_socket_is_still_heard).needs_the_watcher(),
     ]
 }
@@ -181,6 +184,63 @@ fn a_worker_in_the_poller_gets_news_and_tasks_at_the_same_time() {
     join([others]);
 }
 
+/// A task on the workers that answers each byte.
+fn answering_task() -> (UnixStream, Task<()>, Vec<Receiver<u8>>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (answers, answered): (Vec<_>, Vec<_>) = (0..4).map(|_| oneshot()).unzip();
+    let task = spawn(async move {
+        let mut theirs = Async::new(theirs).unwrap();
+        for answer in answers {
+            let mut byte = [0];
+            theirs.read_exact(&mut byte).await.unwrap();
+            on_a_worker();
+            answer.send(byte[0]);
+        }
+    });
+    (ours, task, answered)
+}
+
+fn the_watcher_hands_its_seat_to_a_worker() {
+    needs(millis(2));
+    // The watcher is there for this one.
+    let foreign = thread("foreign", || foreign_block_on(sleep(2)));
+    let (mut ours, task, answered) = answering_task();
+    for (n, answer) in answered.into_iter().enumerate() {
+        at_once(|| {
+            std::io::Write::write_all(&mut ours, &[n as u8]).unwrap();
+            assert_eq!(block_on(answer), Some(n as u8));
+            block_on(spawn(async {}));
+        });
+    }
+    block_on(task);
+    join([foreign]);
+}
+
+fn a_seat_is_left_while_a_worker_falls_asleep() {
+    let (mut ours, task, answered) = answering_task();
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            thread("other", || {
+                let (mut left, mut right) = socket_pair();
+                at_once(|| {
+                    for _ in 0..2 {
+                        block_on(left.write_all(b"x")).unwrap();
+                        block_on(right.read_exact(&mut [0])).unwrap();
+                    }
+                });
+            })
+        })
+        .collect();
+    for (n, answer) in answered.into_iter().enumerate() {
+        at_once(|| {
+            std::io::Write::write_all(&mut ours, &[n as u8]).unwrap();
+            assert_eq!(block_on(answer), Some(n as u8));
+        });
+    }
+    block_on(task);
+    join(others);
+}
+
 fn a_task_blocks_and_the_socket_is_still_heard() {
     let (mut left, mut right) = socket_pair();
     let flag = Flag::default();
@@ -196,5 +256,4 @@ fn a_task_blocks_and_the_socket_is_still_heard() {
     block_on(left.write_all(b"x")).unwrap();
     block_on(reader);
     block_on(blocked);
-    let _ = Executor::new();
 }

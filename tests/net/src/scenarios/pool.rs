@@ -150,7 +150,7 @@ fn a_file_is_written_and_read_back() {
     let plain = file();
     let copy = plain.try_clone().unwrap();
     let task = spawn(async move {
-        let mut file = Async::new(copy).unwrap();
+        let mut file = Async::<File>::from(copy);
         for n in 0..3_u8 {
             file.write_all(&[n; 5]).await.unwrap();
         }
@@ -167,7 +167,7 @@ fn a_file_is_written_and_read_back() {
 
 fn a_file_is_written_by_several_clones() {
     let plain = file();
-    let shared = Async::new(plain.try_clone().unwrap()).unwrap();
+    let shared = Async::<File>::from(plain.try_clone().unwrap());
     let writers: Vec<_> = (0..3_u8)
         .map(|n| {
             let mut file = shared.clone();
@@ -192,7 +192,7 @@ fn an_operation_on_a_file_is_given_up_and_nothing_is_lost() {
     (&plain).write_all(b"0123456789").unwrap();
     (&plain).seek(SeekFrom::Start(0)).unwrap();
     let task = spawn(async move {
-        let mut file = Async::new(plain).unwrap();
+        let mut file = Async::<File>::from(plain);
         let mut all = Vec::new();
         while all.len() < 10 {
             let mut buf = [0; 3];

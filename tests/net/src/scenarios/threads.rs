@@ -16,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(the_nth_thread_cannot_be_started).starts(3, 3).may_be_late(1010),
         scenario!(the_nth_thread_cannot_be_started_and_timers_fire).starts(3, 3).may_be_late(1010),
         scenario!(tasks_are_queued_while_a_start_fails).starts(2, 2).may_be_late(1010),
+        scenario!(a_task_that_no_thread_can_run_waits_at_rest).may_be_late(2),
         scenario!(a_worker_retires_beside_one_that_blocks),
         scenario!(workers_block_and_return_while_tasks_arrive),
         scenario!(a_process_forks_and_the_child_is_told),
@@ -87,6 +88,19 @@ fn tasks_are_queued_while_a_start_fails() {
     join(threads);
 }
 
+/// There is a watcher, and no worker to be had: the ticket stays where it is, and nobody ticks because of it.
+fn a_task_that_no_thread_can_run_waits_at_rest() {
+    needs(millis(1));
+    set_starts(1, ALL);
+    foreign_block_on(Timer::after(millis(1)));
+    let (sender, receiver) = oneshot();
+    let task = spawn(receiver);
+    block_on(yields(2));
+    let waker = thread("waker", move || sender.send(1));
+    join([waker]);
+    task.detach();
+}
+
 fn a_worker_retires_beside_one_that_blocks() {
     for _ in 0..2 {
         // A spare worker comes while this one is blocked, and is one too many afterwards.
@@ -136,7 +150,9 @@ fn a_process_forks_and_the_child_is_told() {
     let good = fork(|| {
         expect_panics(true);
         let attempts: [fn(); 3] = [
-            || drop(block_on(Timer::after(millis(1)))),
+            || {
+                block_on(Timer::after(millis(1)));
+            },
             || block_on(spawn(async {})),
             || block_on(unblock(|| ())),
         ];
@@ -161,7 +177,8 @@ fn command() -> Command {
         let mut byte = [0; 8];
         let stdin = stdin.unwrap();
         while rustix::io::read(&stdin, &mut byte).unwrap() > 0 {}
-        rustix::io::write(stdout.unwrap(), b"end").unwrap();
+        // Nobody may be there to read it.
+        let _ = rustix::io::write(stdout.unwrap(), b"end");
         3
     });
     command
