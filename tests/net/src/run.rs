@@ -52,8 +52,7 @@ struct Sum {
 
 /// Runs all scenarios that were asked for, prints a table, and says whether all passed.
 pub fn run(options: &Options) -> bool {
-    let chosen: Vec<Scenario> =
-        all().into_iter().filter(|s| s.name.contains(&options.scenario)).collect();
+    let chosen = chosen(options);
     if chosen.is_empty() {
         eprintln!("no scenario has {:?} in its name; --list prints them all", options.scenario);
         return false;
@@ -79,6 +78,28 @@ pub fn run(options: &Options) -> bool {
     println!("{schedules} schedules in {seconds:.1} s, {:.0}/s", schedules as f64 / seconds);
     println!("{passed} passed, {failed} failed");
     failed == 0
+}
+
+/// The scenarios that were asked for: the one of that name, else those whose name contains it.
+fn chosen(options: &Options) -> Vec<Scenario> {
+    let is_name = all().iter().any(|scenario| scenario.name == options.scenario);
+    let mut chosen = all();
+    chosen.retain(|scenario| match is_name {
+        true => scenario.name == options.scenario,
+        false => scenario.name.contains(&options.scenario),
+    });
+    chosen
+}
+
+/// Whether any schedule fails; says nothing.
+pub fn fails(options: &Options) -> bool {
+    scheduler::prepare();
+    chosen(options).iter().any(|scenario| {
+        let mut sum = Sum::default();
+        let seeds = options.seed..options.seed.saturating_add(options.schedules);
+        run_seeds(scenario, options, seeds, false, &mut sum);
+        sum.failures > 0
+    })
 }
 
 fn run_scenario(scenario: &Scenario, options: &Options) -> Sum {

@@ -92,12 +92,13 @@ pub struct Verdict {
 #[derive(Clone, Copy)]
 struct Step {
     thread: usize,
+    now: u64,
     what: &'static str,
     at: &'static Location<'static>,
 }
 
 /// So many steps are remembered.
-const REMEMBERED: usize = 64;
+const REMEMBERED: usize = 80;
 /// So many steps in a row without waiting, and a thread of the policy PCT loses its priority: it may be spinning.
 const SPINNING: u32 = 400;
 /// So often the clock may move after the end of a scenario before all threads sleep for good.
@@ -462,7 +463,7 @@ fn note(sim: &Sim, what: &'static str, at: &'static Location<'static>) -> Option
     sim.world.set(sim.world.get() + 1);
     thread.what.set(what);
     thread.at.set(at);
-    let step = Step { thread: thread.id, what, at };
+    let step = Step { thread: thread.id, now: sim.now.get(), what, at };
     if sim.verbose.get() {
         eprintln!("{}", show(sim, step));
     }
@@ -771,5 +772,6 @@ fn place(at: &Location<'_>) -> String {
 fn show(sim: &Sim, step: Step) -> String {
     let threads = sim.threads.borrow();
     let name = threads.get(step.thread).and_then(|thread| thread.name.clone()).unwrap_or_default();
-    format!("{name:>12}  {:<22} {}", step.what, place(step.at))
+    let ms = step.now as f64 / 1e6;
+    format!("{ms:>9.3} ms  {name:>12}  {:<18} {}", step.what, place(step.at))
 }
