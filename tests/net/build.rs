@@ -1,5 +1,5 @@
-//! Says which `src/lib.rs` is the runtime: that of the workspace, or the one that `SMOL_NET_SOURCE` names, which is how
-//! the planted bugs are built.
+//! Says which `src/lib.rs` is the runtime: that of the workspace, or the one that
+//! `SMOL_NET_SOURCE` names, which is how the planted bugs are built.
 
 use std::env;
 use std::fs;

@@ -1,7 +1,8 @@
 //! For build scripts: a copy of a dependency's source in which `std` is the simulated one.
 //!
-//! The version is the one that `Cargo.lock` names; its source is where cargo has unpacked it. Modules are put into one
-//! text, so that the copy can be included; then words are replaced. A word that is not found is an error.
+//! The version is the one that `Cargo.lock` names; its source is where cargo has unpacked it.
+//! Modules are put into one text, so that the copy can be included; then words are replaced. A
+//! word that is not found is an error.
 
 use std::env;
 use std::fs;
@@ -31,15 +32,16 @@ pub fn copy(name: &str, version: &str, modules: &[&str], words: &[(&str, &str)])
 
 /// Where cargo has unpacked the version of the crate that begins so.
 fn source(name: &str, version: &str) -> PathBuf {
-    let lock = fs::read_to_string("../../../../Cargo.lock").expect("the workspace has a Cargo.lock");
+    let lock =
+        fs::read_to_string("../../../../Cargo.lock").expect("the workspace has a Cargo.lock");
     println!("cargo::rerun-if-changed=../../../../Cargo.lock");
     let entry = format!("name = \"{name}\"\nversion = \"{version}");
     let place = lock.find(&entry).unwrap_or_else(|| panic!("Cargo.lock has no {name} {version}"));
     let rest = &lock[place + entry.len()..];
     let rest = &rest[..rest.find('"').expect("a version ends with a quote")];
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"))
-    });
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     let home = home.expect("CARGO_HOME or HOME is set").join("registry/src");
     let registries = fs::read_dir(&home).unwrap_or_else(|err| panic!("{}: {err}", home.display()));
     let crates = registries.filter_map(Result::ok).map(|registry| registry.path());

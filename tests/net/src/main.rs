@@ -1,19 +1,22 @@
 //! The net: the whole runtime under a controlled scheduler.
 //!
-//! `src/lib.rs` of the workspace is compiled here unmodified, above a standard library whose threads, locks and clock
-//! are simulated (`sim`) and a kernel whose waits are (`shims/rustix`). So one can run the same few lines in thousands of
-//! different interleavings, and replay the one that goes wrong. README.md says how it works and how to use it.
+//! `src/lib.rs` of the workspace is compiled here unmodified, above a standard library whose
+//! threads, locks and clock are simulated (`sim`) and a kernel whose waits are (`shims/rustix`).
+//! So one can run the same few lines in thousands of different interleavings, and replay the one
+//! that goes wrong. README.md says how it works and how to use it.
 //!
 //! - `tools`: what scenarios are written with; `scenarios`: small programs that read like tests.
 //! - `run`: a process for each seed, the oracles' verdicts, the table.
-//! - `planted`: faults that are put into a copy of the runtime on purpose, to see that the net catches them.
+//! - `planted`: faults that are put into a copy of the runtime on purpose, to see that the net
+//!   catches them.
 
 extern crate sim as std;
 
 // The std that is not simulated: for whoever runs the simulations.
 extern crate std as real;
 
-/// A textual macro goes before the prelude's: the runtime's thread-locals are those of simulated threads.
+/// A textual macro goes before the prelude's: the runtime's thread-locals are those of simulated
+/// threads.
 macro_rules! thread_local {
     ($($tokens:tt)*) => { ::sim::thread_local! { $($tokens)* } };
 }
@@ -38,7 +41,7 @@ usage: smol-net [--scenario NAME] [--schedules N] [--seed S] [--jobs N] [--first
   --first           go on to the next scenario after the first failure
   --verbose         print each step (with --schedules 1)
   --ci              2000 schedules of each scenario, from seed 1
-  --planted         put each planted bug into a copy of the runtime, build it, and run until it is found";
+  --planted         put each fault into a copy of the runtime, build it, run until it is found";
 
 fn main() -> ExitCode {
     let mut options = run::Options::default();

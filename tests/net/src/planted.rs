@@ -1,7 +1,9 @@
-//! Faults that are put into a copy of the runtime on purpose: a net is as good as what it catches.
+//! Faults that are put into a copy of the runtime on purpose: a net is as good as what it
+//! catches.
 //!
-//! `planted/NAME.patch` begins with a line that says what is broken. A line `try: NAME …` may follow, with scenarios
-//! that are tried first. Then come places, each the text to be found, exactly once, and what it becomes:
+//! `planted/NAME.patch` begins with a line that says what is broken. A line `try: NAME …` may
+//! follow, with scenarios that are tried first. Then come places, each the text to be found,
+//! exactly once, and what it becomes:
 //!
 //! ```text
 //! The sleeper does not look a second time.
@@ -13,7 +15,8 @@
 //! >>>>
 //! ```
 //!
-//! A fault counts as found where the intact runtime passes as many schedules of the same scenario.
+//! A fault counts as found where the intact runtime passes as many schedules of the same
+//! scenario.
 
 use std::env;
 use std::fs;
@@ -38,7 +41,8 @@ const ROUND: u64 = 500;
 /// So many are run if the command line does not say. A fault that needs more is not worth the wait.
 const ENOUGH: u64 = 20_000;
 
-/// Plants each fault, or those whose names contain one of `names`, builds, and runs until it is found.
+/// Plants each fault, or those whose names contain one of `names`, builds, and runs until it is
+/// found.
 pub fn run(options: &Options, names: &[String]) -> bool {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = here.join("../..");
@@ -58,7 +62,10 @@ pub fn run(options: &Options, names: &[String]) -> bool {
         match result {
             Ok((schedules, scenario)) => {
                 found += 1;
-                println!("{}: found after {schedules} schedules by {scenario} ({seconds} s)", fault.name);
+                println!(
+                    "{}: found after {schedules} schedules by {scenario} ({seconds} s)",
+                    fault.name
+                );
             }
             Err(why) => {
                 println!("{}: NOT FOUND: {why} ({seconds} s)\n    {}", fault.name, fault.what);
@@ -113,7 +120,8 @@ fn plant(fault: &Fault, text: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// Builds this package around another runtime. Less optimised, since it is built anew for each fault.
+/// Builds this package around another runtime. Not optimised, since it is built anew for each
+/// fault.
 fn build(target: &Path, text: &str) -> Result<PathBuf, String> {
     let source = target.join("planted.rs");
     fs::write(&source, text).map_err(|err| err.to_string())?;
@@ -121,7 +129,7 @@ fn build(target: &Path, text: &str) -> Result<PathBuf, String> {
     let mut command = Command::new(cargo);
     command.args(["build", "--release", "--quiet", "--manifest-path"]);
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-    command.args(["--config", "profile.release.package.smol-net.opt-level=1", "--target-dir"]);
+    command.args(["--config", "profile.release.package.smol-net.opt-level=0", "--target-dir"]);
     command.arg(target);
     command.env("SMOL_NET_SOURCE", &source).env("CARGO_INCREMENTAL", "1");
     let output = command.output().map_err(|err| err.to_string())?;
@@ -133,7 +141,8 @@ fn build(target: &Path, text: &str) -> Result<PathBuf, String> {
 
 /// Runs scenarios until one of them finds the fault, more schedules in each round.
 fn hunt(fault: &Fault, program: &Path, options: &Options) -> Result<(u64, String), String> {
-    let most = if options.schedules == Options::default().schedules { ENOUGH } else { options.schedules };
+    let most =
+        if options.schedules == Options::default().schedules { ENOUGH } else { options.schedules };
     let names: Vec<&str> = all().iter().map(|scenario| scenario.name).collect();
     let mut chosen: Vec<&str> = Vec::new();
     for first in &fault.first {

@@ -1,4 +1,5 @@
-//! Runs scenarios: a process for each seed, so that each begins with fresh statics, and the verdicts they send back.
+//! Runs scenarios: a process for each seed, so that each begins with fresh statics, and the
+//! verdicts they send back.
 
 use std::collections::HashMap;
 use std::fs;
@@ -168,7 +169,8 @@ fn run_seeds(
         sum.schedules += 1;
         let mut failed = false;
         if good_end {
-            // It may be the record of another one that ends at the same time: all are counted alike.
+            // It may be the record of another one that ends at the same time: all are counted
+            // alike.
             let mut record = [0; RECORD];
             reader.read_exact(&mut record).expect("whoever ends has told its verdict");
             let number = |at: usize| {

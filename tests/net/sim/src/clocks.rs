@@ -1,5 +1,5 @@
-//! Descriptors that become readable at a moment of the virtual time: timerfd(2) as an eventfd(2) that is written
-//! when its time has come.
+//! Descriptors that become readable at a moment of the virtual time: timerfd(2) as an eventfd(2)
+//! that is written when its time has come.
 
 use std::cell::RefCell;
 use std::io;
@@ -42,7 +42,8 @@ fn with<T>(fd: impl AsFd, f: impl FnOnce(&mut Clock) -> T) -> Option<T> {
     CLOCKS.with_borrow_mut(|clocks| clocks.iter_mut().find(|clock| clock.number == number).map(f))
 }
 
-/// Sets a clock to ring after so long (never, if zero), and again after each interval. `false` if it is none.
+/// Sets a clock to ring after so long (never, if zero), and again after each interval. `false` if
+/// it is none.
 pub fn set(fd: impl AsFd, after: Duration, interval: Duration) -> bool {
     let set = with(fd, |clock| {
         // Setting it takes back what it has counted.

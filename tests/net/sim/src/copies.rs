@@ -1,5 +1,6 @@
-//! Atomics for the copies of dependencies. Their operations are points in some of the seeds only: the queues and
-//! the tasks have tests of their own, and without their points the steps that are left go deeper.
+//! Atomics for the copies of dependencies. Their operations are points in some of the seeds only:
+//! the queues and the tasks have tests of their own, and without their points the steps that are
+//! left go deeper.
 
 /// As `std::sync::atomic`.
 pub mod atomic {

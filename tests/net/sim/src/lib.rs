@@ -1,16 +1,20 @@
 //! A standard library whose threads, locks and clock are simulated.
 //!
-//! `extern crate sim as std;` makes the code below it use this crate where it says `std`. What is not simulated is
-//! std's own ([`pub use ::std::*`]); the modules here take the place of those of the same name.
+//! `extern crate sim as std;` makes the code below it use this crate where it says `std`. What is
+//! not simulated is std's own ([`pub use ::std::*`]); the modules here take the place of those of
+//! the same name.
 //!
-//! - [`scheduler`]: the simulation itself. Threads are coroutines on one OS thread; each step on something shared is
-//!   a *point* at which another thread may be chosen.
-//! - [`sync`] and [`sync::atomic`], [`thread`] (with thread-locals that are destroyed), [`time`]: the parts of std.
+//! - [`scheduler`]: the simulation itself. Threads are coroutines on one OS thread; each step on
+//!   something shared is a *point* at which another thread may be chosen.
+//! - [`sync`] and [`sync::atomic`], [`thread`] (with thread-locals that are destroyed), [`time`]:
+//!   the parts of std.
 //! - [`copies`]: the same atomics for the dependencies, whose points can be switched off.
 //! - [`clocks`]: descriptors that become readable at a moment of the virtual time.
-//! - [`process`] and [`env`](mod@env): children that are no processes, the number of this process, and variables of one run.
+//! - [`process`] and [`env`](mod@env): children that are no processes, the number of this
+//!   process, and variables of one run.
 //!
-//! Outside of a simulation (before [`scheduler::simulate`]) all of it works as in std, for one thread.
+//! Outside of a simulation (before [`scheduler::simulate`]) all of it works as in std, for one
+//! thread.
 
 #![deny(unsafe_code)]
 #![allow(missing_docs)]

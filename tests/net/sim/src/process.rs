@@ -1,5 +1,5 @@
-//! Processes: the number of this one, and children that are no processes but threads of the scenario, so that they
-//! end when the schedule says so.
+//! Processes: the number of this one, and children that are no processes but threads of the
+//! scenario, so that they end when the schedule says so.
 
 pub use std::process::{
     ChildStderr, ChildStdin, ChildStdout, ExitCode, ExitStatus, Output, Stdio, abort, exit,

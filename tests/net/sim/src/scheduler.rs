@@ -1,9 +1,10 @@
 //! The scheduler: which thread takes the next step, and when the clock moves.
 //!
-//! A simulated thread is a coroutine. It runs until it comes to a [`point`] where the policy prefers another one, or
-//! until it must wait ([`wait_until`]). Whoever waits is nothing but a predicate that it evaluates itself when it is
-//! resumed, and perhaps a deadline. When nobody can run, the clock jumps to the earliest deadline; if there is none,
-//! it is a deadlock. Everything that is decided is decided by one random generator, so that a seed replays exactly.
+//! A simulated thread is a coroutine. It runs until it comes to a [`point`] where the policy
+//! prefers another one, or until it must wait ([`wait_until`]). Whoever waits is nothing but a
+//! predicate that it evaluates itself when it is resumed, and perhaps a deadline. When nobody can
+//! run, the clock jumps to the earliest deadline; if there is none, it is a deadlock. Everything
+//! that is decided is decided by one random generator, so that a seed replays exactly.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -24,8 +25,8 @@ pub enum Policy {
     Uniform,
     /// The thread goes on with a probability of so many percent.
     Sticky(u64),
-    /// Probabilistic concurrency testing (Burckhardt and others, 2010): the thread with the highest priority
-    /// runs; at so many random points it loses it.
+    /// Probabilistic concurrency testing (Burckhardt and others, 2010): the thread with the
+    /// highest priority runs; at so many random points it loses it.
     Pct(u64),
 }
 
@@ -48,7 +49,8 @@ pub struct Config {
     pub starts: Option<(usize, usize)>,
     /// How many steps one run may take.
     pub step_limit: u64,
-    /// By how much the end may be later than what the scenario said that it needs. `None`: not looked at.
+    /// By how much the end may be later than what the scenario said that it needs. `None`: not
+    /// looked at.
     pub late_limit: Option<Duration>,
     /// Whether all threads must come to rest in the end.
     pub must_rest: bool,
@@ -99,7 +101,8 @@ struct Step {
 
 /// So many steps are remembered.
 const REMEMBERED: usize = 80;
-/// So many steps in a row without waiting, and a thread of the policy PCT loses its priority: it may be spinning.
+/// So many steps in a row without waiting, and a thread of the policy PCT loses its priority: it
+/// may be spinning.
 const SPINNING: u32 = 400;
 /// So often the clock may move after the end of a scenario before all threads sleep for good.
 const MOVES_BEFORE_REST: u32 = 60;
@@ -226,8 +229,8 @@ pub fn prepare() {
     });
 }
 
-/// Runs the scenario on a simulated thread, and all that it starts, until everything has come to rest. Tells the
-/// verdict and ends the process.
+/// Runs the scenario on a simulated thread, and all that it starts, until everything has come to
+/// rest. Tells the verdict and ends the process.
 pub fn simulate(config: Config, tell: fn(Verdict), scenario: fn()) -> ! {
     std::panic::set_hook(Box::new(|info| {
         let expected = SIM.with(|sim| sim.expects_panics.get());
@@ -276,7 +279,10 @@ fn schedule() -> ! {
             moves += 1;
             let must_rest = config(|config| config.must_rest);
             if moves > MOVES_BEFORE_REST && must_rest {
-                fail(Outcome::NoRest, "the threads wake again and again although nothing is to be done");
+                fail(
+                    Outcome::NoRest,
+                    "the threads wake again and again although nothing is to be done",
+                );
             }
             if moves > MOVES_BEFORE_REST || !move_clock() {
                 for check in SIM.with(|sim| sim.at_rest.take()) {
@@ -411,7 +417,8 @@ fn take_point(sim: &Sim, what: &'static str, at: &'static Location<'static>) {
     let Some(thread) = note(sim, what, at) else {
         return;
     };
-    // Whoever unwinds goes on: the OS thread counts its panics, and has only one count for all coroutines.
+    // Whoever unwinds goes on: the OS thread counts its panics, and has only one count for all
+    // coroutines.
     if std::thread::panicking() {
         return;
     }
@@ -484,8 +491,8 @@ fn note(sim: &Sim, what: &'static str, at: &'static Location<'static>) -> Option
 #[allow(unsafe_code)]
 fn suspend(thread: &Rc<Thread>, stop: Stop) {
     let yielder = thread.yielder.get();
-    // SAFETY: the pointer was set by the coroutine of this thread, which is the one that runs here, and whose
-    // yielder lives as long as the coroutine does.
+    // SAFETY: the pointer was set by the coroutine of this thread, which is the one that runs
+    // here, and whose yielder lives as long as the coroutine does.
     unsafe { (*yielder).suspend(stop) };
 }
 
@@ -517,8 +524,8 @@ pub enum Woken {
     Spurious,
 }
 
-/// Waits until the predicate is true, or until the deadline. What it looks at must be changed by steps of other
-/// threads or by the clock only.
+/// Waits until the predicate is true, or until the deadline. What it looks at must be changed by
+/// steps of other threads or by the clock only.
 pub fn wait_until(
     what: &'static str,
     at: &'static Location<'static>,
@@ -537,10 +544,7 @@ pub fn wait_until(
             Some(Woken::True)
         } else if deadline.is_some_and(|at| at <= now()) {
             Some(Woken::Timeout)
-        } else if may_be_spurious
-            && !first
-            && SIM.with(|sim| sim.spurious.get())
-            && random(64) == 0
+        } else if may_be_spurious && !first && SIM.with(|sim| sim.spurious.get()) && random(64) == 0
         {
             Some(Woken::Spurious)
         } else {
@@ -671,7 +675,8 @@ fn check_lateness() {
     }
 }
 
-/// What needs no time must take none: the clock moves only when nobody can run. Not looked at where time means nothing.
+/// What needs no time must take none: the clock moves only when nobody can run. Not looked at
+/// where time means nothing.
 #[track_caller]
 pub fn at_once<T>(f: impl FnOnce() -> T) -> T {
     let before = now();
@@ -712,8 +717,7 @@ pub fn is_forked() -> bool {
 
 /// Ends the run.
 fn verdict(outcome: Outcome) -> ! {
-    let (steps, late, tell) =
-        SIM.with(|sim| (sim.steps.get(), sim.late.get(), sim.tell.get()));
+    let (steps, late, tell) = SIM.with(|sim| (sim.steps.get(), sim.late.get(), sim.tell.get()));
     // The child of a simulated fork tells its parent by its status only.
     if let (Some(tell), false) = (tell, is_forked()) {
         tell(Verdict { outcome, steps, late: Duration::from_nanos(late) });
@@ -731,7 +735,8 @@ pub fn fail(outcome: Outcome, message: &str) -> ! {
         };
         eprintln!("  {outcome:?}: {message}");
         eprintln!(
-            "  {:?}, {} processors, points in copies: {}, jumps: {}, slack: {:?}, spurious: {}, starts: {:?}",
+            "  {:?}, {} processors, points in copies: {}, jumps: {}, slack: {:?}, spurious: {}, \
+             starts: {:?}",
             config.policy,
             config.processors,
             config.points_in_copies,

@@ -198,7 +198,8 @@ impl fmt::Display for AccessError {
 
 impl std::error::Error for AccessError {}
 
-/// A thread-local. Each simulated thread has its own value, which is destroyed when the thread ends.
+/// A thread-local. Each simulated thread has its own value, which is destroyed when the thread
+/// ends.
 pub struct LocalKey<T: 'static> {
     init: fn() -> T,
     /// The number of the key, plus one.
@@ -312,8 +313,8 @@ impl<T: 'static> fmt::Debug for LocalKey<T> {
     }
 }
 
-/// The end of the thread that runs: drops its thread-locals, the last that was made first, and those that their
-/// destructors make.
+/// The end of the thread that runs: drops its thread-locals, the last that was made first, and
+/// those that their destructors make.
 pub(crate) fn destroy_locals() {
     let Some(thread) = scheduler::current() else {
         return;

@@ -43,10 +43,8 @@ fn a_local_task_and_the_main_future_are_woken_at_the_same_time() {
     let (sender, receiver) = oneshot();
     let (other_sender, other_receiver) = oneshot();
     let task = spawn_local(receiver);
-    let threads = [
-        thread("waker", move || sender.send(1)),
-        thread("other", move || other_sender.send(2)),
-    ];
+    let threads =
+        [thread("waker", move || sender.send(1)), thread("other", move || other_sender.send(2))];
     assert_eq!(block_on(future::zip(other_receiver, task)), (Some(2), Some(1)));
     join(threads);
 }

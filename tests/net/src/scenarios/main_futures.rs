@@ -1,4 +1,5 @@
-//! Threads in `block_on`, ours and other people's: who asks the kernel, and who takes over when one leaves.
+//! Threads in `block_on`, ours and other people's: who asks the kernel, and who takes over when
+//! one leaves.
 
 use std::os::unix::net::UnixStream;
 use std::pin::pin;

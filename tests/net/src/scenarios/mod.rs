@@ -1,4 +1,5 @@
-//! The scenarios: small programs in which something could go wrong, each a function with a sentence for a name.
+//! The scenarios: small programs in which something could go wrong, each a function with a
+//! sentence for a name.
 //!
 //! For each mechanism of the runtime there is one in which it is the only thing that helps.
 
@@ -8,6 +9,7 @@ mod executors;
 mod local;
 mod main_futures;
 mod pool;
+mod simulation;
 mod sockets;
 mod tasks;
 mod threads;
@@ -20,9 +22,11 @@ pub struct Scenario {
     pub processors: (usize, usize),
     /// Up to so many threads can be started, then up to so many attempts fail. `None`: none fails.
     pub starts: Option<(usize, usize)>,
-    /// By how much it may be later than it says it needs. What comes by the watcher's tick only is 4 ms late or more.
+    /// By how much it may be later than it says it needs. What comes by the watcher's tick only
+    /// is 4 ms late or more.
     pub may_be_late: Duration,
-    /// The clock may jump although threads could run; not where the scenario has timeouts of its own.
+    /// The clock may jump although threads could run; not where the scenario has timeouts of its
+    /// own.
     pub time_may_jump: bool,
     pub step_limit: u64,
 }
@@ -84,6 +88,7 @@ use scenario;
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     let files = [
+        simulation::all(),
         tasks::all(),
         main_futures::all(),
         sockets::all(),

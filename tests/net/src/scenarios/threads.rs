@@ -88,7 +88,8 @@ fn tasks_are_queued_while_a_start_fails() {
     join(threads);
 }
 
-/// There is a watcher, and no worker to be had: the ticket stays where it is, and nobody ticks because of it.
+/// There is a watcher, and no worker to be had: the ticket stays where it is, and nobody ticks
+/// because of it.
 fn a_task_that_no_thread_can_run_waits_at_rest() {
     needs(millis(1));
     set_starts(1, ALL);
@@ -235,8 +236,7 @@ fn the_handle_of_a_child_process_without_a_pidfd_is_dropped() {
 fn children_without_pidfds_leave_the_pool_to_others() {
     process::without_pidfds();
     std::env::set("BLOCKING_MAX_THREADS", "2");
-    let children: Vec<_> =
-        (0..3).map(|_| Async::<Child>::spawn(&mut command()).unwrap()).collect();
+    let children: Vec<_> = (0..3).map(|_| Async::<Child>::spawn(&mut command()).unwrap()).collect();
     let inputs: Vec<_> = children.iter().map(|child| child.take_stdin()).collect();
     let waiting: Vec<_> = children
         .into_iter()

@@ -1,4 +1,5 @@
-//! once_cell's `sync::OnceCell`, as far as a runtime needs it: whoever comes while another one fills it waits.
+//! once_cell's `sync::OnceCell`, as far as a runtime needs it: whoever comes while another one
+//! fills it waits.
 
 #![deny(unsafe_code)]
 #![allow(missing_docs)]

@@ -1,8 +1,9 @@
 //! rustix, in which nothing blocks but simulated threads.
 //!
-//! What is not here is rustix's own. A call that may wait asks the kernel with a timeout of zero, behind a
-//! simulated wait; epoll, eventfd, sockets and pipes are real, since what one simulated thread writes is there at once.
-//! A timer descriptor follows the virtual clock, a futex is simulated, and children are those of `sim::process`.
+//! What is not here is rustix's own. A call that may wait asks the kernel with a timeout of zero,
+//! behind a simulated wait; epoll, eventfd, sockets and pipes are real, since what one simulated
+//! thread writes is there at once. A timer descriptor follows the virtual clock, a futex is
+//! simulated, and children are those of `sim::process`.
 
 #![deny(unsafe_code)]
 #![allow(missing_docs)]
@@ -153,7 +154,10 @@ pub mod time {
     use std::time::Duration;
 
     #[track_caller]
-    pub fn timerfd_create(_clock: TimerfdClockId, flags: TimerfdFlags) -> real::io::Result<OwnedFd> {
+    pub fn timerfd_create(
+        _clock: TimerfdClockId,
+        flags: TimerfdFlags,
+    ) -> real::io::Result<OwnedFd> {
         point("timerfd_create", Location::caller());
         let blocks = !flags.contains(TimerfdFlags::NONBLOCK);
         sim::clocks::create(blocks).map_err(|_| real::io::Errno::MFILE)
@@ -167,8 +171,7 @@ pub mod time {
     ) -> real::io::Result<Itimerspec> {
         point("timerfd_settime", Location::caller());
         assert!(flags.is_empty(), "only relative times are simulated");
-        let time =
-            |time: &Timespec| Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
+        let time = |time: &Timespec| Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
         if !sim::clocks::set(fd, time(&value.it_value), time(&value.it_interval)) {
             return Err(real::io::Errno::INVAL);
         }

@@ -1,25 +1,29 @@
-//! Atomics: std's own, with a point before each operation. The simulation is sequentially consistent, whatever
-//! ordering is asked for.
+//! Atomics: std's own, with a point before each operation. The simulation is sequentially
+//! consistent, whatever ordering is asked for.
 
 pub use std::sync::atomic::{Ordering, compiler_fence, fence};
 
 /// Defines the atomic types, with the function to call before each operation.
 macro_rules! atomics {
     ($point:path) => {
-        $crate::sync::atomic::atomics!(@int $point, AtomicU8 u8, AtomicU16 u16, AtomicU32 u32, AtomicU64 u64);
+        $crate::sync::atomic::atomics!(@int $point, AtomicU8 u8, AtomicU16 u16);
+        $crate::sync::atomic::atomics!(@int $point, AtomicU32 u32, AtomicU64 u64);
         $crate::sync::atomic::atomics!(@int $point, AtomicUsize usize, AtomicIsize isize);
         $crate::sync::atomic::atomics!(@int $point, AtomicI32 i32, AtomicI64 i64);
         $crate::sync::atomic::atomics!(@type $point, [] AtomicBool bool);
         $crate::sync::atomic::atomics!(@type $point, [T] AtomicPtr *mut T);
         impl AtomicBool {
-            $crate::sync::atomic::atomics!(@ops $point, bool, fetch_and fetch_or fetch_xor fetch_nand);
+            $crate::sync::atomic::atomics!(
+                @ops $point, bool, fetch_and fetch_or fetch_xor fetch_nand
+            );
         }
     };
     (@int $point:path, $($name:ident $t:ident),*) => {$(
         $crate::sync::atomic::atomics!(@type $point, [] $name $t);
         impl $name {
             $crate::sync::atomic::atomics!(
-                @ops $point, $t, fetch_add fetch_sub fetch_and fetch_or fetch_xor fetch_max fetch_min
+                @ops $point, $t,
+                fetch_add fetch_sub fetch_and fetch_or fetch_xor fetch_max fetch_min
             );
         }
     )*};

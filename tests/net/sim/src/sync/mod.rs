@@ -1,9 +1,7 @@
-//! Locks, condition variables and cells that are filled once. Each is std's own, which is never contended here,
-//! behind a point and a wait.
+//! Locks, condition variables and cells that are filled once. Each is std's own, which is never
+//! contended here, behind a point and a wait.
 
-pub use std::sync::{
-    Arc, LockResult, PoisonError, TryLockError, TryLockResult, Weak,
-};
+pub use std::sync::{Arc, LockResult, PoisonError, TryLockError, TryLockResult, Weak};
 
 pub mod atomic;
 
@@ -173,7 +171,8 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for RwLock<T> {
     }
 }
 
-/// Who waits for a condition variable, by number, in the order in which they came; and the next number.
+/// Who waits for a condition variable, by number, in the order in which they came; and the next
+/// number.
 #[derive(Debug, Default)]
 struct Waiting {
     numbers: Vec<u64>,
@@ -230,10 +229,7 @@ impl Condvar {
     }
 
     #[track_caller]
-    pub fn wait<'a, T: ?Sized>(
-        &self,
-        guard: MutexGuard<'a, T>,
-    ) -> LockResult<MutexGuard<'a, T>> {
+    pub fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
         self.sleep(guard, None, Location::caller()).0
     }
 
