@@ -1,29 +1,29 @@
-//! Faults that are put into a copy of the runtime on purpose: a net is as good as what it
-//! catches.
+//! Faults that are put into a copy of the runtime on purpose: a net is as good as what it catches.
 //!
-//! `planted/NAME.patch` begins with a line that says what is broken. A line `try: NAME …` may
-//! follow, with scenarios that are tried first. Then come places, each the text to be found,
-//! exactly once, and what it becomes:
+//! `planted/NAME.patch` begins with a line that says what is broken. A line `try: NAME …` may follow,
+//! with scenarios that are tried, and no others. Then come places, each the text to be found, exactly
+//! once, and what it becomes, where the word `PLANTED` is true if this fault is the one to look for:
 //!
 //! ```text
-//! The sleeper does not look a second time.
+//! A worker that announces its sleep does not look at the queues once more (S2).
 //! try: foreign_threads
 //! <<<<
 //!         if crew.has_work() || self.crew.has_own_work() {
 //! ====
-//!         if false {
+//!         if !PLANTED && (crew.has_work() || self.crew.has_own_work()) {
 //! >>>>
 //! ```
 //!
-//! A fault counts as found where the intact runtime passes as many schedules of the same
-//! scenario.
+//! So faults that change different places are built together. One that does not say `PLANTED`, or changes
+//! what another one changes, gets a build of its own.
+//!
+//! A fault counts as found where the intact runtime passes as many schedules of the same scenario.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use real::process::Command;
-use real::time::Instant;
 
 use crate::run::{self, Options};
 use crate::scenarios::all;
@@ -52,30 +52,56 @@ pub fn run(options: &Options, names: &[String]) -> bool {
     faults.retain(|fault| names.is_empty() || names.iter().any(|name| fault.name.contains(name)));
     let target = root.join("target/net-planted");
     fs::create_dir_all(&target).expect("the target directory can be written");
-    let (mut found, mut missed) = (0, Vec::new());
-    for fault in &faults {
-        let began = Instant::now();
-        let result = plant(fault, &text)
-            .and_then(|text| build(&target, &text))
-            .and_then(|program| hunt(fault, &program, options));
-        let seconds = began.elapsed().as_secs();
-        match result {
-            Ok((schedules, scenario)) => {
-                found += 1;
-                println!(
-                    "{}: found after {schedules} schedules by {scenario} ({seconds} s)",
-                    fault.name
-                );
-            }
-            Err(why) => {
-                println!("{}: NOT FOUND: {why} ({seconds} s)\n    {}", fault.name, fault.what);
-                missed.push(&fault.name);
+    let (mut found, mut missed) = (0, 0);
+    let mut tell = |fault: &Fault, result: Result<(u64, String), String>| match result {
+        Ok((schedules, scenario)) => {
+            found += 1;
+            println!("{}: found after {schedules} schedules by {scenario}", fault.name);
+        }
+        Err(why) => {
+            missed += 1;
+            println!("{}: NOT FOUND: {why}\n    {}", fault.name, fault.what);
+        }
+    };
+    while !faults.is_empty() {
+        let (mut planted, mut group, mut later) = (text.clone(), Vec::new(), Vec::new());
+        // One of them cannot be switched off.
+        let mut is_full = false;
+        for fault in faults {
+            let alone = !fault.places.iter().all(|(_, to)| to.contains(WORD));
+            match (plant(&fault, &text), plant(&fault, &planted)) {
+                (Err(why), _) => tell(&fault, Err(why)),
+                (Ok(_), Ok(both)) if !is_full && (group.is_empty() || !alone) => {
+                    planted = both;
+                    is_full = alone;
+                    group.push(fault);
+                }
+                (Ok(_), _) => later.push(fault),
             }
         }
+        let program = build(&target, &planted);
+        for fault in &group {
+            let result = program.as_ref().map_err(String::clone);
+            tell(fault, result.and_then(|program| hunt(fault, program, options)));
+        }
+        faults = later;
     }
-    println!("{found} passed, {} failed", missed.len());
-    missed.is_empty() && found > 0
+    println!("{found} passed, {missed} failed");
+    missed == 0 && found > 0
 }
+
+/// What stands for "this fault is the one to look for".
+const WORD: &str = "PLANTED";
+
+/// Whether the fault of this name is the one to look for. For the runtime with faults.
+#[allow(dead_code)]
+pub fn is(name: &str) -> bool {
+    static NAME: real::sync::OnceLock<String> = real::sync::OnceLock::new();
+    let chosen = NAME.get_or_init(|| real::env::var(VARIABLE).unwrap_or_default());
+    chosen == name
+}
+
+const VARIABLE: &str = "SMOL_NET_PLANTED";
 
 fn read_faults(folder: &Path) -> Vec<Fault> {
     let files = fs::read_dir(folder).unwrap_or_else(|err| panic!("{folder:?}: {err}"));
@@ -110,7 +136,10 @@ fn plant(fault: &Fault, text: &str) -> Result<String, String> {
     let mut text = text.to_string();
     for (from, to) in &fault.places {
         match text.matches(from.as_str()).count() {
-            1 => text = text.replace(from.as_str(), to),
+            1 => {
+                let switch = format!("crate::planted::is({:?})", fault.name);
+                text = text.replace(from.as_str(), &to.replace(WORD, &switch));
+            }
             count => {
                 let line = from.lines().next().unwrap_or_default();
                 return Err(format!("the patch does not apply, {count} places have\n{line}"));
@@ -166,7 +195,7 @@ fn hunt(fault: &Fault, program: &Path, options: &Options) -> Result<(u64, String
             let mut command = Command::new(program);
             command.args(["--first", "--scenario", name, "--record"]).arg(&record);
             command.args(["--seed", &from.to_string(), "--schedules", &len.to_string()]);
-            command.args(["--jobs", &options.jobs.to_string()]);
+            command.args(["--jobs", &options.jobs.to_string()]).env(VARIABLE, &fault.name);
             command.output().map_err(|err| err.to_string())?;
             let Ok(text) = fs::read_to_string(&record) else { continue };
             let number = text.split_whitespace().next().and_then(|number| number.parse().ok());

@@ -92,13 +92,18 @@ fn chosen(options: &Options) -> Vec<Scenario> {
     chosen
 }
 
+/// The seeds to be run of a scenario.
+fn seeds(scenario: &Scenario, options: &Options) -> std::ops::Range<u64> {
+    let count = options.schedules.div_ceil(scenario.one_in);
+    options.seed..options.seed.saturating_add(count)
+}
+
 /// Whether any schedule fails; says nothing.
 pub fn fails(options: &Options) -> bool {
     scheduler::prepare();
     chosen(options).iter().any(|scenario| {
         let mut sum = Sum::default();
-        let seeds = options.seed..options.seed.saturating_add(options.schedules);
-        run_seeds(scenario, options, seeds, false, &mut sum);
+        run_seeds(scenario, options, seeds(scenario, options), false, &mut sum);
         sum.failures > 0
     })
 }
@@ -106,8 +111,7 @@ pub fn fails(options: &Options) -> bool {
 fn run_scenario(scenario: &Scenario, options: &Options) -> Sum {
     let mut sum = Sum::default();
     let began = Instant::now();
-    let seeds = options.seed..options.seed.saturating_add(options.schedules);
-    run_seeds(scenario, options, seeds, false, &mut sum);
+    run_seeds(scenario, options, seeds(scenario, options), false, &mut sum);
     let speed = sum.schedules as f64 / began.elapsed().as_secs_f64();
     println!(
         "{:<66} {:>6} schedules, {:>4} failed, {:>6.1} ms late, {:>5} steps, {speed:>5.0}/s",

@@ -29,6 +29,8 @@ pub struct Scenario {
     /// own.
     pub time_may_jump: bool,
     pub step_limit: u64,
+    /// Only one in so many schedules is run: each has many steps.
+    pub one_in: u64,
 }
 
 impl Scenario {
@@ -41,6 +43,7 @@ impl Scenario {
             may_be_late: Duration::from_millis(1),
             time_may_jump: true,
             step_limit: 60_000,
+            one_in: 1,
         }
     }
 
@@ -68,6 +71,12 @@ impl Scenario {
 
     const fn steady_clock(mut self) -> Scenario {
         self.time_may_jump = false;
+        self
+    }
+
+    /// Each schedule has many steps, and only one in so many is run.
+    const fn one_in(mut self, schedules: u64) -> Scenario {
+        self.one_in = schedules;
         self
     }
 

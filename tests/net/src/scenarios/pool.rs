@@ -16,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(jobs_come_in_a_burst),
         scenario!(jobs_come_in_a_burst_at_the_limit_of_the_pool),
         scenario!(jobs_wait_for_jobs_at_the_limit_of_the_pool),
+        scenario!(a_job_waits_for_one_that_is_queued_behind_it),
         scenario!(a_job_blocks_until_another_one_runs),
         scenario!(a_job_arrives_while_the_last_idle_thread_ends).steady_clock(),
         scenario!(jobs_are_cancelled_while_they_begin),
@@ -57,6 +58,15 @@ fn jobs_wait_for_jobs_at_the_limit_of_the_pool() {
     for (n, job) in jobs.into_iter().enumerate() {
         assert_eq!(block_on(job), n);
     }
+}
+
+fn a_job_waits_for_one_that_is_queued_behind_it() {
+    std::env::set("BLOCKING_MAX_THREADS", "1");
+    let (sender, receiver) = oneshot();
+    let first = unblock(|| block_on(receiver));
+    let second = unblock(|| sender.send(1));
+    assert_eq!(block_on(first), Some(1));
+    block_on(second);
 }
 
 /// None may wait behind another one that blocks.
