@@ -17,7 +17,8 @@
 //! So faults that change different places are built together. One that does not say `PLANTED`, or changes
 //! what another one changes, gets a build of its own.
 //!
-//! A fault counts as found where the intact runtime passes as many schedules of the same scenario.
+//! A fault counts as found where the intact runtime passes eight times as many schedules of the same
+//! scenario.
 
 use std::env;
 use std::fs;
@@ -38,6 +39,8 @@ struct Fault {
 
 /// So many schedules of a scenario, then the next one; the next time round, more.
 const ROUND: u64 = 500;
+/// The intact runtime must pass so many times the schedules that found the fault.
+const PROOF: u64 = 8;
 /// So many are run if the command line does not say. A fault that needs more is not worth the wait.
 const ENOUGH: u64 = 20_000;
 
@@ -200,11 +203,11 @@ fn hunt(fault: &Fault, program: &Path, options: &Options) -> Result<(u64, String
             let Ok(text) = fs::read_to_string(&record) else { continue };
             let number = text.split_whitespace().next().and_then(|number| number.parse().ok());
             let schedules: u64 = from - options.seed + number.unwrap_or(0);
-            // The same of the intact runtime.
+            // It may be a failure of the intact runtime.
             let (seed, jobs) = (options.seed, options.jobs);
             let intact = Options {
                 scenario: name.into(),
-                schedules: schedules.max(ROUND),
+                schedules: schedules.saturating_mul(PROOF),
                 seed,
                 jobs,
                 first: true,

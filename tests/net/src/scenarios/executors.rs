@@ -13,6 +13,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(an_executor_is_driven_tick_by_tick),
         scenario!(an_executor_is_dropped_while_its_tasks_are_woken),
         scenario!(a_driver_is_dropped_half_way),
+        scenario!(a_driver_leaves_tickets_behind),
         scenario!(the_tasks_of_a_scope_borrow_and_are_joined),
         scenario!(a_scope_is_cancelled_while_its_tasks_are_woken),
         scenario!(a_scope_is_dropped_half_way),
@@ -140,6 +141,33 @@ fn a_driver_is_dropped_half_way() {
     };
     block_on(executor.run(all));
     join([dropped]);
+}
+
+/// The one that leaves has taken a share of the injector, and the other one falls asleep.
+fn a_driver_leaves_tickets_behind() {
+    let executor = Arc::new(Executor::new());
+    let (stop, stopped) = oneshot::<()>();
+    let driver = thread("driver", {
+        let executor = executor.clone();
+        move || block_on(executor.run(stopped))
+    });
+    let tasks: Vec<_> = (0..4).map(|n| executor.spawn(async move { n })).collect();
+    let leaving = thread("leaves", {
+        let executor = executor.clone();
+        move || {
+            block_on(async {
+                // The main future is ready when it has run nothing, or one task.
+                let run = executor.run(yields(1));
+                future::or(run, yields(1)).await;
+            });
+        }
+    });
+    for (n, task) in tasks.into_iter().enumerate() {
+        assert_eq!(block_on(task), n);
+    }
+    stop.send(());
+    join([driver]);
+    join([leaving]);
 }
 
 fn the_tasks_of_a_scope_borrow_and_are_joined() {

@@ -20,6 +20,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_worker_retires_beside_one_that_blocks),
         scenario!(workers_block_and_return_while_tasks_arrive),
         scenario!(a_process_forks_and_the_child_is_told),
+        scenario!(a_process_forks_and_the_child_polls_a_timer),
         scenario!(a_child_process_ends_while_two_wait_for_it),
         scenario!(a_child_process_is_read_and_killed),
         scenario!(the_handle_of_a_child_process_is_dropped),
@@ -143,6 +144,19 @@ fn workers_block_and_return_while_tasks_arrive() {
 }
 
 fn a_process_forks_and_the_child_is_told() {
+    fork_and_try(|| match random(2) {
+        0 => block_on(spawn(async {})),
+        _ => block_on(unblock(|| ())),
+    });
+}
+
+fn a_process_forks_and_the_child_polls_a_timer() {
+    fork_and_try(|| {
+        block_on(Timer::after(millis(1)));
+    });
+}
+
+fn fork_and_try(attempt: fn()) {
     block_on(spawn(async {}));
     let local = spawn_local(async { 1 });
     if perhaps() {
@@ -150,14 +164,6 @@ fn a_process_forks_and_the_child_is_told() {
     }
     let good = fork(|| {
         expect_panics(true);
-        let attempts: [fn(); 3] = [
-            || {
-                block_on(Timer::after(millis(1)));
-            },
-            || block_on(spawn(async {})),
-            || block_on(unblock(|| ())),
-        ];
-        let attempt = attempts[random(3) as usize];
         let told = std::panic::catch_unwind(attempt);
         expect_panics(false);
         let payload = told.expect_err("the child of a fork can use the runtime");
