@@ -1,8 +1,10 @@
-//! Faults that are put into a copy of the runtime on purpose: a net is as good as what it catches.
+//! Faults that are put into a copy of the runtime on purpose: a net is as good as what it
+//! catches.
 //!
-//! `planted/NAME.patch` begins with a line that says what is broken. A line `try: NAME …` may follow,
-//! with scenarios that are tried, and no others. Then come places, each the text to be found, exactly
-//! once, and what it becomes, where the word `PLANTED` is true if this fault is the one to look for:
+//! `planted/NAME.patch` begins with a line that says what is broken. A line `try: NAME …` may
+//! follow, with scenarios that are tried, and no others. Then come places, each the text to be
+//! found, exactly once, and what it becomes, where the word `PLANTED` is true if this fault is
+//! the one to look for:
 //!
 //! ```text
 //! A worker that announces its sleep does not look at the queues once more (S2).
@@ -14,11 +16,11 @@
 //! >>>>
 //! ```
 //!
-//! So faults that change different places are built together. One that does not say `PLANTED`, or changes
-//! what another one changes, gets a build of its own.
+//! So faults that change different places are built together. One that does not say `PLANTED`, or
+//! changes what another one changes, gets a build of its own.
 //!
-//! A fault counts as found where the intact runtime passes eight times as many schedules of the same
-//! scenario.
+//! A fault counts as found where the intact runtime passes eight times as many schedules of the
+//! same scenario.
 
 use std::env;
 use std::fs;

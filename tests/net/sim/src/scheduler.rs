@@ -679,11 +679,18 @@ fn check_lateness() {
 /// where time means nothing.
 #[track_caller]
 pub fn at_once<T>(f: impl FnOnce() -> T) -> T {
+    takes(Duration::ZERO, f)
+}
+
+/// The same for something that needs so much time and no more.
+#[track_caller]
+pub fn takes<T>(time: Duration, f: impl FnOnce() -> T) -> T {
     let before = now();
     let output = f();
-    let late = Duration::from_nanos(now() - before);
-    if late > Duration::ZERO && config(|config| config.late_limit.is_some()) {
-        fail(Outcome::Late, &format!("this took {late:?} instead of none: {}", Location::caller()));
+    let took = Duration::from_nanos(now() - before);
+    if took > time && config(|config| config.late_limit.is_some()) {
+        let at = Location::caller();
+        fail(Outcome::Late, &format!("this took {took:?} instead of {time:?}: {at}"));
     }
     output
 }
