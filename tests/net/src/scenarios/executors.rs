@@ -1,6 +1,7 @@
 //! `Executor` with drivers that come and go, and `scope`.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use super::{Scenario, scenario};
 use crate::smol::{Executor, Timer, block_on, future, scope, spawn_local};
@@ -14,6 +15,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(an_executor_is_dropped_while_its_tasks_are_woken),
         scenario!(a_driver_is_dropped_half_way),
         scenario!(a_driver_leaves_tickets_behind),
+        scenario!(a_driver_is_called_and_its_main_future_blocks),
+        scenario!(a_driver_is_called_and_dropped),
         scenario!(the_tasks_of_a_scope_borrow_and_are_joined),
         scenario!(a_scope_is_cancelled_while_its_tasks_are_woken),
         scenario!(a_scope_is_dropped_half_way),
@@ -168,6 +171,62 @@ fn a_driver_leaves_tickets_behind() {
     stop.send(());
     join([driver]);
     join([leaving]);
+}
+
+/// A driver in a thread of its own, until the sender is dropped.
+fn driver(executor: &Arc<Executor<'static>>) -> (Sender<()>, JoinHandle<Option<()>>) {
+    let (stop, stopped) = oneshot();
+    let executor = executor.clone();
+    (stop, thread("driver", move || block_on(executor.run(stopped))))
+}
+
+fn a_driver_is_called_and_its_main_future_blocks() {
+    let executor = Arc::new(Executor::new());
+    let flag = Flag::default();
+    let (stop, other) = driver(&executor);
+    let (sender, receiver) = oneshot();
+    let blocks = thread("blocks", {
+        let (executor, flag) = (executor.clone(), flag.clone());
+        move || {
+            block_on(executor.run(async {
+                receiver.await;
+                flag.wait();
+            }));
+        }
+    });
+    block_on(yields(random(3)));
+    sender.send(());
+    executor.spawn(async move { flag.set() }).detach();
+    join([blocks]);
+    drop(stop);
+    join([other]);
+}
+
+fn a_driver_is_called_and_dropped() {
+    let executor = Arc::new(Executor::new());
+    let (stop, other) = driver(&executor);
+    let (ready, is_ready) = oneshot();
+    let (leave, leaves) = oneshot();
+    let dropped = thread("dropped", {
+        let executor = executor.clone();
+        move || {
+            block_on(async {
+                let mut run = Box::pin(executor.run(future::pending::<()>()));
+                once(&mut run).await;
+                ready.send(());
+                // It is woken for the ticket here, and does not look.
+                leaves.await;
+                drop(run);
+            });
+        }
+    });
+    block_on(is_ready);
+    let task = executor.spawn(async { 1 });
+    leave.send(());
+    assert_eq!(block_on(task), 1);
+    join([dropped]);
+    drop(stop);
+    join([other]);
 }
 
 fn the_tasks_of_a_scope_borrow_and_are_joined() {

@@ -21,6 +21,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(an_earlier_timer_is_set_by_a_task).may_be_late(2),
         scenario!(a_timer_is_set_anew_by_another_thread_than_the_one_that_waits).may_be_late(2),
         scenario!(a_foreign_block_on_waits_for_a_timer_and_a_socket).may_be_late(2),
+        scenario!(a_foreign_block_on_is_alone),
         scenario!(a_foreign_block_on_waits_while_the_one_in_the_poller_leaves).may_be_late(2),
         scenario!(a_worker_in_the_poller_gets_news_and_tasks_at_the_same_time).may_be_late(2),
         scenario!(the_watcher_hands_its_seat_to_a_worker).may_be_late(2),
@@ -153,6 +154,13 @@ fn a_foreign_block_on_waits_for_a_timer_and_a_socket() {
     let mut byte = [0];
     foreign_block_on(right.read_exact(&mut byte)).unwrap();
     join([writer]);
+}
+
+fn a_foreign_block_on_is_alone() {
+    needs(millis(7));
+    for ms in [2, 1, 4] {
+        takes(millis(ms), || foreign_block_on(sleep(ms)));
+    }
 }
 
 fn a_foreign_block_on_waits_while_the_one_in_the_poller_leaves() {
