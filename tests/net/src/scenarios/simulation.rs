@@ -40,8 +40,10 @@ fn a_parker_is_unparked_or_times_out() {
     parker.park();
     assert!(told.load(Ordering::SeqCst));
     let began = Instant::now();
-    assert!(!parker.park_timeout(millis(5)));
-    assert!(began.elapsed() >= millis(5));
+    // It may return for no reason, as the condition variable beneath may.
+    while began.elapsed() < millis(5) {
+        assert!(!parker.park_timeout(millis(5) - began.elapsed()));
+    }
     join([other]);
 }
 
