@@ -1,0 +1,8 @@
+//! concurrent-queue with the simulated atomics
+
+#![allow(warnings, clippy::all)]
+
+extern crate alloc;
+extern crate sim as std;
+
+include!(concat!(env!("OUT_DIR"), "/copy.rs"));

@@ -1,0 +1,6 @@
+#[path = "../copy.rs"]
+mod copy;
+
+fn main() {
+    copy::copy("parking", "2.", &[], &[]);
+}

@@ -1,0 +1,8 @@
+//! parking with the simulated locks and clock
+
+#![allow(warnings, clippy::all)]
+
+extern crate alloc;
+extern crate sim as std;
+
+include!(concat!(env!("OUT_DIR"), "/copy.rs"));

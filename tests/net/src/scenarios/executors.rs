@@ -1,0 +1,337 @@
+//! `Executor` with drivers that come and go, and `scope`.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::{Scenario, scenario};
+use crate::smol::{Executor, Timer, block_on, future, scope, spawn_local};
+use crate::tools::*;
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        scenario!(two_drivers_of_an_executor_and_one_leaves),
+        scenario!(two_drivers_share_what_is_spawned_from_outside),
+        scenario!(an_executor_is_driven_tick_by_tick),
+        scenario!(an_executor_is_dropped_while_its_tasks_are_woken),
+        scenario!(a_driver_is_dropped_half_way),
+        scenario!(a_driver_leaves_tickets_behind),
+        scenario!(a_driver_is_called_and_its_main_future_blocks),
+        scenario!(a_driver_is_called_and_dropped),
+        scenario!(the_tasks_of_a_scope_borrow_and_are_joined),
+        scenario!(a_scope_is_cancelled_while_its_tasks_are_woken),
+        scenario!(a_scope_is_dropped_half_way),
+        scenario!(a_driver_blocks_and_the_other_one_takes_over),
+        scenario!(a_driver_sits_in_the_poller_for_its_task).may_be_late(2),
+    ]
+}
+
+fn two_drivers_of_an_executor_and_one_leaves() {
+    let executor = Arc::new(Executor::new());
+    let (sender, receiver) = oneshot();
+    let leaving = thread("leaves", {
+        let executor = executor.clone();
+        move || block_on(executor.run(receiver))
+    });
+    let task = executor.spawn(async move {
+        yields(1).await;
+        sender.send(());
+        yields(1).await;
+        5
+    });
+    assert_eq!(block_on(executor.run(task)), 5);
+    // Nobody else drives it now.
+    let last = executor.spawn(async { 6 });
+    assert_eq!(block_on(executor.run(last)), 6);
+    join([leaving]);
+}
+
+fn two_drivers_share_what_is_spawned_from_outside() {
+    let executor = Arc::new(Executor::new());
+    let (mut stops, mut drivers) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let (stop, stopped) = oneshot::<()>();
+        stops.push(stop);
+        let executor = executor.clone();
+        drivers.push(thread("driver", move || block_on(executor.run(stopped))));
+    }
+    for n in 0..3 {
+        let first = executor.spawn(async move { n });
+        let second = executor.spawn(yields(1));
+        assert_eq!(block_on(first), n);
+        block_on(second);
+    }
+    for stop in stops {
+        stop.send(());
+    }
+    join(drivers);
+}
+
+fn an_executor_is_driven_tick_by_tick() {
+    let executor = Arc::new(Executor::new());
+    let (sender, receiver) = oneshot();
+    let tasks = [executor.spawn(receiver), executor.spawn(async { Some(2) })];
+    let waker = thread("waker", move || sender.send(1));
+    let ticker = thread("ticker", {
+        let executor = executor.clone();
+        move || {
+            block_on(async {
+                while !executor.is_empty() {
+                    if perhaps() {
+                        executor.try_tick();
+                        yields(1).await;
+                    } else {
+                        future::or(executor.tick(), yields(2)).await;
+                    }
+                }
+            });
+        }
+    });
+    let [first, second] = tasks;
+    assert_eq!(block_on(future::zip(first, second)), (Some(1), Some(2)));
+    join([ticker]);
+    join([waker]);
+}
+
+fn an_executor_is_dropped_while_its_tasks_are_woken() {
+    let tally = Tally::default();
+    let executor = Executor::new();
+    let mut threads = Vec::new();
+    for n in 0..3 {
+        let (sender, receiver) = oneshot();
+        let counted = tally.begin();
+        executor
+            .spawn(async move {
+                receiver.await;
+                drop(counted);
+            })
+            .detach();
+        threads.push(thread("waker", move || sender.send(n)));
+    }
+    if perhaps() {
+        block_on(executor.run(yields(1)));
+    }
+    drop(executor);
+    tally.all_have_ended(3);
+    join(threads);
+}
+
+fn a_driver_is_dropped_half_way() {
+    let executor = Arc::new(Executor::new());
+    let tasks: Vec<_> = (0..4)
+        .map(|n| {
+            executor.spawn(async move {
+                yields(2).await;
+                n
+            })
+        })
+        .collect();
+    let dropped = thread("dropped", {
+        let executor = executor.clone();
+        move || {
+            block_on(async {
+                let mut run = Box::pin(executor.run(future::pending::<()>()));
+                once(&mut run).await;
+                if perhaps() {
+                    yields(1).await;
+                }
+            });
+        }
+    });
+    let all = async {
+        for (n, task) in tasks.into_iter().enumerate() {
+            assert_eq!(task.await, n);
+        }
+    };
+    block_on(executor.run(all));
+    join([dropped]);
+}
+
+/// The one that leaves has taken a share of the injector, and the other one falls asleep.
+fn a_driver_leaves_tickets_behind() {
+    let executor = Arc::new(Executor::new());
+    let (stop, stopped) = oneshot::<()>();
+    let driver = thread("driver", {
+        let executor = executor.clone();
+        move || block_on(executor.run(stopped))
+    });
+    let tasks: Vec<_> = (0..4).map(|n| executor.spawn(async move { n })).collect();
+    let leaving = thread("leaves", {
+        let executor = executor.clone();
+        move || {
+            block_on(async {
+                // The main future is ready when it has run nothing, or one task.
+                let run = executor.run(yields(1));
+                future::or(run, yields(1)).await;
+            });
+        }
+    });
+    for (n, task) in tasks.into_iter().enumerate() {
+        assert_eq!(block_on(task), n);
+    }
+    stop.send(());
+    join([driver]);
+    join([leaving]);
+}
+
+/// A driver in a thread of its own, until the sender is dropped.
+fn driver(executor: &Arc<Executor<'static>>) -> (Sender<()>, JoinHandle<Option<()>>) {
+    let (stop, stopped) = oneshot();
+    let executor = executor.clone();
+    (stop, thread("driver", move || block_on(executor.run(stopped))))
+}
+
+fn a_driver_is_called_and_its_main_future_blocks() {
+    let executor = Arc::new(Executor::new());
+    let flag = Flag::default();
+    let (stop, other) = driver(&executor);
+    let (sender, receiver) = oneshot();
+    let blocks = thread("blocks", {
+        let (executor, flag) = (executor.clone(), flag.clone());
+        move || {
+            block_on(executor.run(async {
+                receiver.await;
+                flag.wait();
+            }));
+        }
+    });
+    block_on(yields(random(3)));
+    sender.send(());
+    executor.spawn(async move { flag.set() }).detach();
+    join([blocks]);
+    drop(stop);
+    join([other]);
+}
+
+fn a_driver_is_called_and_dropped() {
+    let executor = Arc::new(Executor::new());
+    let (stop, other) = driver(&executor);
+    let (ready, is_ready) = oneshot();
+    let (leave, leaves) = oneshot();
+    let dropped = thread("dropped", {
+        let executor = executor.clone();
+        move || {
+            block_on(async {
+                let mut run = Box::pin(executor.run(future::pending::<()>()));
+                once(&mut run).await;
+                ready.send(());
+                // It is woken for the ticket here, and does not look.
+                leaves.await;
+                drop(run);
+            });
+        }
+    });
+    block_on(is_ready);
+    let task = executor.spawn(async { 1 });
+    leave.send(());
+    assert_eq!(block_on(task), 1);
+    join([dropped]);
+    drop(stop);
+    join([other]);
+}
+
+fn the_tasks_of_a_scope_borrow_and_are_joined() {
+    let numbers = [1, 2, 3];
+    let tally = Tally::default();
+    let sum = block_on(scope(async |scope| {
+        let tasks: Vec<_> = numbers
+            .iter()
+            .map(|n| {
+                let counted = tally.begin();
+                scope.spawn(async move {
+                    yields(1).await;
+                    drop(counted);
+                    *n
+                })
+            })
+            .collect();
+        let mut sum = 0;
+        for task in tasks {
+            sum += task.await;
+        }
+        sum
+    }));
+    assert_eq!(sum, 6);
+    tally.all_have_ended(3);
+}
+
+fn a_scope_is_cancelled_while_its_tasks_are_woken() {
+    let tally = Tally::default();
+    let (sender, receiver) = oneshot();
+    let (_never, forever) = oneshot::<()>();
+    let waker = thread("waker", move || sender.send(()));
+    block_on(scope(async |scope| {
+        for receiver in [receiver, forever] {
+            let counted = tally.begin();
+            let inner = scope.clone();
+            drop(scope.spawn(async move {
+                let _counted = counted;
+                receiver.await;
+                inner.cancel();
+            }));
+        }
+    }));
+    tally.all_have_ended(2);
+    join([waker]);
+}
+
+fn a_scope_is_dropped_half_way() {
+    let tally = Tally::default();
+    let (sender, receiver) = oneshot();
+    let waker = thread("waker", move || sender.send(()));
+    let inner = tally.clone();
+    let task = spawn_local(async move {
+        scope(async |scope| {
+            let counted = inner.begin();
+            drop(scope.spawn(async move {
+                receiver.await;
+                drop(counted);
+                future::pending::<()>().await;
+            }));
+            yields(1).await;
+        })
+        .await;
+    });
+    block_on(yields(3));
+    block_on(task.cancel());
+    join([waker]);
+    let (begun, ended) = tally.counts();
+    assert_eq!(begun, ended);
+}
+
+fn a_driver_blocks_and_the_other_one_takes_over() {
+    let executor = Arc::new(Executor::new());
+    let (stop, stopped) = oneshot::<()>();
+    let driver = thread("driver", {
+        let executor = executor.clone();
+        move || block_on(executor.run(stopped))
+    });
+    let flag = Flag::default();
+    let setter = {
+        let flag = flag.clone();
+        async move { flag.set() }
+    };
+    let inner = executor.clone();
+    let task = executor.spawn(async move {
+        // In the injector or in this thread's queue: the other driver can reach it.
+        let other = inner.spawn(setter);
+        let another = inner.spawn(async {});
+        flag.wait();
+        other.await;
+        another.await;
+    });
+    block_on(executor.run(task));
+    stop.send(());
+    join([driver]);
+}
+
+fn a_driver_sits_in_the_poller_for_its_task() {
+    needs(millis(4));
+    let executor = Arc::new(Executor::new());
+    let task = executor.spawn(async { Timer::after(millis(4)).await });
+    let driver = thread("driver", {
+        let executor = executor.clone();
+        move || block_on(executor.run(Timer::after(millis(2))))
+    });
+    block_on(executor.run(task));
+    join([driver]);
+}

@@ -1,0 +1,155 @@
+//! Local tasks, and threads that end with them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::{Scenario, scenario};
+use crate::smol::{LocalExecutor, Timer, block_on, future, spawn, spawn_local, unblock};
+use crate::tools::*;
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        scenario!(local_tasks_are_woken_from_elsewhere),
+        scenario!(a_local_task_and_the_main_future_are_woken_at_the_same_time),
+        scenario!(local_tasks_wake_each_other),
+        scenario!(a_local_executor_is_driven_and_woken_from_elsewhere),
+        scenario!(a_thread_ends_while_its_local_tasks_are_woken),
+        scenario!(a_destructor_of_a_thread_local_uses_the_runtime),
+        scenario!(a_worker_has_local_tasks_of_its_own),
+        scenario!(a_local_task_waits_for_a_timer).may_be_late(2),
+    ]
+}
+
+fn local_tasks_are_woken_from_elsewhere() {
+    let mut threads = Vec::new();
+    let mut tasks = Vec::new();
+    for n in 0..3 {
+        let (sender, receiver) = oneshot();
+        let not_send = Rc::new(n);
+        tasks.push(spawn_local(async move {
+            let got = receiver.await;
+            on_my_thread();
+            assert_eq!(got, Some(*not_send));
+        }));
+        threads.push(thread("waker", move || sender.send(n)));
+    }
+    for task in tasks {
+        block_on(task);
+    }
+    join(threads);
+}
+
+fn a_local_task_and_the_main_future_are_woken_at_the_same_time() {
+    let (sender, receiver) = oneshot();
+    let (other_sender, other_receiver) = oneshot();
+    let task = spawn_local(receiver);
+    let threads =
+        [thread("waker", move || sender.send(1)), thread("other", move || other_sender.send(2))];
+    assert_eq!(block_on(future::zip(other_receiver, task)), (Some(2), Some(1)));
+    join(threads);
+}
+
+fn local_tasks_wake_each_other() {
+    let shared = Rc::new(Cell::new(0));
+    let (there, mut receiver) = oneshot();
+    let mut sender = there;
+    let mut tasks = Vec::new();
+    for n in 0..4 {
+        let (next, next_receiver) = oneshot();
+        let shared = shared.clone();
+        tasks.push(spawn_local(async move {
+            receiver.await.unwrap();
+            shared.set(shared.get() + n);
+            next.send(());
+        }));
+        receiver = next_receiver;
+    }
+    block_on(async {
+        std::mem::replace(&mut sender, oneshot().0).send(());
+        receiver.await.unwrap();
+    });
+    assert_eq!(shared.get(), 6);
+}
+
+fn a_local_executor_is_driven_and_woken_from_elsewhere() {
+    let executor = LocalExecutor::new();
+    let (sender, receiver) = oneshot();
+    let task = executor.spawn(async move {
+        on_my_thread();
+        receiver.await
+    });
+    let waker = thread("waker", move || sender.send(3));
+    assert_eq!(block_on(executor.run(task)), Some(3));
+    join([waker]);
+}
+
+fn a_thread_ends_while_its_local_tasks_are_woken() {
+    let tally = Tally::default();
+    let (sender, receiver) = oneshot();
+    let (ready, is_ready) = oneshot();
+    let owner = thread("owner", {
+        let tally = tally.clone();
+        move || {
+            let counted = tally.begin();
+            spawn_local(async move {
+                receiver.await;
+                on_my_thread();
+                drop(counted);
+            })
+            .detach();
+            ready.send(());
+            block_on(yields(2));
+        }
+    });
+    block_on(is_ready);
+    sender.send(());
+    join([owner]);
+    tally.all_have_ended(1);
+}
+
+struct Uses(RefCell<Option<Sender<u32>>>);
+
+impl Drop for Uses {
+    fn drop(&mut self) {
+        if let Some(sender) = self.0.take() {
+            let got = block_on(async { spawn(async { 1 }).await + unblock(|| 2).await });
+            sender.send(got);
+        }
+    }
+}
+
+thread_local! {
+    static USES: Uses = const { Uses(RefCell::new(None)) };
+}
+
+fn a_destructor_of_a_thread_local_uses_the_runtime() {
+    let (sender, receiver) = oneshot();
+    let thread = thread("ends", move || {
+        USES.with(|uses| *uses.0.borrow_mut() = Some(sender));
+        block_on(yields(1));
+    });
+    assert_eq!(block_on(receiver), Some(3));
+    join([thread]);
+}
+
+fn a_worker_has_local_tasks_of_its_own() {
+    let (sender, receiver) = oneshot();
+    let outer = spawn(async move {
+        let local = spawn_local(async move {
+            let got = receiver.await;
+            on_a_worker();
+            got
+        });
+        spawn(async {}).await;
+        local.await
+    });
+    let waker = thread("waker", move || sender.send(4));
+    assert_eq!(block_on(outer), Some(4));
+    join([waker]);
+}
+
+fn a_local_task_waits_for_a_timer() {
+    needs(millis(3));
+    let task = spawn_local(async { Timer::after(millis(3)).await });
+    block_on(task);
+}

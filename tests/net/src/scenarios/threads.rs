@@ -1,0 +1,257 @@
+//! Threads: those that cannot be started, those that are too many, and a process that forks.
+
+use std::process::{self, Child, Command, Stdio};
+
+use super::{Scenario, scenario};
+use crate::smol::{Async, Timer, block_on, prelude::*, spawn, spawn_local, unblock};
+use crate::tools::*;
+
+/// More attempts than any scenario makes.
+const ALL: usize = 1_000_000;
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        scenario!(no_thread_can_be_started),
+        scenario!(no_thread_can_be_started_and_two_are_in_block_on),
+        scenario!(the_nth_thread_cannot_be_started).starts(3, 3).may_be_late(1010),
+        scenario!(the_nth_thread_cannot_be_started_and_timers_fire).starts(3, 3).may_be_late(1010),
+        scenario!(tasks_are_queued_while_a_start_fails).starts(2, 2).may_be_late(1010),
+        scenario!(a_task_that_no_thread_can_run_waits_at_rest).may_be_late(2),
+        scenario!(a_worker_retires_beside_one_that_blocks),
+        scenario!(workers_block_and_return_while_tasks_arrive),
+        scenario!(a_process_forks_and_the_child_is_told),
+        scenario!(a_process_forks_and_the_child_polls_a_timer),
+        scenario!(a_child_process_ends_while_two_wait_for_it),
+        scenario!(a_child_process_is_read_and_killed),
+        scenario!(the_handle_of_a_child_process_is_dropped),
+        scenario!(a_child_process_without_a_pidfd_ends_while_two_wait_for_it),
+        scenario!(the_handle_of_a_child_process_without_a_pidfd_is_dropped),
+        scenario!(children_without_pidfds_leave_the_pool_to_others),
+    ]
+}
+
+fn no_thread_can_be_started() {
+    set_starts(0, ALL);
+    for n in 0..3 {
+        assert_eq!(block_on(spawn(async move { n })), n);
+    }
+    assert_eq!(block_on(unblock(|| 4)), 4);
+}
+
+fn no_thread_can_be_started_and_two_are_in_block_on() {
+    set_starts(0, ALL);
+    let (sender, receiver) = oneshot();
+    let other = thread("other", move || {
+        assert_eq!(block_on(spawn(receiver)), Some(1));
+    });
+    block_on(spawn(async move {
+        yields(1).await;
+        sender.send(1);
+    }));
+    join([other]);
+}
+
+fn the_nth_thread_cannot_be_started() {
+    let (sender, receiver) = oneshot();
+    let other = thread("other", move || {
+        for n in 0..2 {
+            assert_eq!(block_on(spawn(async move { n })), n);
+        }
+        assert_eq!(block_on(spawn(receiver)), Some(1));
+    });
+    let task = spawn(async move {
+        spawn(yields(2)).await;
+        sender.send(1);
+    });
+    block_on(task);
+    join([other]);
+}
+
+fn the_nth_thread_cannot_be_started_and_timers_fire() {
+    needs(millis(3));
+    let other = thread("other", || block_on(spawn(async { Timer::after(millis(2)).await })));
+    block_on(Timer::after(millis(3)));
+    join([other]);
+}
+
+fn tasks_are_queued_while_a_start_fails() {
+    let threads: Vec<_> = (0..3)
+        .map(|n| {
+            thread("spawner", move || {
+                let task = spawn(async move {
+                    spawn(async {}).await;
+                    n
+                });
+                assert_eq!(block_on(task), n);
+            })
+        })
+        .collect();
+    join(threads);
+}
+
+/// There is a watcher, and no worker to be had: the ticket stays where it is, and nobody ticks
+/// because of it.
+fn a_task_that_no_thread_can_run_waits_at_rest() {
+    needs(millis(1));
+    set_starts(1, ALL);
+    foreign_block_on(Timer::after(millis(1)));
+    let (sender, receiver) = oneshot();
+    let task = spawn(receiver);
+    block_on(yields(2));
+    let waker = thread("waker", move || sender.send(1));
+    join([waker]);
+    task.detach();
+}
+
+fn a_worker_retires_beside_one_that_blocks() {
+    for _ in 0..2 {
+        // A spare worker comes while this one is blocked, and is one too many afterwards.
+        let outer = spawn(async {
+            block_on(spawn(async {
+                on_a_worker();
+            }));
+        });
+        block_on(outer);
+        let again = thread("again", || {
+            block_on(spawn(async { block_on(spawn(async {})) }));
+        });
+        block_on(spawn(async {}));
+        join([again]);
+    }
+}
+
+fn workers_block_and_return_while_tasks_arrive() {
+    let blocking: Vec<_> = (0..3)
+        .map(|n| {
+            spawn(async move {
+                let task = spawn(async move {
+                    yields(1).await;
+                    n
+                });
+                assert_eq!(block_on(task), n);
+            })
+        })
+        .collect();
+    let outside = thread("outside", || {
+        for n in 0..3 {
+            assert_eq!(block_on(spawn(async move { n })), n);
+        }
+    });
+    for task in blocking {
+        block_on(task);
+    }
+    join([outside]);
+}
+
+fn a_process_forks_and_the_child_is_told() {
+    fork_and_try(|| match random(2) {
+        0 => block_on(spawn(async {})),
+        _ => block_on(unblock(|| ())),
+    });
+}
+
+fn a_process_forks_and_the_child_polls_a_timer() {
+    fork_and_try(|| {
+        block_on(Timer::after(millis(1)));
+    });
+}
+
+fn fork_and_try(attempt: fn()) {
+    block_on(spawn(async {}));
+    let local = spawn_local(async { 1 });
+    if perhaps() {
+        block_on(unblock(|| ()));
+    }
+    let good = fork(|| {
+        expect_panics(true);
+        let told = std::panic::catch_unwind(attempt);
+        expect_panics(false);
+        let payload = told.expect_err("the child of a fork can use the runtime");
+        let text = payload.downcast_ref::<&str>().expect("it says why");
+        assert!(text.contains("fork"), "{text}");
+    });
+    assert!(good, "the child of the fork has failed");
+    // The parent goes on.
+    assert_eq!(block_on(local), 1);
+    block_on(spawn(async {}));
+}
+
+/// A child that ends when its standard input does, and then says so.
+fn command() -> Command {
+    let mut command = Command::new("simulated");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.runs(|stdin, stdout| {
+        let mut byte = [0; 8];
+        let stdin = stdin.unwrap();
+        while rustix::io::read(&stdin, &mut byte).unwrap() > 0 {}
+        // Nobody may be there to read it.
+        let _ = rustix::io::write(stdout.unwrap(), b"end");
+        3
+    });
+    command
+}
+
+fn a_child_process_ends_while_two_wait_for_it() {
+    let child = Async::<Child>::spawn(&mut command()).unwrap();
+    let other = spawn({
+        let child = child.clone();
+        async move { child.status().await.unwrap().code() }
+    });
+    assert_eq!(block_on(child.status()).unwrap().code(), Some(3));
+    assert_eq!(block_on(other), Some(3));
+    assert_eq!(process::zombies_and_orphans(), (0, 0));
+}
+
+fn a_child_process_is_read_and_killed() {
+    let child = Async::<Child>::spawn(&mut command()).unwrap();
+    let killer = thread("killer", {
+        let child = child.clone();
+        move || {
+            let _ = child.kill();
+        }
+    });
+    let mut output = Vec::new();
+    drop(child.take_stdin());
+    let mut stdout = child.take_stdout().unwrap();
+    block_on(stdout.read_to_end(&mut output)).unwrap();
+    assert_eq!(output, b"end");
+    block_on(child.status()).unwrap();
+    join([killer]);
+    assert_eq!(process::zombies_and_orphans(), (0, 0));
+}
+
+fn the_handle_of_a_child_process_is_dropped() {
+    let child = Async::<Child>::spawn(&mut command()).unwrap();
+    if perhaps() {
+        block_on(async { once(&mut Box::pin(child.status())).await });
+    }
+    drop(child);
+    at_rest(|| assert_eq!(process::zombies_and_orphans(), (0, 0)));
+}
+
+fn a_child_process_without_a_pidfd_ends_while_two_wait_for_it() {
+    process::without_pidfds();
+    a_child_process_ends_while_two_wait_for_it();
+}
+
+fn the_handle_of_a_child_process_without_a_pidfd_is_dropped() {
+    process::without_pidfds();
+    the_handle_of_a_child_process_is_dropped();
+}
+
+fn children_without_pidfds_leave_the_pool_to_others() {
+    process::without_pidfds();
+    std::env::set("BLOCKING_MAX_THREADS", "2");
+    let children: Vec<_> = (0..3).map(|_| Async::<Child>::spawn(&mut command()).unwrap()).collect();
+    let inputs: Vec<_> = children.iter().map(|child| child.take_stdin()).collect();
+    let waiting: Vec<_> = children
+        .into_iter()
+        .map(|child| spawn(async move { child.status().await.unwrap().code() }))
+        .collect();
+    block_on(yields(3));
+    assert_eq!(block_on(unblock(|| 7)), 7);
+    drop(inputs);
+    for child in waiting {
+        assert_eq!(block_on(child), Some(3));
+    }
+}
