@@ -7843,6 +7843,12 @@ impl ProcessState {
     }
 }
 
+/// The number of a child, as the system's calls want it.
+#[cfg(unix)]
+fn pid_of(child: &Child) -> Option<rustix::process::Pid> {
+    i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
+}
+
 impl Process {
     fn new(child: Child) -> Process {
         let state = ProcessState {
@@ -7856,9 +7862,9 @@ impl Process {
             id: state.child.id(),
             #[cfg(target_os = "linux")]
             pidfd: {
-                use rustix::process::{Pid, PidfdFlags, pidfd_open};
-                let fd = pidfd_open(Pid::from_child(&state.child), PidfdFlags::empty());
-                fd.ok().map(|fd| Async::polled(fd, false))
+                use rustix::process::{PidfdFlags, pidfd_open};
+                let fd = pid_of(&state.child).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+                fd.and_then(Result::ok).map(|fd| Async::polled(fd, false))
             },
             state: Mutex::new(state),
         }
@@ -8177,11 +8183,14 @@ impl Async<Child> {
     /// signal or of a real-time one. `PermissionDenied` if it runs as another user.
     #[cfg(unix)]
     pub fn signal(&self, number: i32) -> io::Result<()> {
-        use rustix::process::{Pid, Signal, kill_process};
+        use rustix::process::{Signal, kill_process};
         let signal = Signal::from_named_raw(number).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "there is no signal of this number")
         })?;
-        self.parent().process.signal(|child| Ok(kill_process(Pid::from_child(child), signal)?))
+        self.parent().process.signal(|child| {
+            let pid = pid_of(child).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(kill_process(pid, signal)?)
+        })
     }
 
     /// Whether the process is to be killed when the last handle to it is dropped, if it still runs
