@@ -1,4 +1,5 @@
-// The one function of bcryptprimitives.dll that Rust's std imports, for a wine that lacks the library.
+// The one function of bcryptprimitives.dll that Rust's std imports, for a wine that has no such
+// library.
 #define _WIN32_WINNT 0x0600
 #include <windows.h>
 #include <ntsecapi.h>
