@@ -1,9 +1,8 @@
-//! What std alone, without this crate, meets on Windows and under wine. Each test says what holds on
-//! Linux; where one fails, the tests of the crate that need the same cannot pass either, and
+//! What std alone, without this crate, meets on Windows and under wine. Each test says what holds
+//! on Linux; where one fails, the tests of the crate that need the same cannot pass either, and
 //! `.ci/wine`, which runs this beside them, names it as the reason.
 
 #![feature(tcp_linger)]
-#![allow(unsafe_code)] // `WSAPoll`, declared by hand
 
 use std::{
     cell::RefCell,
@@ -23,8 +22,8 @@ fn pair() -> (TcpStream, TcpStream) {
     (one, listener.accept().unwrap().0)
 }
 
-/// Fails if it is not `expected`. Ends the process at once: where a thread hangs at its end, or in a
-/// call, a process does not come to its own.
+/// Fails if it is not `expected`. Ends the process at once: where a thread hangs at its end, or in
+/// a call, a process does not come to its own.
 #[track_caller]
 fn is<T: PartialEq + Debug>(what: T, expected: T) {
     if what != expected {
@@ -68,6 +67,7 @@ fn who_waits_for_bytes_sees_a_reset() {
     is(read_that_waits(&a, || drop(b)), Ok(Err(ErrorKind::ConnectionReset)));
 }
 
+/// On a socket that does not block, as every reactor has it.
 #[test]
 fn who_looks_again_and_again_sees_a_reset() {
     let (mut a, b) = pair();
@@ -81,31 +81,6 @@ fn who_looks_again_and_again_sees_a_reset() {
         }
     };
     is(error, Err(ErrorKind::ConnectionReset));
-}
-
-/// The same with a poll before the read, as every reactor does it.
-#[cfg(windows)]
-#[test]
-fn who_polls_and_then_reads_sees_a_reset() {
-    use std::os::windows::io::{AsRawSocket, RawSocket};
-    #[repr(C)]
-    struct PollFd {
-        socket: RawSocket,
-        asked: i16,
-        told: i16,
-    }
-    #[link(name = "ws2_32")]
-    unsafe extern "system" {
-        safe fn WSAPoll(fds: &mut PollFd, count: u32, timeout: i32) -> i32;
-    }
-    const POLLIN: i16 = 0x0100 | 0x0200;
-    let (mut a, b) = pair();
-    a.set_nonblocking(true).unwrap();
-    b.set_linger(Some(Duration::ZERO)).unwrap();
-    drop(b);
-    let mut poll = PollFd { socket: a.as_raw_socket(), asked: POLLIN, told: 0 };
-    is(WSAPoll(&mut poll, 1, 3000), 1);
-    is(a.read(&mut [0; 8]).map_err(|err| err.kind()), Err(ErrorKind::ConnectionReset));
 }
 
 struct AtTheEnd(Option<Box<dyn FnOnce()>>);
