@@ -2304,12 +2304,15 @@ impl Reactor {
         self.registered.load(Ordering::SeqCst) > 0 || self.has_timers.load(Ordering::SeqCst)
     }
 
-    /// Makes the poller if there is something to wait for: before anybody can be thought to be inside of
-    /// it, or `interrupt` would find nothing to interrupt. Without one (no descriptors), `turn` naps.
-    fn prepare(&self) {
-        if self.has_interest() {
+    /// Says whether there is something to wait for, and if so, makes the poller: before anybody can be
+    /// thought to be inside of it, or `interrupt` would find nothing to interrupt. Without one (no
+    /// descriptors), `turn` naps.
+    fn prepare(&self) -> bool {
+        let has_interest = self.has_interest();
+        if has_interest {
             let _ = self.poller();
         }
+        has_interest
     }
 
     /// Interrupts the thread in the poller.
@@ -3464,20 +3467,18 @@ impl Idle {
     /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this looks at
     /// what is waited for (S2').
     fn fall_asleep(&self, signal: &Arc<Signal>, is_worker: bool, searching: bool) -> Bedtime {
-        REACTOR.prepare();
+        let had_interest = REACTOR.prepare();
         let mut called = None;
         let mut state = self.change();
         let list = if is_worker { &mut state.workers } else { &mut state.others };
         list.push(signal.clone());
-        let had_interest = REACTOR.has_interest();
         let mut seat = None;
         if had_interest {
             (seat, called) = Idle::choose(&mut state, signal, is_worker);
         }
         let called_one = called.is_some() as isize;
         self.publish(&mut state, called_one - searching as isize);
-        if !had_interest && REACTOR.has_interest() {
-            REACTOR.prepare();
+        if !had_interest && REACTOR.prepare() {
             (seat, called) = Idle::choose(&mut state, signal, is_worker);
             self.publish(&mut state, called.is_some() as isize);
         }
@@ -3538,10 +3539,9 @@ impl Idle {
 
     /// Takes the seat for a look, or for the watcher.
     fn sit(&self, how: Sitter) -> Option<Seat> {
-        if self.look() & SEATED != 0 {
+        if self.look() & SEATED != 0 || !REACTOR.prepare() {
             return None;
         }
-        REACTOR.prepare();
         let mut state = self.change();
         if state.seat != Sitter::Nobody {
             return None;
@@ -3889,9 +3889,6 @@ fn deliver(woken: Vec<Waker>, mode: Mode) {
 
 /// One look at the kernel by a thread that is never idle.
 fn glance(mode: Mode) {
-    if !REACTOR.has_interest() {
-        return;
-    }
     if let Some(seat) = IDLE.sit(Sitter::Other) {
         let mut woken = Vec::new();
         REACTOR.turn(&seat, false, None, &mut woken);
@@ -4570,7 +4567,9 @@ fn look_after_tickets(was_quiet: bool) {
 /// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, for one
 /// turn. `true`: we should go on.
 fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
-    REACTOR.prepare();
+    if !REACTOR.prepare() {
+        return false;
+    }
     let mut limit = None;
     let next = {
         let mut state = lock(&IDLE.state);
