@@ -4567,14 +4567,12 @@ fn look_after_tickets(was_quiet: bool) {
 /// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, for one
 /// turn. `true`: we should go on.
 fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
-    if !REACTOR.prepare() {
-        return false;
-    }
+    let has_interest = REACTOR.prepare();
     let mut limit = None;
     let next = {
         let mut state = lock(&IDLE.state);
         let is_due = mem::take(&mut state.is_urgent) || is_empty_for_long;
-        if !is_due || state.seat != Sitter::Nobody || !REACTOR.has_interest() {
+        if !is_due || state.seat != Sitter::Nobody || !has_interest {
             return false;
         }
         let next = state.pop_sitter();
@@ -5375,6 +5373,11 @@ impl PoolState {
         (POOL.limit() + self.blocked, self.hosts.min(POOL_LIMIT))
     }
 
+    /// Threads but for the one that stands by.
+    fn running(&self) -> usize {
+        self.threads - usize::from(self.stands_by)
+    }
+
     fn take_job(&mut self) -> Option<Runnable> {
         let job = self.queue.pop_front();
         self.taken = self.taken.wrapping_add(1);
@@ -5404,7 +5407,7 @@ impl Pool {
         let mut state = lock(&self.state);
         // Threads that are idle have perhaps not been called yet for the jobs that are queued.
         let is_taken = state.idle + state.called <= state.queue.len();
-        if is_taken && state.threads >= state.allowed().0 {
+        if is_taken && state.running() >= state.allowed().0 {
             let is_new = IS_HOST.try_with(|host| host.get() == Some(false)).unwrap_or(false);
             if is_new {
                 IS_HOST.set(Some(true));
@@ -5430,8 +5433,8 @@ impl Pool {
             return true;
         }
         let (allowed, more) = state.allowed();
-        let stands_by = state.threads >= allowed;
-        if state.threads >= allowed + more || state.starting >= POOL_STARTING {
+        let stands_by = state.running() >= allowed;
+        if state.running() >= allowed + more || state.starting >= POOL_STARTING {
             return true;
         }
         if stands_by && mem::replace(&mut state.stands_by, true) {
@@ -5531,7 +5534,7 @@ impl Pool {
         let mut came = true;
         loop {
             let (allowed, more) = state.allowed();
-            if state.threads - usize::from(state.stands_by) > allowed + more {
+            if state.running() > allowed + more {
                 // Whoever this one was let in for does not wait any more.
                 state.threads -= 1;
                 if !state.queue.is_empty() && state.idle > 0 {
