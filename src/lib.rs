@@ -3219,6 +3219,11 @@ struct Idle {
 const SEARCHING: usize = 1;
 const ASLEEP: usize = 1 << 10;
 const COUNT: usize = ASLEEP - 1;
+/// How many workers sleep.
+fn asleep(word: usize) -> usize {
+    (word / ASLEEP) & COUNT
+}
+
 /// Threads in `block_on` sleep outside of the poller.
 const OTHERS: usize = 1 << 20;
 /// Somebody has the seat.
@@ -3793,7 +3798,7 @@ impl Alarm {
 fn notify() {
     let word = IDLE.look();
     // I6.4, and I6.2: those who are awake find the ticket before they sleep, or the watcher does.
-    let is_full = word / ASLEEP & COUNT == 0 && word & FULL != 0;
+    let is_full = asleep(word) == 0 && word & FULL != 0;
     let is_seen = word & ARMED != 0 && (word & COUNT > 0 || is_full);
     if !is_seen && IDLE.call_worker(false, true) == Called::Start {
         start_worker();
@@ -4149,7 +4154,7 @@ fn enter_loop(main: &Waker) -> impl Drop + use<> {
         let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
         // We may have been the one who asked the kernel for others (A2).
         let word = IDLE.look();
-        let has_others = word & (WATCHED | OTHERS) != 0 || word / ASLEEP & COUNT != 0;
+        let has_others = word & (WATCHED | OTHERS) != 0 || asleep(word) != 0;
         if has_others && word & SEATED == 0 && REACTOR.has_interest() {
             IDLE.fill_seat(false);
         }
@@ -4660,7 +4665,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
     if (word & COUNT > 0 && *stuck < 2) || word & STRANDED != 0 {
         return;
     }
-    let is_asleep = word / ASLEEP & COUNT > 0;
+    let is_asleep = asleep(word) > 0;
     if is_asleep || word & FULL == 0 {
         if IDLE.call_worker(true, true) == Called::Start {
             start_worker();

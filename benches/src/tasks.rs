@@ -501,11 +501,11 @@ fn work(duration: Duration) {
 
 fn stalled<R: Runtime>(n: u64) -> Report {
     /// Runs until it is told to stop. The last one to go drops the sender.
-    fn crowd<R: Runtime>(stop: Arc<AtomicBool>, end: Sender<()>) {
+    fn crowd<R: Runtime>(stop: Arc<AtomicBool>, _end: Sender<()>) {
         R::detach(async move {
             work(Duration::from_micros(10));
             if !stop.load(Ordering::Relaxed) {
-                crowd::<R>(stop, end);
+                crowd::<R>(stop, _end);
             }
         });
     }
