@@ -182,7 +182,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, Uni
 use std::os::windows::io::BorrowedSocket as Borrowed;
 #[cfg(windows)]
 use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -462,7 +462,9 @@ const FORKED: &str =
 
 /// To be called before waiting for something that another thread does. Destructors must not.
 fn check_for_fork() {
-    assert!(!is_forked(), "{FORKED}");
+    if is_forked() {
+        panic_any(FORKED);
+    }
 }
 
 thread_local! {
@@ -1233,7 +1235,10 @@ impl Crew {
             self.queues.injector.try_iter().for_each(drop);
             // A task that ends the program is on this thread's stack, and will not go away.
             let id = self.queues.id();
-            let is_inside = with_here(|here| here.queues == id).unwrap_or(false);
+            let is_own = |here: &RefCell<Option<Here>>| {
+                here.borrow().as_ref().is_some_and(|here| here.queues == id)
+            };
+            let is_inside = HERE.try_with(is_own).unwrap_or(true);
             if lock(&self.active).len == 0 || is_inside {
                 return;
             }
@@ -1277,10 +1282,6 @@ impl<'a> Drive<'a> {
 
     /// Announces that this driver sleeps. `false`: there is something to do after all.
     fn sleep(&mut self, waker: &Waker) -> bool {
-        if waker.will_wake(Waker::noop()) {
-            // Calling it would call nobody.
-            return !self.crew.queues.has_tickets();
-        }
         let driver = (self.name, waker.clone());
         {
             let mut drivers = lock(&self.crew.drivers);
@@ -1451,7 +1452,8 @@ impl<'a> Executor<'a> {
         poll_fn(|cx| driver.poll_run(future.as_mut(), cx)).await
     }
 
-    /// Waits until there is a task to poll, and polls it once. Cancel-safe.
+    /// Waits until there is a task to poll, and polls it once. Cancel-safe; but a future that was polled
+    /// is called when a task is queued, and must then be polled again, or dropped.
     pub async fn tick(&self) {
         let mut driver = Drive::new(self.crew(), false);
         poll_fn(|cx| driver.poll_tick(cx)).await
@@ -3903,10 +3905,6 @@ fn glance(mode: Mode) {
 /// woken. To ask costs a poll too many, and is done once for each kind of waker in a `block_on`. (Of one
 /// in a task nobody can tell: who is woken then is the task, which runs already.)
 fn leads_home(waker: &Waker) -> bool {
-    if waker.will_wake(Waker::noop()) {
-        // Nobody waits.
-        return true;
-    }
     let kind: *const RawWakerVTable = waker.vtable();
     let mut kinds = HOMES.try_with(Cell::get).unwrap_or([std::ptr::null(); 4]);
     if kinds.contains(&kind) {
@@ -8211,6 +8209,8 @@ impl Async<Child> {
     /// lost then.
     pub async fn status(&self) -> io::Result<ExitStatus> {
         drop(self.take_stdin());
+        // In a loop, others get a turn.
+        poll_fn(spend).await;
         self.parent().process.wait().await
     }
 

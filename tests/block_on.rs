@@ -576,14 +576,6 @@ fn combinators_with_wakers_of_their_own_need_no_helper_thread() {
             let timeout = smol::timeout(ms(5), pending::<()>());
             block_on(OwnWaker::new(timeout)).unwrap_err();
         });
-        starts_no_thread("a poll by hand, given up", || {
-            block_on(async {
-                let mut timer = Timer::after(ms(5));
-                let mut cx = Context::from_waker(Waker::noop());
-                assert!(Pin::new(&mut timer).poll(&mut cx).is_pending());
-                timer.await;
-            });
-        });
     });
 }
 
