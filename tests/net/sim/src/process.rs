@@ -102,6 +102,16 @@ pub fn wait(pid: u32, take: bool) -> Found {
     look(pid, take)
 }
 
+/// Waits until any child has ended that nobody has waited for yet. `false`: there are no children.
+#[track_caller]
+pub fn wait_for_any() -> bool {
+    let at = Location::caller();
+    point("waitid", at);
+    let exists = || TABLE.with_borrow(|table| table.iter().any(|entry| !entry.reaped));
+    wait_until("waitid", at, None, false, || !exists() || zombies_and_orphans().0 > 0);
+    exists()
+}
+
 /// A descriptor that is readable when the child has ended.
 #[track_caller]
 pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {

@@ -298,21 +298,23 @@ pub mod process {
         }
     }
 
-    /// It never tells the status, which nobody has asked for yet.
+    /// It never tells the status, which nobody has asked for yet. Of all children at once it is only
+    /// simulated that somebody waits until one has ended, and leaves it to others.
     #[track_caller]
     pub fn waitid<'a>(
         id: impl Into<WaitId<'a>>,
         options: WaitIdOptions,
     ) -> real::io::Result<Option<WaitIdStatus>> {
-        let pid = match id.into() {
-            WaitId::Pid(pid) => pid,
-            _ => panic!("only waiting for one child by its number is simulated"),
-        };
         let take = !options.contains(WaitIdOptions::NOWAIT);
-        let found = if options.contains(WaitIdOptions::NOHANG) {
-            look(number(pid), take)
-        } else {
-            sim::process::wait(number(pid), take)
+        let at_once = options.contains(WaitIdOptions::NOHANG);
+        let found = match id.into() {
+            WaitId::Pid(pid) if at_once => look(number(pid), take),
+            WaitId::Pid(pid) => sim::process::wait(number(pid), take),
+            WaitId::All if !take && !at_once => match sim::process::wait_for_any() {
+                true => return Ok(None),
+                false => Found::Nothing,
+            },
+            _ => panic!("this way of waiting for children is not simulated"),
         };
         if found == Found::Nothing { Err(real::io::Errno::CHILD) } else { Ok(None) }
     }
