@@ -40,7 +40,7 @@
 //! run by this one. The number of workers is `SMOL_THREADS`, else that of the processors; the
 //! blocking pool has up to `BLOCKING_MAX_THREADS`, else 500.
 //!
-//! Linux and Android by epoll; macOS, iOS and the BSDs, Windows, illumos and Solaris by the `polling` crate. On
+//! Linux and Android, macOS, iOS and the BSDs, Windows, illumos and Solaris, by the `polling` crate. On
 //! Windows only sockets can be polled; connects, files and pipes go through the pool there.
 //!
 //! Not to be had: a process that used the runtime and then forks cannot use it in the child, where it panics and
