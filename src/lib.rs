@@ -36,19 +36,22 @@
 //! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and `lock`
 //!   re-export async-channel and async-lock, which work with any runtime, and nothing more.
 //!
-//! Everything works under any executor, and any future, also one made for another runtime's traits, can be
-//! run by this one. The number of workers is `SMOL_THREADS`, else that of the processors; the
-//! blocking pool has up to `BLOCKING_MAX_THREADS`, else 500.
+//! Everything works under any executor, and any future, also one made for another runtime's traits,
+//! can be run by this one. The number of workers is `SMOL_THREADS`, else that of the processors;
+//! the blocking pool has up to `BLOCKING_MAX_THREADS`, else 500.
 //!
-//! Linux and Android, macOS, iOS and the BSDs, Windows, illumos and Solaris, by the `polling` crate. On
-//! Windows only sockets can be polled; connects, files and pipes go through the pool there.
+//! Linux and Android, macOS, iOS and the BSDs, Windows, illumos and Solaris, by the `polling`
+//! crate. On Windows only sockets can be polled; connects, files and pipes go through the pool
+//! there.
 //!
-//! Not to be had: a process that used the runtime and then forks cannot use it in the child, where it panics and
-//! says so. An output with a destructor that panics, of a detached task, aborts the process (in async-task).
+//! Not to be had: a process that used the runtime and then forks cannot use it in the child, where
+//! it panics and says so. An output with a destructor that panics, of a detached task, aborts the
+//! process (in async-task).
 //!
 //! # How it works
 //!
-//! This file is the whole runtime. Read it from top to bottom: each section uses only the sections above it.
+//! This file is the whole runtime. Read it from top to bottom: each section uses only the sections
+//! above it.
 //! §2-§4 run tasks, §5 listens to the kernel; they never mention each other. They meet in
 //! [`Waker`] and in §6, the loop. Who stops reading after §6 has understood an async runtime;
 //! what follows is its face. `grep -n '^// §' src/lib.rs` prints the table of contents:
@@ -82,8 +85,9 @@
 //!
 //! ## The life of a wake-up
 //!
-//! Waker → ticket into a queue → does a worker search already? → if not, call one that sleeps → it searches.
-//! The danger is the gap between "I found nothing" and "I sleep". Both sides close it in the same way:
+//! Waker → ticket into a queue → does a worker search already? → if not, call one that sleeps → it
+//! searches. The danger is the gap between "I found nothing" and "I sleep". Both sides close it in
+//! the same way:
 //!
 //! | the waker: `push`, `notify`           | the sleeper: `fall_asleep` (§6), `sleep` (§3) |
 //! |---------------------------------------|-----------------------------------------------|
@@ -91,12 +95,14 @@
 //! | W2 look at the word: who sleeps?      | S2 look at all queues again                   |
 //! | W3 if somebody does, call one         | S3 if there is still nothing, sleep           |
 //!
-//! All four accesses of W1, W2, S1 and S2 are sequentially consistent, so there is one order of them all:
-//! either W1 comes before S2, and the sleeper sees the ticket; or S2 comes before W1, then S1 before W2,
-//! and the waker sees the sleeper. Never neither. `tests/wake.rs` and `tests/stress.rs` would hang.
+//! All four accesses of W1, W2, S1 and S2 are sequentially consistent, so there is one order of
+//! them all: either W1 comes before S2, and the sleeper sees the ticket; or S2 comes before W1,
+//! then S1 before W2, and the waker sees the sleeper. Never neither. `tests/wake.rs` and
+//! `tests/stress.rs` would hang.
 //!
-//! The same word tells whether somebody sits in the kernel's poller (the seat, §6), and whether the alarm
-//! is set that makes the watcher look. A seat must not stay empty while something is waited for:
+//! The same word tells whether somebody sits in the kernel's poller (the seat, §6), and whether the
+//! alarm is set that makes the watcher look. A seat must not stay empty while something is waited
+//! for:
 //!
 //! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `settle`      |
 //! |---------------------------------------|-----------------------------------------------|
@@ -104,21 +110,23 @@
 //! | A2 look at the word: seat or alarm?   | S2' look whether anything is waited for       |
 //! | A3 if neither, set the alarm          | S3' if so, sit down, or set the alarm         |
 //!
-//! By the same argument one of them sees the other. (Who waits under a foreign executor fills the seat in
-//! A3, instead of setting the alarm.) These two pairs are all there are between threads that sleep and
-//! threads that do not; everything else about sleeping lies under one lock, or in one word of one thread.
+//! By the same argument one of them sees the other. (Who waits under a foreign executor fills the
+//! seat in A3, instead of setting the alarm.) These two pairs are all there are between threads
+//! that sleep and threads that do not; everything else about sleeping lies under one lock, or in
+//! one word of one thread.
 //!
 //! ## The life of a byte
 //!
-//! A byte never passes through the runtime, only the news of it does. `read` says WouldBlock → the task leaves its
-//! waker with the source, which is registered with the kernel the first time (§10, §5) → the kernel buffers the
-//! byte → the thread in the poller collects the source's wakers, lets go of every lock, and wakes them (§6) →
-//! the task is polled and calls `read` again, straight from the kernel's memory into the caller's.
+//! A byte never passes through the runtime, only the news of it does. `read` says WouldBlock → the
+//! task leaves its waker with the source, which is registered with the kernel the first time (§10,
+//! §5) → the kernel buffers the byte → the thread in the poller collects the source's wakers, lets
+//! go of every lock, and wakes them (§6) → the task is polled and calls `read` again, straight from
+//! the kernel's memory into the caller's.
 //!
 //! ## When everything is idle
 //!
-//! One thread sleeps in the kernel's poller until the earliest deadline, the others are parked, and the
-//! watcher's alarm is stopped. Nothing ticks, no processor is used.
+//! One thread sleeps in the kernel's poller until the earliest deadline, the others are parked, and
+//! the watcher's alarm is stopped. Nothing ticks, no processor is used.
 //!
 //! | news                                        | reaches                                        |
 //! |---------------------------------------------|------------------------------------------------|
@@ -131,8 +139,9 @@
 //!
 //! ## Locks
 //!
-//! No lock is held while anybody else's code runs: no poll, no wake, and no clone or drop of a waker or
-//! future. So most locks are leaves, under which nothing else is locked. The others, from left to right:
+//! No lock is held while anybody else's code runs: no poll, no wake, and no clone or drop of a
+//! waker or future. So most locks are leaves, under which nothing else is locked. The others, from
+//! left to right:
 //!
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
 //! - a lane's `state` < a handle's desk (§9)
@@ -142,8 +151,8 @@
 //!
 //! ## Where to change what
 //!
-//! Fairness: the constants in §1. Who sleeps and who is woken: `Idle` in §6, and `Crew` in §3.
-//! Who asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The
+//! Fairness: the constants in §1. Who sleeps and who is woken: `Idle` in §6, and `Crew` in §3. Who
+//! asks the kernel: §6. A new kind of event: §5, and a type after §10. A socket's method: §11. The
 //! size of the pool: `allowed` in §9. Platforms: `Kernel` in §5, and the `cfg`s of §10-§12.
 
 #![cfg_attr(
@@ -234,24 +243,29 @@ const TASKS_PER_GLANCE: u32 = 61;
 const READY_RUNS: u32 = 8;
 /// How often in a row the slot for the next task is preferred to the queue.
 const SLOT_RUNS: u32 = 3;
-/// What it costs to call another thread: that much work a worker rather does itself. The row `block_on_wake`
-/// shows 5 to 50 µs, and `http_wrk_64` was 12 % slower when every two tasks were shared.
+/// What it costs to call another thread: that much work a worker rather does itself. The row
+/// `block_on_wake` shows 5 to 50 µs, and `http_wrk_64` was 12 % slower when every two tasks were
+/// shared.
 const CALL: Duration = Duration::from_micros(50);
 /// A worker's queue: what does not fit goes to the injector, half of the queue at a time.
 const LOCAL_QUEUE: usize = 256;
-/// So many tickets of a full queue change places with some of the injector at each look, so that tasks that yield
-/// share their worker with those outside. Two workers at the injector cost each other: 1,000 tasks yield at 24 ns
-/// each with 2, and 29 with 4. With an odd number, 61 + 1 and 256 have a common factor, and every other ticket stays.
+/// So many tickets of a full queue change places with some of the injector at each look, so that
+/// tasks that yield share their worker with those outside. Two workers at the injector cost each
+/// other: 1,000 tasks yield at 24 ns each with 2, and 29 with 4. With an odd number, 61 + 1 and 256
+/// have a common factor, and every other ticket stays.
 const ROTATION: usize = 2;
 /// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
-/// Ticks without anything happening after which the watcher stops its alarm although workers are awake.
+/// Ticks without anything happening after which the watcher stops its alarm although workers are
+/// awake.
 const QUIET_TICKS: u32 = 2;
-/// How long a `block_on` inside of a local task leaves that task's siblings alone, see [`block_on`]:
-/// longer than most things last that it may wait for, and short enough for whoever waits for a sibling.
+/// How long a `block_on` inside of a local task leaves that task's siblings alone, see
+/// [`block_on`]: longer than most things last that it may wait for, and short enough for whoever
+/// waits for a sibling.
 const SIBLINGS_WAIT: Duration = Duration::from_millis(100);
-/// From this size on, in bytes, a future gets an allocation of its own (async-task would do the same).
+/// From this size on, in bytes, a future gets an allocation of its own (async-task would do the
+/// same).
 const LARGE_FUTURE: usize = 2048;
 /// The longest sleep where the kernel's poller cannot be had (no descriptors left, or closed by
 /// somebody): then a deadline or a wake-up can be this late.
@@ -260,8 +274,9 @@ const NAP: Duration = Duration::from_millis(10);
 const POOL_IDLE: Duration = Duration::from_secs(2);
 /// Pool threads that may be starting at the same time; more only contend for the same processors.
 const POOL_STARTING: usize = 4;
-/// Idle pool threads that may be on their way at the same time; each calls the next if jobs are left, so that
-/// jobs that end at once do not wake one thread each (`unblock_100k`: 2.8 µs with a call per job, 0.1 with this).
+/// Idle pool threads that may be on their way at the same time; each calls the next if jobs are
+/// left, so that jobs that end at once do not wake one thread each (`unblock_100k`: 2.8 µs with a
+/// call per job, 0.1 with this).
 const POOL_CALLED: usize = 2;
 /// How long a thread beyond the limit looks on before it takes a job.
 const POOL_PATIENCE: Duration = Duration::from_millis(10);
@@ -419,8 +434,9 @@ thread_local! {
 }
 
 thread_local! {
-    /// Which waker leads back to the loop of ours that runs on this thread (its data pointer): that of the
-    /// future the loop is polling. Null if a foreign executor is between the loop and that future.
+    /// Which waker leads back to the loop of ours that runs on this thread (its data pointer): that
+    /// of the future the loop is polling. Null if a foreign executor is between the loop and that
+    /// future.
     static OURS: Cell<*const ()> = const { Cell::new(std::ptr::null()) };
     /// Whether the tasks that this thread polls right now are run by such a loop.
     static OUR_TASKS: Cell<bool> = const { Cell::new(false) };
@@ -438,7 +454,8 @@ fn is_ours(waker: &Waker) -> bool {
     OURS.try_with(|ours| !ours.get().is_null() && ours.get() == waker.data()).unwrap_or(false)
 }
 
-/// What is run until the guard is dropped is run by one of our loops if the future with this waker is.
+/// What is run until the guard is dropped is run by one of our loops if the future with this waker
+/// is.
 fn run_as(waker: &Waker) -> impl Drop + use<> {
     let ours = is_ours(waker);
     let outer = OUR_TASKS.try_with(|tasks| tasks.replace(ours)).unwrap_or(false);
@@ -449,8 +466,8 @@ fn run_as(waker: &Waker) -> impl Drop + use<> {
     })
 }
 
-/// Whether this process is the child of one that used the runtime. The child has none of the threads,
-/// and shares the kernel's poller with its parent.
+/// Whether this process is the child of one that used the runtime. The child has none of the
+/// threads, and shares the kernel's poller with its parent.
 fn is_forked() -> bool {
     static HOME: OnceLock<u32> = OnceLock::new();
     let here = std::process::id();
@@ -491,8 +508,8 @@ fn refill_budget() {
     let _ = OVERDRAWN.try_with(|yes| yes.set(false));
 }
 
-/// Sees to it that the tasks which are run until the guard is dropped leave the budget of the surrounding
-/// one as it is.
+/// Sees to it that the tasks which are run until the guard is dropped leave the budget of the
+/// surrounding one as it is.
 fn keep_budget() -> impl Drop {
     let left = BUDGET.try_with(Cell::get).unwrap_or(0);
     OnDrop(move || {
@@ -536,8 +553,8 @@ fn tick_clock() {
     CLOCK.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Tells somebody who polls tasks and is never idle when it is time to look at something else: after so
-/// many polls, or at a tick of the watcher, or after a millisecond.
+/// Tells somebody who polls tasks and is never idle when it is time to look at something else:
+/// after so many polls, or at a tick of the watcher, or after a millisecond.
 struct Pace {
     polls: Cell<u32>,
     clock: Cell<u32>,
@@ -555,7 +572,8 @@ impl Pace {
         let polls = self.polls.get() + 1;
         self.polls.set(polls);
         let is_late = self.clock.replace(clock()) != clock();
-        // The real clock costs as much as a task; so only at the first, second, fourth, eighth … poll.
+        // The real clock costs as much as a task; so only at the first, second, fourth, eighth …
+        // poll.
         if !polls.is_power_of_two() && polls < TASKS_PER_GLANCE && !is_late {
             return false;
         }
@@ -678,7 +696,8 @@ where
 
 /// The queues of one worker. The owner pushes and pops, thieves pop.
 struct Local {
-    /// The task to run next: what the running task woke last is likely to find its data in the cache.
+    /// The task to run next: what the running task woke last is likely to find its data in the
+    /// cache.
     slot: ConcurrentQueue<Runnable>,
     queue: ConcurrentQueue<Runnable>,
     /// How many tasks its owner has run, for the watcher: a number that stands still means "stuck".
@@ -721,8 +740,8 @@ struct Here {
     queues: usize,
     local: Arc<Local>,
     mode: Cell<Mode>,
-    /// When the worker began with what it had collected, until that is done; and what a task took in
-    /// such a batch.
+    /// When the worker began with what it had collected, until that is done; and what a task took
+    /// in such a batch.
     batch_began: Cell<Option<Instant>>,
     task_cost: Cell<Option<Duration>>,
 }
@@ -736,7 +755,8 @@ enum Mode {
     Other,
     /// The same, and the worker looks at its queue afterwards, once for all.
     Collecting,
-    /// The worker has looked at the kernel because it was late: the news go where they are seen first.
+    /// The worker has looked at the kernel because it was late: the news go where they are seen
+    /// first.
     Late,
 }
 
@@ -794,8 +814,8 @@ impl Here {
         }
     }
 
-    /// A batch of tasks was collected. Says whether it is worth calling another worker, judging by the
-    /// last batches: the worst one counts, half as much with each that follows.
+    /// A batch of tasks was collected. Says whether it is worth calling another worker, judging by
+    /// the last batches: the worst one counts, half as much with each that follows.
     fn begin_batch(&self, tasks: usize) -> bool {
         if tasks < 2 || self.mode.get() == Mode::Task {
             // A `block_on` inside of a task has collected: it may take its time.
@@ -862,8 +882,8 @@ impl Queues {
         }
     }
 
-    /// Whether a ticket is anywhere. This is S2 of the proof in §0: `is_empty` of a queue loads its tail
-    /// with SeqCst, and a push is a SeqCst exchange of the tail.
+    /// Whether a ticket is anywhere. This is S2 of the proof in §0: `is_empty` of a queue loads its
+    /// tail with SeqCst, and a push is a SeqCst exchange of the tail.
     fn has_tickets(&self) -> bool {
         !self.injector.is_empty() || self.locals().iter().any(|local| !local.is_empty())
     }
@@ -910,7 +930,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is dropped.
+    /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is
+    /// dropped.
     fn enter(&self) -> impl Drop + use<> {
         let here = self.local.clone().map(|local| Here {
             queues: self.queues.id(),
@@ -933,7 +954,8 @@ impl<'a> Worker<'a> {
         clock() != self.clock.get()
     }
 
-    /// The next ticket of this worker's own: from the slot or the queue; now and then from elsewhere.
+    /// The next ticket of this worker's own: from the slot or the queue; now and then from
+    /// elsewhere.
     #[inline]
     fn find(&self) -> Option<Runnable> {
         let local = self.local.as_deref()?;
@@ -956,8 +978,8 @@ impl<'a> Worker<'a> {
         local.queue.pop().or_else(|_| local.slot.pop()).ok()
     }
 
-    /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one from outside
-    /// is run at once, by turns with the worker's own, and not put behind those.
+    /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one from
+    /// outside is run at once, by turns with the worker's own, and not put behind those.
     fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
         self.clock.set(clock());
         self.even_out(local);
@@ -1051,9 +1073,9 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Of two workers that are never idle neither steals; so the tasks of the one with fewer would run
-    /// more often for ever. It asks one of the others, at random, for half of the difference if that has
-    /// more than four times as many.
+    /// Of two workers that are never idle neither steals; so the tasks of the one with fewer would
+    /// run more often for ever. It asks one of the others, at random, for half of the difference if
+    /// that has more than four times as many.
     fn even_out(&self, own: &Local) {
         // With the task that was just run, which is in no queue.
         let few = own.queue.len() + 1;
@@ -1273,8 +1295,8 @@ impl<'a> Drive<'a> {
         runnable
     }
 
-    /// The next ticket for `tick`, which has no queue. Every other call begins with the queues of the
-    /// drivers, one of which may be blocked: the injector alone may never be empty (I3.1).
+    /// The next ticket for `tick`, which has no queue. Every other call begins with the queues of
+    /// the drivers, one of which may be blocked: the injector alone may never be empty (I3.1).
     fn next_for_tick(&mut self) -> Option<Runnable> {
         let stolen = if self.name % 2 == 0 { self.worker.steal(None) } else { None };
         stolen.or_else(|| self.next())
@@ -1302,8 +1324,8 @@ impl<'a> Drive<'a> {
         true
     }
 
-    /// The end of a sleep: either somebody took us off the list, or we do it ourselves. Says whether
-    /// somebody did, and thus expects us to search.
+    /// The end of a sleep: either somebody took us off the list, or we do it ourselves. Says
+    /// whether somebody did, and thus expects us to search.
     fn wake_up(&mut self) -> bool {
         if !mem::take(&mut self.is_asleep) {
             return false;
@@ -1355,7 +1377,8 @@ impl<'a> Drive<'a> {
                 break;
             }
         }
-        // Enough for once: whoever polls us may have other futures. The next look is a look elsewhere.
+        // Enough for once: whoever polls us may have other futures. The next look is a look
+        // elsewhere.
         self.worker.clock.set(clock().wrapping_sub(1));
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -1397,12 +1420,12 @@ impl Drop for Drive<'_> {
 
 /// An executor of your own, driven by whoever calls [`run`](Executor::run).
 ///
-/// Most programs need none: [`spawn`] has an executor, with threads. One's own is good for tasks that
-/// must end with something else, for priorities, and for a number of threads of one's choice. When an
-/// `Executor` is dropped, its tasks are dropped too; awaiting one of them panics then.
+/// Most programs need none: [`spawn`] has an executor, with threads. One's own is good for tasks
+/// that must end with something else, for priorities, and for a number of threads of one's choice.
+/// When an `Executor` is dropped, its tasks are dropped too; awaiting one of them panics then.
 ///
-/// The futures are `'static`; tasks that borrow from their surroundings are what [`scope`] is for. A
-/// task that holds its own executor (in an `Arc`) keeps it, and itself, alive: use a `Weak`.
+/// The futures are `'static`; tasks that borrow from their surroundings are what [`scope`] is for.
+/// A task that holds its own executor (in an `Arc`) keeps it, and itself, alive: use a `Weak`.
 ///
 /// ```
 /// use smol::{Executor, Timer, future};
@@ -1444,16 +1467,16 @@ impl<'a> Executor<'a> {
     /// Runs tasks until the future is ready, and returns its output.
     ///
     /// Any number of threads may run the same executor. The future is polled before the tasks, and
-    /// again whenever it was woken or after some tasks: 61 of them, or fewer if they take a millisecond.
-    /// Dropping what `run` returned, half way, loses nothing.
+    /// again whenever it was woken or after some tasks: 61 of them, or fewer if they take a
+    /// millisecond. Dropping what `run` returned, half way, loses nothing.
     pub async fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         let mut driver = Drive::new(self.crew(), true);
         poll_fn(|cx| driver.poll_run(future.as_mut(), cx)).await
     }
 
-    /// Waits until there is a task to poll, and polls it once. Cancel-safe; but a future that was polled
-    /// is called when a task is queued, and must then be polled again, or dropped.
+    /// Waits until there is a task to poll, and polls it once. Cancel-safe; but a future that was
+    /// polled is called when a task is queued, and must then be polled again, or dropped.
     pub async fn tick(&self) {
         let mut driver = Drive::new(self.crew(), false);
         poll_fn(|cx| driver.poll_tick(cx)).await
@@ -1664,8 +1687,8 @@ impl LocalTasks {
         self.names.get()
     }
 
-    /// Leaves a waker for when a ticket comes. `false`: one has come already. The lock orders the two:
-    /// whoever brings a ticket finds the waker, or the ticket is found here.
+    /// Leaves a waker for when a ticket comes. `false`: one has come already. The lock orders the
+    /// two: whoever brings a ticket finds the waker, or the ticket is found here.
     fn sleep(&self, name: u64, waker: &Waker) -> bool {
         let waker = waker.clone();
         let mut mail = lock(&self.mail);
@@ -1922,9 +1945,10 @@ impl fmt::Debug for LocalExecutor<'_> {
 // REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread
 //           data); a number instead of a borrowed handle (`unsafe`, and nobody knows who closed it).
 
-/// The kernel's poller, by way of `polling`. On Linux its descriptor is that of epoll(7), of which two
-/// things are asked directly: to tell the end of a stream (`RDHUP`), without which each message costs a
-/// read that fails; and to wait with one system call, where `polling` makes five. Bench: `tcp_echo_64`.
+/// The kernel's poller, by way of `polling`. On Linux its descriptor is that of epoll(7), of which
+/// two things are asked directly: to tell the end of a stream (`RDHUP`), without which each message
+/// costs a read that fails; and to wait with one system call, where `polling` makes five. Bench:
+/// `tcp_echo_64`.
 struct Kernel {
     poller: Poller,
     /// Atomic: a handle could not be deleted, and `polling` may remember its number.
@@ -1964,8 +1988,8 @@ impl Asked {
             None => poller.wait(&mut self.events, None),
         };
         match answer {
-            // The poll(2) version says so when it was interrupted by a registration. Once more, or it
-            // goes on taking itself for notified.
+            // The poll(2) version says so when it was interrupted by a registration. Once more, or
+            // it goes on taking itself for notified.
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                 poller.wait(&mut self.events, Some(Duration::ZERO))?;
             }
@@ -2082,7 +2106,8 @@ impl Kernel {
             let millis = time.as_micros().div_ceil(1000).min(i32::MAX as u128) as u64;
             return Timespec::try_from(Duration::from_millis(millis)).ok();
         };
-        // An alarm that comes too early is cheaper, since it comes once, than setting the clock each time.
+        // An alarm that comes too early is cheaper, since it comes once, than setting the clock
+        // each time.
         if !asked.alarm.is_some_and(|at| now < at && at <= deadline) {
             set_timer_descriptor(clock, Some(time));
             asked.alarm = Some(now + time);
@@ -2090,11 +2115,13 @@ impl Kernel {
         None
     }
 
-    /// Asks for news, and if it may block, waits for them until the deadline, an interrupt or a signal.
+    /// Asks for news, and if it may block, waits for them until the deadline, an interrupt or a
+    /// signal.
     fn wait(&self, asked: &mut Asked, block: bool, deadline: Option<Instant>) -> io::Result<()> {
         asked.news.clear();
         let timeout = self.timeout(asked, block, deadline);
-        // Few enough that their data are in the cache when the last of them is served (`http_wrk_1000`).
+        // Few enough that their data are in the cache when the last of them is served
+        // (`http_wrk_1000`).
         let mut events = [const { MaybeUninit::uninit() }; 128];
         let (events, _) = match epoll::wait(&self.poller, &mut events[..], timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(()),
@@ -2114,12 +2141,12 @@ impl Kernel {
 impl Kernel {
     /// Registers a handle, in edge mode for both directions and else for what is waited for.
     ///
-    /// `polling` must be told of a handle before it is closed. It holds because an [`Async`] owns its
-    /// handle, lends it out as `&T` only, and its `Drop` deletes the handle from the poller before it is
-    /// closed (`tests/io.rs`,
-    /// `the_same_number_can_be_registered_again_after_its_handle_was_closed`). A `T` that closes its
-    /// descriptor through `&T` breaks the contract of [`AsFd`](std::os::fd::AsFd); even then the worst
-    /// is a missing event.
+    /// `polling` must be told of a handle before it is closed. It holds because an [`Async`] owns
+    /// its handle, lends it out as `&T` only, and its `Drop` deletes the handle from the poller
+    /// before it is closed (`tests/io.rs`,
+    /// `the_same_number_can_be_registered_again_after_its_handle_was_closed`). A `T` that closes
+    /// its descriptor through `&T` breaks the contract of [`AsFd`](std::os::fd::AsFd); even then
+    /// the worst is a missing event.
     #[allow(unsafe_code)]
     fn add(&self, handle: Borrowed<'_>, key: usize, sides: [bool; 2]) -> io::Result<()> {
         let mode = if self.is_edge() { PollMode::Edge } else { PollMode::Oneshot };
@@ -2144,7 +2171,8 @@ impl Kernel {
         }
     }
 
-    /// Asks for news, and if it may block, waits for them until the deadline, an interrupt or a signal.
+    /// Asks for news, and if it may block, waits for them until the deadline, an interrupt or a
+    /// signal.
     fn wait(&self, asked: &mut Asked, block: bool, deadline: Option<Instant>) -> io::Result<()> {
         asked.news.clear();
         asked.wait(&self.poller, if block { deadline } else { Some(Instant::now()) })
@@ -2169,7 +2197,8 @@ fn set_timer_descriptor(timer: &OwnedFd, after: Option<Duration>) {
 enum Readiness {
     Yes,
     No,
-    /// There is an error, and neither bytes nor an end: perhaps one that stays (`IP_RECVERR`, ip(7)).
+    /// There is an error, and neither bytes nor an end: perhaps one that stays (`IP_RECVERR`,
+    /// ip(7)).
     OnlyAnError,
 }
 
@@ -2237,8 +2266,8 @@ impl News {
     /// The handle is readable or writable, as [`Direction::bit`] says.
     const READ: usize = 1;
     const WRITE: usize = 2;
-    /// A short read does not mean that there is no more to read: the end may have come with the last bytes, or
-    /// something else that makes no edge of its own.
+    /// A short read does not mean that there is no more to read: the end may have come with the
+    /// last bytes, or something else that makes no edge of its own.
     const WARY: usize = 4;
     /// One event in [`Source::word`].
     const EVENT: usize = 8;
@@ -2299,14 +2328,14 @@ impl Reactor {
 
     /// Whether anything at all is waited for.
     fn has_interest(&self) -> bool {
-        // Ordering: SeqCst. Pairs with the addition in `Source::arm` and the store in `Timers::insert`
-        // (A1): this is S2' of the second proof in §0.
+        // Ordering: SeqCst. Pairs with the addition in `Source::arm` and the store in
+        // `Timers::insert` (A1): this is S2' of the second proof in §0.
         self.registered.load(Ordering::SeqCst) > 0 || self.has_timers.load(Ordering::SeqCst)
     }
 
-    /// Says whether there is something to wait for, and if so, makes the poller: before anybody can be
-    /// thought to be inside of it, or `interrupt` would find nothing to interrupt. Without one (no
-    /// descriptors), `turn` naps.
+    /// Says whether there is something to wait for, and if so, makes the poller: before anybody can
+    /// be thought to be inside of it, or `interrupt` would find nothing to interrupt. Without one
+    /// (no descriptors), `turn` naps.
     fn prepare(&self) -> bool {
         let has_interest = self.has_interest();
         if has_interest {
@@ -2322,8 +2351,8 @@ impl Reactor {
         }
     }
 
-    /// Asks the kernel once, until the earliest deadline or the limit if it may block, and collects who
-    /// is to be woken. Only with the seat.
+    /// Asks the kernel once, until the earliest deadline or the limit if it may block, and collects
+    /// who is to be woken. Only with the seat.
     fn turn(&self, _seat: &Seat, block: bool, limit: Option<Duration>, woken: &mut Vec<Waker>) {
         // Ordering: Relaxed. A statistic for the watcher.
         self.turns.fetch_add(1, Ordering::Relaxed);
@@ -2334,8 +2363,8 @@ impl Reactor {
         let mut asked = lock(&self.asked);
         let asked = asked.get_or_insert_with(Asked::new);
         let answer = self.poller().and_then(|poller| poller.wait(asked, block, deadline));
-        // Ordering: Relaxed. A flag that the waiters find sooner or later. Without a poller there may be
-        // one the next time.
+        // Ordering: Relaxed. A flag that the waiters find sooner or later. Without a poller there
+        // may be one the next time.
         let broken = answer.is_err() && self.poller.get().is_some();
         self.broken.store(broken, Ordering::Relaxed);
         if answer.is_err() {
@@ -2359,7 +2388,8 @@ impl Reactor {
         while all_news.peek().is_some() {
             {
                 let sources = lock(&self.sources);
-                // News of a source that is gone find nothing, or a successor, which then tries in vain.
+                // News of a source that is gone find nothing, or a successor, which then tries in
+                // vain.
                 let known = all_news.by_ref().take(64);
                 batch.extend(
                     known.filter_map(|news| Some((sources.get(news.key)?.clone(), news.bits))),
@@ -2756,8 +2786,8 @@ impl Direction {
 
 /// A handle the kernel tells us about.
 struct Source {
-    /// A short read or write means that the kernel has no more bytes, or room, for now (epoll(7)). Not so for
-    /// Unix sockets, where a read also ends at a message that carries descriptors.
+    /// A short read or write means that the kernel has no more bytes, or room, for now (epoll(7)).
+    /// Not so for Unix sockets, where a read also ends at a message that carries descriptors.
     is_tcp: bool,
     /// Atomic: the bits of [`News`], above them the number of events (I5.2).
     word: AtomicUsize,
@@ -2785,8 +2815,8 @@ struct Side {
 }
 
 struct Waiter {
-    /// The future that waits and takes itself off when it is dropped; 0 for a call of `poll_read` and
-    /// its like, which has nothing that could be dropped.
+    /// The future that waits and takes itself off when it is dropped; 0 for a call of `poll_read`
+    /// and its like, which has nothing that could be dropped.
     token: u64,
     waker: Waker,
 }
@@ -2807,7 +2837,8 @@ impl Side {
         self.first.is_none() && self.more.is_empty()
     }
 
-    /// Notes a waiter, in its old place if it has one. What is returned must be dropped without the lock.
+    /// Notes a waiter, in its old place if it has one. What is returned must be dropped without the
+    /// lock.
     fn put(&mut self, waiter: Waiter, woken: &mut Vec<Waker>) -> Option<Waker> {
         let same = self.iter_mut().find(|other| match waiter.token {
             0 => other.token == 0 && other.waker.will_wake(&waiter.waker),
@@ -2821,8 +2852,9 @@ impl Side {
             return None;
         }
         if self.more.len() >= self.limit {
-            // Futures that were dropped may have left wakers behind. Who is still there comes back; the
-            // limit grows so that this ends when all are, and not beyond what one event takes back.
+            // Futures that were dropped may have left wakers behind. Who is still there comes back;
+            // the limit grows so that this ends when all are, and not beyond what one event takes
+            // back.
             let (nameless, named) =
                 mem::take(&mut self.more).into_iter().partition(|w| w.token == 0);
             self.more = named;
@@ -2867,12 +2899,13 @@ impl Source {
     /// The word as it is, to be compared when an operation has said WouldBlock.
     #[inline]
     fn look(&self) -> usize {
-        // Ordering: Acquire. Pairs with the update in `happen`; what matters besides is in the kernel.
+        // Ordering: Acquire. Pairs with the update in `happen`; what matters besides is in the
+        // kernel.
         self.word.load(Ordering::Acquire)
     }
 
-    /// An operation said WouldBlock, and `seen` is the word from before it: takes readiness back, unless
-    /// there was an event since (I5.2).
+    /// An operation said WouldBlock, and `seen` is the word from before it: takes readiness back,
+    /// unless there was an event since (I5.2).
     fn blocked(&self, direction: Direction, seen: usize) {
         // Ordering: AcqRel, with the update in `happen`. It fails if that came first.
         let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
@@ -2886,17 +2919,17 @@ impl Source {
         self.error_told.swap(seen / News::EVENT, Ordering::Relaxed) != seen / News::EVENT
     }
 
-    /// An operation moved some bytes, but fewer than it could have: on TCP that is as good as WouldBlock,
-    /// which then need not be asked for; unless the end may be near, see [`News::WARY`] (`tests/tcp.rs`,
-    /// `the_last_bytes_and_the_end_that_arrive_together_are_both_read`).
+    /// An operation moved some bytes, but fewer than it could have: on TCP that is as good as
+    /// WouldBlock, which then need not be asked for; unless the end may be near, see [`News::WARY`]
+    /// (`tests/tcp.rs`, `the_last_bytes_and_the_end_that_arrive_together_are_both_read`).
     fn fell_short(&self, direction: Direction, seen: usize) {
         if self.is_tcp && seen & News::WARY == 0 {
             self.blocked(direction, seen);
         }
     }
 
-    /// Waits until an event makes the direction ready: `Ready` if it is, an error if the kernel cannot
-    /// tell. A token makes the waiter one that [`Source::forget`] can take off.
+    /// Waits until an event makes the direction ready: `Ready` if it is, an error if the kernel
+    /// cannot tell. A token makes the waiter one that [`Source::forget`] can take off.
     fn wait(
         self: &Arc<Self>,
         handle: Borrowed<'_>,
@@ -2988,8 +3021,8 @@ impl Source {
         let is_edge = REACTOR.poller.get().is_none_or(Kernel::is_edge);
         let mut waiters = lock(&self.waiters);
         for (side, bit) in waiters.sides.iter_mut().zip([News::READ, News::WRITE]) {
-            // In oneshot mode the event has disarmed the handle for the other direction as well; who
-            // waits there arms it again.
+            // In oneshot mode the event has disarmed the handle for the other direction as well;
+            // who waits there arms it again.
             if bits & bit != 0 || !is_edge {
                 side.take(woken);
             }
@@ -3003,7 +3036,8 @@ impl Source {
 
     /// Takes the handle out of the kernel's poller. To be called before the handle is closed.
     fn deregister(&self, handle: Borrowed<'_>) {
-        // The wakers go with it: where the last reference is dropped is no place for somebody else's code.
+        // The wakers go with it: where the last reference is dropped is no place for somebody
+        // else's code.
         let (key, sides) = {
             let mut waiters = lock(&self.waiters);
             let none = [const { Side::new() }; 2];
@@ -3073,8 +3107,8 @@ const POLLING: u8 = 3;
 impl Signal {
     /// Makes the thread look around, now if it sleeps, else before it sleeps the next time.
     fn wake(&self) {
-        // Ordering: AcqRel. Pairs with the exchanges in `Sleeper::park` and `Sleeper::turn`: what the
-        // caller wrote before is seen by the thread that finds NOTIFIED.
+        // Ordering: AcqRel. Pairs with the exchanges in `Sleeper::park` and `Sleeper::turn`: what
+        // the caller wrote before is seen by the thread that finds NOTIFIED.
         match self.state.swap(NOTIFIED, Ordering::AcqRel) {
             PARKED => drop(self.unparker.unpark()),
             POLLING => REACTOR.interrupt(),
@@ -3083,7 +3117,8 @@ impl Signal {
     }
 }
 
-/// What a thread needs in order to sleep. Made once for each thread and kept for the next `block_on`.
+/// What a thread needs in order to sleep. Made once for each thread and kept for the next
+/// `block_on`.
 struct Sleeper {
     signal: Arc<Signal>,
     parker: Parker,
@@ -3100,7 +3135,8 @@ thread_local! {
     static SLEEPER: Rc<Sleeper> = Rc::new(Sleeper::new());
     /// An outer `block_on` uses it.
     static IN_USE: Cell<bool> = const { Cell::new(false) };
-    /// What a worker or pool thread does when `block_on` blocks its task or job (`true`), and afterwards.
+    /// What a worker or pool thread does when `block_on` blocks its task or job (`true`), and
+    /// afterwards.
     static WHEN_BLOCKED: Cell<Option<fn(bool)>> = const { Cell::new(None) };
     /// The tasks of `spawn_local`.
     static LOCAL: LocalExecutor<'static> = const { LocalExecutor::new() };
@@ -3126,8 +3162,8 @@ impl Wake for MainWake {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let _ = MAIN_WAKES.try_with(|wakes| wakes.set(wakes.get().wrapping_add(1)));
-        // Ordering: AcqRel. Pairs with the swap in `block_on`. A swap even if it was set already: then
-        // that swap reads from this one and sees what we wrote (tokio issue 7622).
+        // Ordering: AcqRel. Pairs with the swap in `block_on`. A swap even if it was set already:
+        // then that swap reads from this one and sees what we wrote (tokio issue 7622).
         if !self.0.woken.swap(true, Ordering::AcqRel) {
             self.0.wake();
         }
@@ -3151,7 +3187,8 @@ impl Sleeper {
         Sleeper { signal, parker, main, main_wake, thread, pace: Pace::new() }
     }
 
-    /// This thread's, or a new one if an outer `block_on` is using it or the thread ends; and a guard.
+    /// This thread's, or a new one if an outer `block_on` is using it or the thread ends; and a
+    /// guard.
     fn get() -> (Rc<Sleeper>, impl Drop + use<>) {
         let is_free = !IN_USE.try_with(|yes| yes.replace(true)).unwrap_or(true);
         let kept = if is_free { SLEEPER.try_with(Rc::clone).ok() } else { None };
@@ -3209,8 +3246,8 @@ impl Sleeper {
 
 /// The one place where threads wait for each other.
 struct Idle {
-    /// Atomic: what those look at who queue tickets or begin to wait. The number of searching workers is
-    /// changed by these; the rest is what the state under the lock says.
+    /// Atomic: what those look at who queue tickets or begin to wait. The number of searching
+    /// workers is changed by these; the rest is what the state under the lock says.
     word: AtomicUsize,
     state: Mutex<IdleState>,
 }
@@ -3239,8 +3276,8 @@ const STRANDED: usize = 1 << 25;
 struct IdleState {
     /// What the word says of the rest.
     published: usize,
-    /// Workers that sleep outside of the poller and were not called; the last one is called first, its
-    /// cache is warm.
+    /// Workers that sleep outside of the poller and were not called; the last one is called first,
+    /// its cache is warm.
     workers: Vec<Arc<Signal>>,
     /// The worker that sleeps in the poller, until it is called.
     seated: Option<Arc<Signal>>,
@@ -3362,8 +3399,8 @@ impl IdleState {
         self.failed.is_none_or(|at| at.elapsed() > Duration::from_secs(1))
     }
 
-    /// Sets the alarm if somebody may be late, and stops it if not. If messages come so fast that the
-    /// alarm would hardly ever ring, it is left alone: that is two system calls less for each.
+    /// Sets the alarm if somebody may be late, and stops it if not. If messages come so fast that
+    /// the alarm would hardly ever ring, it is left alone: that is two system calls less for each.
     fn mind_alarm(&mut self) {
         let is_calm = self.is_calm();
         if !is_calm && !self.is_armed && self.watcher == Watcher::Present {
@@ -3381,13 +3418,14 @@ impl IdleState {
         }
     }
 
-    /// Whether the seat is for workers: most news is for tasks. A worker that is awake comes in time, or
-    /// the watcher sees that it does not.
+    /// Whether the seat is for workers: most news is for tasks. A worker that is awake comes in
+    /// time, or the watcher sees that it does not.
     fn is_for_workers(&self) -> bool {
         self.active() > 0 && self.watcher == Watcher::Present
     }
 
-    /// Somebody who sleeps and can have the seat, to be woken; `true` if it counts as searching now.
+    /// Somebody who sleeps and can have the seat, to be woken; `true` if it counts as searching
+    /// now.
     fn pop_sitter(&mut self) -> Option<(Arc<Signal>, bool)> {
         let worker = self.workers.pop().map(|signal| (signal, true));
         let for_others = worker.is_none() && !self.is_for_workers();
@@ -3453,7 +3491,8 @@ impl Idle {
         let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
         state.published = word;
         if change != 0 {
-            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 of the proofs in §0.
+            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 of the proofs in
+            // §0.
             self.word.fetch_add(change, Ordering::SeqCst);
         }
     }
@@ -3469,8 +3508,8 @@ impl Idle {
         }
     }
 
-    /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this looks at
-    /// what is waited for (S2').
+    /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this
+    /// looks at what is waited for (S2').
     fn fall_asleep(&self, signal: &Arc<Signal>, is_worker: bool, searching: bool) -> Bedtime {
         let had_interest = REACTOR.prepare();
         let mut called = None;
@@ -3506,8 +3545,8 @@ impl Idle {
         bedtime
     }
 
-    /// Where somebody sleeps who is on the list: in the seat, or else perhaps somebody is called who
-    /// should have it.
+    /// Where somebody sleeps who is on the list: in the seat, or else perhaps somebody is called
+    /// who should have it.
     fn choose(
         state: &mut IdleState,
         signal: &Arc<Signal>,
@@ -3531,7 +3570,8 @@ impl Idle {
         (Some(Seat::new()), None)
     }
 
-    /// A thread that parked is awake again. Says whether it was called; a worker counts as searching then.
+    /// A thread that parked is awake again. Says whether it was called; a worker counts as
+    /// searching then.
     fn withdraw(&self, signal: &Arc<Signal>, is_worker: bool) -> bool {
         let mut state = self.change();
         let list = if is_worker { &mut state.workers } else { &mut state.others };
@@ -3556,8 +3596,8 @@ impl Idle {
         Some(Seat::new())
     }
 
-    /// Gives the seat back. Says whether somebody has called for it: whether a worker that slept in it
-    /// counts as searching, or the watcher has made room for another.
+    /// Gives the seat back. Says whether somebody has called for it: whether a worker that slept in
+    /// it counts as searching, or the watcher has made room for another.
     fn leave(&self, _seat: Seat, is_worker: bool) -> bool {
         let mut state = self.change();
         let was_watcher = state.seat == Sitter::Watcher;
@@ -3577,8 +3617,8 @@ impl Idle {
         called || is_wanted
     }
 
-    /// The seat may be empty although something is waited for: somebody who sleeps sits down, or else
-    /// the watcher; which needs not be told if a worker is awake, unless it is `urgent`.
+    /// The seat may be empty although something is waited for: somebody who sleeps sits down, or
+    /// else the watcher; which needs not be told if a worker is awake, unless it is `urgent`.
     fn fill_seat(&self, urgent: bool) {
         if self.look() & SEATED != 0 || is_forked() {
             return;
@@ -3666,8 +3706,8 @@ impl Idle {
             state.present -= 1;
             state.failed = Some(Instant::now());
             if state.is_stranded() {
-                // A thread in `block_on` stands in: one that sleeps, perhaps relying on the worker that
-                // never came, or one that looks before it sleeps. Else `spawn` does it.
+                // A thread in `block_on` stands in: one that sleeps, perhaps relying on the worker
+                // that never came, or one that looks before it sleeps. Else `spawn` does it.
                 other = state.others.pop();
                 if other.is_none() && state.seat == Sitter::Other {
                     REACTOR.interrupt();
@@ -3809,7 +3849,8 @@ fn notify() {
 fn schedule(runnable: Runnable, info: ScheduleInfo) {
     match QUEUES.push(runnable, info) {
         Pushed::Queued => notify(),
-        // The worker looks at its own queue next, and the alarm is set should it block before (I6.2).
+        // The worker looks at its own queue next, and the alarm is set should it block before
+        // (I6.2).
         Pushed::Alone if IDLE.look() & (ARMED | WATCHED) == WATCHED => IDLE.mind(),
         _ => {}
     }
@@ -3870,8 +3911,8 @@ fn start_watcher() -> bool {
     false
 }
 
-/// Wakes whom the kernel's news concern. What goes to this worker's own queue is counted, and others are
-/// called once for all.
+/// Wakes whom the kernel's news concern. What goes to this worker's own queue is counted, and
+/// others are called once for all.
 fn deliver(woken: Vec<Waker>, mode: Mode) {
     if woken.is_empty() {
         return;
@@ -3902,10 +3943,11 @@ fn glance(mode: Mode) {
     }
 }
 
-/// Whether this waker is that of a combinator between a future of ours and our loop, which will come to
-/// sleep by itself: such a combinator has a clone of the main future's waker, and wakes it when it is
-/// woken. To ask costs a poll too many, and is done once for each kind of waker in a `block_on`. (Of one
-/// in a task nobody can tell: who is woken then is the task, which runs already.)
+/// Whether this waker is that of a combinator between a future of ours and our loop, which will
+/// come to sleep by itself: such a combinator has a clone of the main future's waker, and wakes it
+/// when it is woken. To ask costs a poll too many, and is done once for each kind of waker in a
+/// `block_on`. (Of one in a task nobody can tell: who is woken then is the task, which runs
+/// already.)
 fn leads_home(waker: &Waker) -> bool {
     let kind: *const RawWakerVTable = waker.vtable();
     let mut kinds = HOMES.try_with(Cell::get).unwrap_or([std::ptr::null(); 4]);
@@ -3928,7 +3970,8 @@ fn leads_home(waker: &Waker) -> bool {
     leads_home
 }
 
-/// Somebody has begun to wait for the reactor (A1): sees to it that there is one who asks the kernel.
+/// Somebody has begun to wait for the reactor (A1): sees to it that there is one who asks the
+/// kernel.
 fn attend(waker: &Waker) {
     let _ = ATTENDED.try_with(|count| count.set(count.get().wrapping_add(1)));
     // A2.
@@ -3939,7 +3982,8 @@ fn attend(waker: &Waker) {
         check_for_fork();
     }
     if is_in_loop() && (is_watched || is_ours || leads_home(waker)) {
-        // This thread will sit down itself. The watcher helps should it block, if others rely on it.
+        // This thread will sit down itself. The watcher helps should it block, if others rely on
+        // it.
         if is_watched && word & (SEATED | ARMED) == 0 {
             IDLE.mind();
         } else if !is_watched && word & OTHERS != 0 {
@@ -4022,9 +4066,9 @@ fn stand_in() -> bool {
     is_stranded
 }
 
-/// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is: each task that is
-/// ready runs once. Not in wakers, which may be called with somebody's lock held. And not inside of each
-/// other: the outermost finds what the tasks spawn.
+/// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is: each task that
+/// is ready runs once. Not in wakers, which may be called with somebody's lock held. And not inside
+/// of each other: the outermost finds what the tasks spawn.
 fn stand_in_at_once() {
     thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
     if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
@@ -4267,8 +4311,8 @@ impl Hand<'_> {
     /// Nobody may rely on this worker any longer. If it was the last one to search, calls the next.
     fn stop_searching(&mut self) {
         if mem::take(&mut self.is_searching) {
-            // Ordering: SeqCst. Pairs with W2: whoever pushed and saw us searching did so before this,
-            // so that `has_work` sees the push (I6.4).
+            // Ordering: SeqCst. Pairs with W2: whoever pushed and saw us searching did so before
+            // this, so that `has_work` sees the push (I6.4).
             let before = IDLE.word.fetch_sub(SEARCHING, Ordering::SeqCst);
             if before & COUNT == 1 && QUEUES.has_work() {
                 notify();
@@ -4315,11 +4359,12 @@ impl Hand<'_> {
 
 /// Runs a future on this thread, and sleeps while there is nothing to do.
 ///
-/// The thread's own tasks ([`spawn_local`]) run in between; other tasks run on other threads. It may be
-/// called anywhere, also inside of a task: then that task's thread is blocked, and others take over
-/// its other tasks. Inside of a local task, it runs those local tasks that this one has spawned, at once;
-/// and others only if its future waits neither for a timer nor for I/O and nothing has happened for a
-/// tenth of a second. So a local task that blocks in this way is not held up by its siblings.
+/// The thread's own tasks ([`spawn_local`]) run in between; other tasks run on other threads. It
+/// may be called anywhere, also inside of a task: then that task's thread is blocked, and others
+/// take over its other tasks. Inside of a local task, it runs those local tasks that this one has
+/// spawned, at once; and others only if its future waits neither for a timer nor for I/O and
+/// nothing has happened for a tenth of a second. So a local task that blocks in this way is not
+/// held up by its siblings.
 ///
 /// ```
 /// let five = smol::block_on(async { 2 + 3 });
@@ -4370,7 +4415,8 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
             check_for_fork();
             sleep_in_block_on(sleeper, &mut local);
         }
-        // Ordering: AcqRel. Pairs with the swap in `MainWake`: we see what was written before the wake.
+        // Ordering: AcqRel. Pairs with the swap in `MainWake`: we see what was written before the
+        // wake.
         if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
             if let Poll::Ready(output) = poll() {
                 return output;
@@ -4415,7 +4461,8 @@ impl Drop for Patience {
     }
 }
 
-/// Sleeps in `block_on`. If a task or a job called that, others take over the rest of its thread's work.
+/// Sleeps in `block_on`. If a task or a job called that, others take over the rest of its thread's
+/// work.
 fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
     if sleeper.is_notified() || !local.sleep(&sleeper.thread) {
         return;
@@ -4461,11 +4508,11 @@ fn sleep(sleeper: &Sleeper) {
 
 /// Spawns a task onto the threads of the global executor, which are started as they are needed.
 ///
-/// There are as many as processors, or `SMOL_THREADS`. A task that blocks its thread holds up others for
-/// some milliseconds at most, but for work that blocks [`unblock`] is the better place.
+/// There are as many as processors, or `SMOL_THREADS`. A task that blocks its thread holds up
+/// others for some milliseconds at most, but for work that blocks [`unblock`] is the better place.
 ///
-/// Dropping the [`Task`] cancels it; [`detach`](Task::detach) lets it run on its own. A panic of the
-/// task comes out where the `Task` is awaited.
+/// Dropping the [`Task`] cancels it; [`detach`](Task::detach) lets it run on its own. A panic of
+/// the task comes out where the `Task` is awaited.
 ///
 /// If no thread can be started at all, tasks run on threads that are in [`block_on`], and here, in
 /// `spawn`; one that is woken while nobody is in either waits for the next who is.
@@ -4561,16 +4608,16 @@ fn rest(is_quiet: bool) {
     look_after_tickets(is_quiet);
 }
 
-/// A ticket that was queued while all was thought to be quiet: its pusher saw the old word, or we see the
-/// ticket now (S2).
+/// A ticket that was queued while all was thought to be quiet: its pusher saw the old word, or we
+/// see the ticket now (S2).
 fn look_after_tickets(was_quiet: bool) {
     if was_quiet && QUEUES.has_tickets() {
         IDLE.mind();
     }
 }
 
-/// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, for one
-/// turn. `true`: we should go on.
+/// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, for
+/// one turn. `true`: we should go on.
 fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     let has_interest = REACTOR.prepare();
     let mut limit = None;
@@ -4651,9 +4698,9 @@ impl Seen {
     }
 }
 
-/// Tickets are stuck, for so many ticks now: lets others help themselves, calls a worker that sleeps, or
-/// starts one more if none gets on. The queue of a worker that is merely busy for long is not poured into
-/// the injector, where it would be in the way of what comes from outside.
+/// Tickets are stuck, for so many ticks now: lets others help themselves, calls a worker that
+/// sleeps, or starts one more if none gets on. The queue of a worker that is merely busy for long
+/// is not poured into the injector, where it would be in the way of what comes from outside.
 fn help_out(seen: &Seen, stuck: &mut u32) {
     for worker in seen.workers.iter().filter(|worker| worker.stuck) {
         QUEUES.inject(worker.local.slot.try_iter());
@@ -4676,8 +4723,8 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
         // Others get on, and look at the injector at each tick.
         return;
     }
-    // Workers that compute for long look the same as workers that are blocked. The first few spare ones
-    // come at once, more and more slowly after that: 2, 4, 8 … ticks apart.
+    // Workers that compute for long look the same as workers that are blocked. The first few spare
+    // ones come at once, more and more slowly after that: 2, 4, 8 … ticks apart.
     let spare = seen.workers.len().saturating_sub(limit());
     let patience = 1u32.checked_shl((spare / limit()) as u32).unwrap_or(u32::MAX);
     if *stuck >= patience && IDLE.add_spare() {
@@ -4707,9 +4754,9 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 
 /// Runs `body`, which may spawn children that borrow, and waits for all of them.
 ///
-/// A child's panic cancels its siblings and the body, and comes out of `scope`. When the future of `scope`
-/// is dropped, the children are dropped first, then the body. The children need not be `Send` and run on
-/// the thread that polls the scope.
+/// A child's panic cancels its siblings and the body, and comes out of `scope`. When the future of
+/// `scope` is dropped, the children are dropped first, then the body. The children need not be
+/// `Send` and run on the thread that polls the scope.
 ///
 /// ```
 /// smol::block_on(async {
@@ -4824,8 +4871,8 @@ impl Wake for ChildWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Ordering: AcqRel. Pairs with the swap in `begin_round`, also if it was set already: the poll
-        // that follows sees what was written before this.
+        // Ordering: AcqRel. Pairs with the swap in `begin_round`, also if it was set already: the
+        // poll that follows sees what was written before this.
         if self.queued.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -4934,8 +4981,8 @@ impl<'env> Scope<'env> {
         task
     }
 
-    /// Drops all children that are not finished, and those that are spawned afterwards. The body goes on;
-    /// awaiting a [`ScopedTask`] that was cancelled panics.
+    /// Drops all children that are not finished, and those that are spawned afterwards. The body
+    /// goes on; awaiting a [`ScopedTask`] that was cancelled panics.
     pub fn cancel(&self) {
         self.family.close();
     }
@@ -4966,8 +5013,8 @@ impl<T> Drop for PacketSender<T> {
     }
 }
 
-/// A child of a [`scope`]. Awaiting it gives its output; dropping it leaves the child to the scope, which
-/// waits for it all the same.
+/// A child of a [`scope`]. Awaiting it gives its output; dropping it leaves the child to the scope,
+/// which waits for it all the same.
 ///
 /// # Panics
 ///
@@ -6215,7 +6262,8 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     }
 }
 
-/// Uses something that blocks without blocking the caller: each operation is run by the thread pool.
+/// Uses something that blocks without blocking the caller: each operation is run by the thread
+/// pool.
 ///
 /// A reader becomes an [`AsyncRead`], a writer an [`AsyncWrite`], a seeker an [`AsyncSeek`], and an
 /// iterator a [`Stream`]. For files, [`Async<File>`](Async) is faster.
@@ -6258,7 +6306,8 @@ pub struct Unblock<T> {
     input: Option<Input>,
 }
 
-/// A descriptor of standard input of its own, and what the reactor knows of it. Its mode stays as it is.
+/// A descriptor of standard input of its own, and what the reactor knows of it. Its mode stays as
+/// it is.
 #[cfg(unix)]
 struct Input {
     file: Arc<File>,
@@ -6459,9 +6508,10 @@ where
 /// A socket, pipe, file, process or other thing of the operating system, made asynchronous.
 ///
 /// `T` is std's type, and its name tells what there is: `Async::<TcpStream>::connect`,
-/// `Async::<UdpSocket>::bind`, `Async::<File>::open`, `Async::<Child>::spawn`. Whatever else std has is
-/// reached through [`get_ref`](Async::get_ref); and any other handle that the system's poller knows, such as
-/// an inotify or timer descriptor, can be wrapped with [`Async::new`] and used with
+/// `Async::<UdpSocket>::bind`, `Async::<File>::open`, `Async::<Child>::spawn`. Whatever else std
+/// has is reached through [`get_ref`](Async::get_ref); and any other handle that the system's
+/// poller knows, such as an inotify or timer descriptor, can be wrapped with [`Async::new`] and
+/// used with
 /// [`read_with`](Async::read_with) and [`readable`](Async::readable).
 ///
 /// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks
@@ -6470,8 +6520,8 @@ where
 /// files, where a write goes on; see `Async::<File>::from`, also for what holds if many use one
 /// handle.
 ///
-/// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is closed when the
-/// last handle is dropped.
+/// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is
+/// closed when the last handle is dropped.
 ///
 /// ```
 /// use smol::{io, prelude::*, Async};
@@ -6527,8 +6577,8 @@ impl<T> Drop for Driven<T> {
 enum Holder<T> {
     Own(T),
     Shared(Arc<T>),
-    /// It was taken out; or it is with its driver, behind a lock: a child, which std wants to change when
-    /// it looks at it.
+    /// It was taken out; or it is with its driver, behind a lock: a child, which std wants to
+    /// change when it looks at it.
     Elsewhere,
 }
 
@@ -6545,9 +6595,9 @@ impl<T: AsHandle + 'static> Async<T> {
     ///
     /// # Errors
     ///
-    /// If the poller does not take it. Regular files and directories are of that kind; for them there is
-    /// `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared with other
-    /// processes; [`Unblock`] is for them.
+    /// If the poller does not take it. Regular files and directories are of that kind; for them
+    /// there is `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared
+    /// with other processes; [`Unblock`] is for them.
     ///
     /// On Windows only sockets can be wrapped.
     ///
@@ -6598,7 +6648,8 @@ fn set_nonblocking(io: &impl AsHandle) -> io::Result<()> {
     TcpStream::from(io.as_socket().try_clone_to_owned()?).set_nonblocking(true)
 }
 
-/// What systems read or write at once, whatever is asked for; Linux a little less than 2 GiB (read(2)).
+/// What systems read or write at once, whatever is asked for; Linux a little less than 2 GiB
+/// (read(2)).
 const IO_LIMIT: usize = 1 << 30;
 
 /// A waiter of ours, which takes itself off when it is dropped (I10.2).
@@ -6666,9 +6717,11 @@ impl<T> Async<T> {
         }
     }
 
-    /// Waits until the handle is readable: until there are bytes, a connection, an event, or its end.
+    /// Waits until the handle is readable: until there are bytes, a connection, an event, or its
+    /// end.
     ///
-    /// It asks the system, not its own memory, so that it can be followed by an operation of one's own on
+    /// It asks the system, not its own memory, so that it can be followed by an operation of one's
+    /// own on
     /// [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for `WouldBlock`. A regular
     /// file is always readable.
     pub async fn readable(&self) -> io::Result<()> {
@@ -6695,8 +6748,8 @@ impl<T> Async<T> {
         self.poll_ready(Direction::Write, None, cx)
     }
 
-    /// Performs an operation that may say `WouldBlock`, again and again until it says something else,
-    /// waiting until the handle is readable in between.
+    /// Performs an operation that may say `WouldBlock`, again and again until it says something
+    /// else, waiting until the handle is readable in between.
     pub async fn read_with<R>(&self, op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
         self.do_io(Direction::Read, op).await
     }
@@ -6716,8 +6769,8 @@ impl<T> Async<T> {
             .await
     }
 
-    /// Tries an operation; when it says WouldBlock, leaves the waker with the source. `fell_short` says whether
-    /// it would say so the next time.
+    /// Tries an operation; when it says WouldBlock, leaves the waker with the source. `fell_short`
+    /// says whether it would say so the next time.
     fn poll_io<R>(
         &self,
         direction: Direction,
@@ -7628,7 +7681,8 @@ impl Async<File> {
         Ok(Async::from(unblock(move || File::create(path)).await?))
     }
 
-    /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this has not.
+    /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this
+    /// has not.
     ///
     /// It may run beside a read or write of another user. It sees the user's position, since
     /// nothing is read ahead; only what cannot seek, a pipe for one, may have given bytes to a read
