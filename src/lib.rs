@@ -3491,8 +3491,7 @@ impl Idle {
         let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
         state.published = word;
         if change != 0 {
-            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 of the proofs in
-            // §0.
+            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 (§0).
             self.word.fetch_add(change, Ordering::SeqCst);
         }
     }
