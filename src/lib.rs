@@ -3144,12 +3144,9 @@ thread_local! {
     static MAIN_WAKES: Cell<u32> = const { Cell::new(0) };
     /// The kinds of wakers that were seen to lead to the main future, see `leads_home`.
     static HOMES: Cell<[*const RawWakerVTable; 4]> = const { Cell::new([std::ptr::null(); 4]) };
-    /// How often futures polled on this thread have begun to wait for the reactor.
-    static ATTENDED: Cell<u32> = const { Cell::new(0) };
-}
-
-fn attended() -> u32 {
-    ATTENDED.try_with(Cell::get).unwrap_or(0)
+    static HOMES_KNOWN: Cell<u8> = const { Cell::new(0) };
+    /// The main future that is being polled has begun to wait for the reactor.
+    static ATTENDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What wakes a main future.
@@ -3950,21 +3947,23 @@ fn glance(mode: Mode) {
 fn leads_home(waker: &Waker) -> bool {
     let kind: *const RawWakerVTable = waker.vtable();
     let mut kinds = HOMES.try_with(Cell::get).unwrap_or([std::ptr::null(); 4]);
-    if kinds.contains(&kind) {
+    let known = HOMES_KNOWN.try_with(Cell::get).unwrap_or(4) as usize;
+    if kinds.iter().take(known).any(|known| *known == kind) {
         return true;
     }
     // Two are the sleeper's own.
     let clones = SLEEPER.try_with(|kept| Arc::strong_count(&kept.main_wake)).unwrap_or(0);
-    let Some(place) = kinds.iter_mut().find(|kind| kind.is_null()).filter(|_| clones > 2) else {
+    if clones <= 2 || known == kinds.len() {
         return false;
-    };
+    }
     let wakes = || MAIN_WAKES.try_with(Cell::get).unwrap_or(0);
     let before = wakes();
     shielded(|| waker.wake_by_ref());
     let leads_home = wakes() != before;
     if leads_home {
-        *place = kind;
+        kinds[known] = kind;
         let _ = HOMES.try_with(|homes| homes.set(kinds));
+        let _ = HOMES_KNOWN.try_with(|count| count.set(known as u8 + 1));
     }
     leads_home
 }
@@ -3972,7 +3971,7 @@ fn leads_home(waker: &Waker) -> bool {
 /// Somebody has begun to wait for the reactor (A1): sees to it that there is one who asks the
 /// kernel.
 fn attend(waker: &Waker) {
-    let _ = ATTENDED.try_with(|count| count.set(count.get().wrapping_add(1)));
+    let _ = ATTENDED.try_with(|attended| attended.set(true));
     // A2.
     let word = IDLE.look();
     let is_watched = word & WATCHED != 0;
@@ -4383,24 +4382,21 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     }
     // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
     sleeper.signal.woken.store(false, Ordering::Relaxed);
-    // Whether the future has begun to wait for the reactor when it was polled last.
-    let attends = Cell::new(false);
-    let _ = HOMES.try_with(|homes| homes.set([std::ptr::null(); 4]));
+    let _ = HOMES_KNOWN.try_with(|known| known.set(0));
     let mut poll = || {
         refill_budget();
         set_ours(sleeper.main.data());
-        let before = attended();
-        let answer = future.as_mut().poll(&mut Context::from_waker(&sleeper.main));
-        attends.set(before != attended());
-        answer
+        let _ = ATTENDED.try_with(|attended| attended.set(false));
+        future.as_mut().poll(&mut Context::from_waker(&sleeper.main))
     };
     if let Poll::Ready(output) = poll() {
         return output;
     }
     let mut local = LocalLoop::new();
     let mut patience = Patience::new(local.level);
+    patience.note();
     loop {
-        patience.begin(sleeper, attends.get());
+        patience.begin(sleeper);
         let more = local.run(&sleeper.pace) | stand_in();
         // Ordering: Acquire, as below.
         if more || sleeper.signal.woken.load(Ordering::Acquire) {
@@ -4420,6 +4416,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
             if let Poll::Ready(output) = poll() {
                 return output;
             }
+            patience.note();
         }
     }
 }
@@ -4429,17 +4426,24 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
 struct Patience {
     /// One level deep only, for the sake of the stack.
     is_needed: bool,
+    /// The main future waits for the reactor.
+    attends: bool,
     deadline: Option<(Instant, TimerKey)>,
 }
 
 impl Patience {
     fn new(level: u32) -> Patience {
-        Patience { is_needed: level == 1, deadline: None }
+        Patience { is_needed: level == 1, attends: false, deadline: None }
+    }
+
+    /// The main future was polled.
+    fn note(&mut self) {
+        self.attends = ATTENDED.try_with(Cell::get).unwrap_or(true);
     }
 
     /// The main future is not ready: it may wait for a sibling, unless it waits for the reactor.
-    fn begin(&mut self, sleeper: &Sleeper, attends: bool) {
-        if self.is_needed && self.deadline.is_none() && !attends {
+    fn begin(&mut self, sleeper: &Sleeper) {
+        if self.is_needed && self.deadline.is_none() && !self.attends {
             let deadline = Instant::now() + SIBLINGS_WAIT;
             let key = REACTOR.set_timer(deadline, sleeper.thread.clone());
             self.deadline = Some((deadline, key));
