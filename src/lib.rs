@@ -1547,6 +1547,8 @@ struct LocalTasks {
     mail: Arc<Mutex<Mail>>,
     /// Tickets, each with its depth (I4.3).
     queue: RefCell<VecDeque<(u32, Runnable)>>,
+    /// How many of these are deeper than zero.
+    deep: Cell<usize>,
     active: RefCell<Active>,
     names: Cell<u64>,
     /// How many calls are driving this, one inside of the other.
@@ -1578,7 +1580,7 @@ fn schedule_local(mail: &Arc<Mutex<Mail>>, level: u32, runnable: Runnable) {
     let _ = DRIVEN.try_with(|driven| {
         let driven = driven.borrow();
         if let Some(tasks) = driven.as_ref().filter(|tasks| Arc::ptr_eq(&tasks.mail, mail)) {
-            tasks.queue.borrow_mut().extend(ticket.take());
+            tasks.push(ticket.take());
         }
     });
     if ticket.is_some() {
@@ -1598,6 +1600,7 @@ impl LocalTasks {
         Rc::new(LocalTasks {
             mail: Arc::default(),
             queue: RefCell::default(),
+            deep: Cell::new(0),
             active: RefCell::default(),
             names: Cell::new(0),
             drives: Cell::new(0),
@@ -1635,7 +1638,7 @@ impl LocalTasks {
             builder.spawn_local(move |()| future, WithInfo(schedule))
         };
         let (runnable, task) = self.active.borrow_mut().enlist(build);
-        self.queue.borrow_mut().push_back((level, runnable));
+        self.push([(level, runnable)]);
         if self.drives.get() == 0 {
             // Nobody who drives this looks at the queue before sleeping.
             self.pass_on();
@@ -1659,7 +1662,14 @@ impl LocalTasks {
     /// Puts what has come from elsewhere behind the rest (I4.2).
     fn collect(&self) {
         let tickets = mem::take(&mut lock(&self.mail).tickets);
-        self.queue.borrow_mut().extend(tickets);
+        self.push(tickets);
+    }
+
+    fn push(&self, tickets: impl IntoIterator<Item = (u32, Runnable)>) {
+        let count = |(level, _): &(u32, Runnable)| {
+            self.deep.set(self.deep.get() + (*level).min(1) as usize)
+        };
+        self.queue.borrow_mut().extend(tickets.into_iter().inspect(count));
     }
 
     /// The next ticket that is at least so deep.
@@ -1672,13 +1682,16 @@ impl LocalTasks {
                 queue.remove(place)
             }
         };
-        ticket.map(|(_, runnable)| runnable)
+        let (depth, runnable) = ticket?;
+        self.deep.set(self.deep.get() - depth.min(1) as usize);
+        Some(runnable)
     }
 
     /// Whether there is such a ticket. What has come from elsewhere is collected.
     fn has_tickets(&self, level: u32) -> bool {
         self.collect();
-        self.queue.borrow().iter().any(|(depth, _)| *depth >= level)
+        let is_worth_a_look = level == 0 || self.deep.get() > 0;
+        is_worth_a_look && self.queue.borrow().iter().any(|(depth, _)| *depth >= level)
     }
 
     /// A name for somebody who drives.
