@@ -135,6 +135,8 @@ pub(crate) struct Thread {
     at: Cell<&'static Location<'static>>,
     priority: Cell<i64>,
     in_a_row: Cell<u32>,
+    /// How often it has gone on after a wait.
+    wakes: Cell<u64>,
     pub(crate) locals: RefCell<Vec<Slot>>,
     /// The keys in the order in which their values were made.
     pub(crate) made: RefCell<Vec<usize>>,
@@ -553,6 +555,7 @@ pub fn wait_until(
         if let Some(woken) = woken {
             thread.deadline.set(None);
             if !first {
+                thread.wakes.set(thread.wakes.get() + 1);
                 let what = match woken {
                     Woken::True => "go on",
                     Woken::Timeout => "time is up",
@@ -594,6 +597,7 @@ pub(crate) fn spawn(
             at: Cell::new(Location::caller()),
             priority: Cell::new((next_random(sim) % 1_000_000) as i64),
             in_a_row: Cell::new(0),
+            wakes: Cell::new(0),
             locals: RefCell::new(Vec::new()),
             made: RefCell::new(Vec::new()),
         });
@@ -693,6 +697,20 @@ pub fn takes<T>(time: Duration, f: impl FnOnce() -> T) -> T {
         fail(Outcome::Late, &format!("this took {took:?} instead of {time:?}: {at}"));
     }
     output
+}
+
+/// Whether the clock jumps or has slack here.
+pub fn time_means_nothing() -> bool {
+    config(|config| config.late_limit.is_none())
+}
+
+/// How often the threads of this name have gone on after a wait.
+pub fn wakes_of(name: &str) -> u64 {
+    SIM.with(|sim| {
+        let threads = sim.threads.borrow();
+        let named = threads.iter().filter(|thread| thread.name.as_deref() == Some(name));
+        named.map(|thread| thread.wakes.get()).sum()
+    })
 }
 
 /// Says whether a simulated fork's child ended well. It has this thread only; the others are gone.

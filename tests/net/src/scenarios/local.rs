@@ -13,6 +13,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_local_task_and_the_main_future_are_woken_at_the_same_time),
         scenario!(local_tasks_wake_each_other),
         scenario!(a_local_executor_is_driven_and_woken_from_elsewhere),
+        scenario!(a_local_executor_is_driven_and_spawned_onto),
+        scenario!(a_local_driver_leaves_and_the_other_goes_on),
         scenario!(a_thread_ends_while_its_local_tasks_are_woken),
         scenario!(a_destructor_of_a_thread_local_uses_the_runtime),
         scenario!(a_worker_has_local_tasks_of_its_own),
@@ -81,6 +83,30 @@ fn a_local_executor_is_driven_and_woken_from_elsewhere() {
     let waker = thread("waker", move || sender.send(3));
     assert_eq!(block_on(executor.run(task)), Some(3));
     join([waker]);
+}
+
+/// From outside of the one who drives it.
+fn a_local_executor_is_driven_and_spawned_onto() {
+    let executor = LocalExecutor::new();
+    let (stop, stopped) = oneshot::<()>();
+    let spawner = async {
+        yields(random(3)).await;
+        assert_eq!(executor.spawn(async { 7 }).await, 7);
+        drop(stop);
+    };
+    block_on(future::zip(executor.run(stopped), spawner));
+}
+
+/// Its main future has woken a task, and is ready.
+fn a_local_driver_leaves_and_the_other_goes_on() {
+    let executor = LocalExecutor::new();
+    let (sender, receiver) = oneshot();
+    let task = executor.spawn(receiver);
+    let leaves = async {
+        yields(1).await;
+        executor.run(async { sender.send(5) }).await;
+    };
+    assert_eq!(block_on(future::zip(executor.run(task), leaves)).0, Some(5));
 }
 
 fn a_thread_ends_while_its_local_tasks_are_woken() {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 mod executors;
+mod idle;
 mod local;
 mod main_futures;
 mod pool;
@@ -104,6 +105,7 @@ pub fn all() -> Vec<Scenario> {
         pool::all(),
         local::all(),
         executors::all(),
+        idle::all(),
         threads::all(),
     ];
     files.into_iter().flatten().collect()

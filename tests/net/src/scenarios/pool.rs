@@ -25,6 +25,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_file_is_written_and_read_back),
         scenario!(a_file_is_written_by_several_clones),
         scenario!(an_operation_on_a_file_is_given_up_and_nothing_is_lost),
+        scenario!(a_lane_of_a_file_is_full).one_in(10),
+        scenario!(a_file_is_read_by_one_and_written_by_another),
         scenario!(a_reader_goes_through_the_pool),
     ]
 }
@@ -219,6 +221,44 @@ fn an_operation_on_a_file_is_given_up_and_nothing_is_lost() {
         all
     });
     assert_eq!(block_on(task), b"0123456789");
+}
+
+/// Who comes when so much is queued waits for its end.
+fn a_lane_of_a_file_is_full() {
+    const LEN: usize = 700 << 10;
+    let plain = file();
+    let shared = Async::<File>::from(plain.try_clone().unwrap());
+    let writers: Vec<_> = (0..4_u8)
+        .map(|n| {
+            let mut file = shared.clone();
+            spawn(async move {
+                file.write_all(&vec![n; LEN]).await.unwrap();
+                file.flush().await.unwrap();
+            })
+        })
+        .collect();
+    for writer in writers {
+        block_on(writer);
+    }
+    assert_eq!(plain.metadata().unwrap().len(), 4 * LEN as u64);
+}
+
+fn a_file_is_read_by_one_and_written_by_another() {
+    let plain = file();
+    (&plain).write_all(b"0123456789").unwrap();
+    (&plain).seek(SeekFrom::Start(0)).unwrap();
+    let mut file = Async::<File>::from(plain.try_clone().unwrap());
+    let mut other = file.clone();
+    let reader = spawn(async move {
+        file.read_exact(&mut [0; 2]).await.unwrap();
+    });
+    let writer = spawn(async move {
+        other.write_all(b"abc").await.unwrap();
+        other.flush().await.unwrap();
+    });
+    block_on(reader);
+    block_on(writer);
+    assert_eq!(content(&plain).iter().filter(|byte| byte.is_ascii_alphabetic()).count(), 3);
 }
 
 fn a_reader_goes_through_the_pool() {

@@ -19,7 +19,8 @@ pub fn all() -> Vec<Scenario> {
 }
 
 fn a_socket_is_read_and_written_at_the_same_time() {
-    const LEN: usize = 200_000;
+    // More than the buffers of both sockets hold.
+    const LEN: usize = 600_000;
     let (left, right) = socket_pair();
     let echo = spawn(async move {
         let (reader, mut writer) = (right.clone(), right);
