@@ -125,28 +125,30 @@ fn news_come_while_all_is_quiet_after_a_waker_that_blocks() {
     }
 }
 
+/// The worker in the poller may come back twice for one message, and then the alarm is left to ring;
+/// but not each time.
 fn a_message_now_and_then_does_not_wake_the_watcher() {
+    const MESSAGES: u8 = 8;
     let (mut left, right) = UnixStream::pair().unwrap();
     let reader = spawn(async move {
         let mut right = Async::new(right).unwrap();
-        for n in 0..6 {
+        for n in 0..MESSAGES {
             let mut byte = [0];
             right.read_exact(&mut byte).await.unwrap();
             assert_eq!(byte, [n]);
         }
     });
     let mut before = 0;
-    for n in 0..6 {
+    for n in 0..MESSAGES {
         needs(millis(30));
         sleep(millis(30));
         if n == 2 {
             before = wakes_of("smol-watch");
         }
-        if n > 2 && !time_means_nothing() {
-            assert_eq!(wakes_of("smol-watch"), before, "the watcher woke up");
-        }
         left.write_all(&[n]).unwrap();
     }
+    let wakes = wakes_of("smol-watch") - before;
+    assert!(wakes <= 3 || time_means_nothing(), "the watcher woke up {wakes} times");
     block_on(reader);
 }
 
