@@ -53,8 +53,14 @@ fn main() -> ExitCode {
             "--schedules" => number().map(|number| options.schedules = number),
             "--seed" => number().map(|number| options.seed = number),
             "--jobs" => number().map(|number| options.jobs = number.max(1) as usize),
-            "--first" => Some(options.first = true),
-            "--verbose" => Some(options.verbose = true),
+            "--first" => {
+                options.first = true;
+                Some(())
+            }
+            "--verbose" => {
+                options.verbose = true;
+                Some(())
+            }
             "--ci" => Some(()),
             "--scenario" => args.next().map(|name| options.scenario = name),
             "--record" => args.next().map(|path| options.record = Some(path.into())),
@@ -64,7 +70,10 @@ fn main() -> ExitCode {
                 }
                 return ExitCode::SUCCESS;
             }
-            "--planted" => Some(planted = Some(Vec::new())),
+            "--planted" => {
+                planted = Some(Vec::new());
+                Some(())
+            }
             name if planted.is_some() && !name.starts_with('-') => {
                 planted.as_mut().map(|names| names.push(name.to_string()))
             }

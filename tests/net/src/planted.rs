@@ -7,12 +7,14 @@
 //! the one to look for:
 //!
 //! ```text
-//! A worker that announces its sleep does not look at the queues once more (S2).
-//! try: foreign_threads
+//! A driver of an Executor announces its sleep and does not look at the queues once more (S2).
+//! try: two_drivers a_driver an_executor
 //! <<<<
-//!         if crew.has_work() || self.crew.has_own_work() {
+//!         // S2.
+//!         if self.crew.queues.has_tickets() {
 //! ====
-//!         if !PLANTED && (crew.has_work() || self.crew.has_own_work()) {
+//!         // S2.
+//!         if !PLANTED && self.crew.queues.has_tickets() {
 //! >>>>
 //! ```
 //!

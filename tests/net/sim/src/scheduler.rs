@@ -303,7 +303,7 @@ fn choose(sim: &Sim) -> Option<Rc<Thread>> {
     let threads = sim.threads.borrow();
     let world = sim.world.get();
     let can = |thread: &Rc<Thread>| {
-        !thread.ended.get() && !(thread.waits.get() && thread.seen.get() == world)
+        !(thread.ended.get() || thread.waits.get() && thread.seen.get() == world)
     };
     let wished = sim.next.replace(usize::MAX);
     if let Some(thread) = threads.get(wished).filter(|thread| can(thread)) {
@@ -424,7 +424,7 @@ fn take_point(sim: &Sim, what: &'static str, at: &'static Location<'static>) {
     if std::thread::panicking() {
         return;
     }
-    if sim.jumps.get() && !sim.resting.get() && next_random(sim) % 128 == 0 {
+    if sim.jumps.get() && !sim.resting.get() && next_random(sim).is_multiple_of(128) {
         advance(sim.now.get() + next_random(sim) % 10_000_000);
     }
     let switch = match sim.policy.get() {

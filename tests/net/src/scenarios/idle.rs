@@ -52,20 +52,26 @@ fn a_worker_that_blocks_for_good_makes_no_ticks() {
     block_on(spawn(async {}));
 }
 
+/// Who brings it does nothing else that the runtime could notice.
 fn a_ticket_comes_while_all_is_quiet() {
     needs(millis(40));
     block_a_worker();
     sleep(millis(40));
-    let task = spawn(async { 7 });
-    assert_eq!(block_on(task), 7);
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move { done.set() }
+    })
+    .detach();
+    done.wait();
 }
 
 /// It puts a ticket into its own queue, and nobody else looks there.
 fn a_worker_goes_on_while_all_is_quiet_and_blocks_again() {
     needs(millis(40));
-    let first = Flag::default();
-    let task = spawn({
-        let first = first.clone();
+    let (first, done) = (Flag::default(), Flag::default());
+    spawn({
+        let (first, done) = (first.clone(), done.clone());
         async move {
             first.wait();
             let second = Flag::default();
@@ -75,11 +81,13 @@ fn a_worker_goes_on_while_all_is_quiet_and_blocks_again() {
             });
             second.wait();
             other.await;
+            done.set();
         }
-    });
+    })
+    .detach();
     sleep(millis(40));
     first.set();
-    block_on(task);
+    done.wait();
 }
 
 /// A waker that blocks whoever calls it.
@@ -125,28 +133,30 @@ fn news_come_while_all_is_quiet_after_a_waker_that_blocks() {
     }
 }
 
+/// The worker in the poller may come back twice for one message, and then the alarm is left to
+/// ring; but not each time.
 fn a_message_now_and_then_does_not_wake_the_watcher() {
+    const MESSAGES: u8 = 8;
     let (mut left, right) = UnixStream::pair().unwrap();
     let reader = spawn(async move {
         let mut right = Async::new(right).unwrap();
-        for n in 0..6 {
+        for n in 0..MESSAGES {
             let mut byte = [0];
             right.read_exact(&mut byte).await.unwrap();
             assert_eq!(byte, [n]);
         }
     });
     let mut before = 0;
-    for n in 0..6 {
+    for n in 0..MESSAGES {
         needs(millis(30));
         sleep(millis(30));
         if n == 2 {
             before = wakes_of("smol-watch");
         }
-        if n > 2 && !time_means_nothing() {
-            assert_eq!(wakes_of("smol-watch"), before, "the watcher woke up");
-        }
         left.write_all(&[n]).unwrap();
     }
+    let wakes = wakes_of("smol-watch") - before;
+    assert!(wakes <= 3 || time_means_nothing(), "the watcher woke up {wakes} times");
     block_on(reader);
 }
 

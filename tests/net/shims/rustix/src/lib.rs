@@ -298,8 +298,8 @@ pub mod process {
         }
     }
 
-    /// It never tells the status, which nobody has asked for yet. Of all children at once it is only
-    /// simulated that somebody waits until one has ended, and leaves it to others.
+    /// It never tells the status, which nobody has asked for yet. Of all children at once it is
+    /// only simulated that somebody waits until one has ended, and leaves it to others.
     #[track_caller]
     pub fn waitid<'a>(
         id: impl Into<WaitId<'a>>,
