@@ -3010,7 +3010,7 @@ impl Source {
         if let Some(key) = waiters.key {
             return poller.modify(handle, key, sides);
         }
-        if !is_in_loop() && is_forked() {
+        if is_forked() {
             return Err(io::Error::other(FORKED));
         }
         let key = lock(&REACTOR.sources).insert(self.clone());
@@ -3860,8 +3860,11 @@ fn schedule(runnable: Runnable, info: ScheduleInfo) {
         Pushed::Queued => notify(),
         // The worker looks at its own queue next, and the alarm is set should it block before
         // (I6.2).
-        Pushed::Alone if IDLE.look() & (ARMED | WATCHED) == WATCHED => IDLE.mind(),
-        _ => {}
+        Pushed::Alone | Pushed::Collected => {
+            if IDLE.look() & (ARMED | WATCHED) == WATCHED {
+                IDLE.mind();
+            }
+        }
     }
 }
 

@@ -1026,6 +1026,7 @@ fn a_queue_of_errors_that_nobody_reads_makes_no_reader_spin() {
 
 /// Like an error that stays, but of a stream, and nothing is wrong with it: the kernel says when each byte was sent.
 #[cfg(target_os = "linux")]
+#[cfg(not(polling_test_poll_backend))] // each look is news there
 #[test]
 fn stamps_of_sent_bytes_that_nobody_reads_make_no_reader_spin() {
     use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt::Timestamping};
@@ -1116,6 +1117,7 @@ fn a_reader_of_a_fifo_sees_the_end_of_one_writer_and_the_bytes_of_the_next() {
 
 /// Some sockets say that they can be read, and then that they cannot: only the answer of the operation counts.
 #[cfg(target_os = "linux")]
+#[cfg(not(polling_test_poll_backend))] // each look is news there
 #[test]
 fn a_socket_that_claims_to_be_readable_and_is_not_makes_no_operation_spin() {
     within(60, || {

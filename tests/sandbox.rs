@@ -271,6 +271,7 @@ fn a_process_without_any_of_the_newer_calls_serves() {
 }
 
 /// Without the old calls there is no runtime to be had; what remains works, and the rest says so.
+#[cfg(not(polling_test_poll_backend))] // poll(2) needs none
 #[test]
 fn a_process_that_cannot_make_a_poller_gets_an_error_for_sockets_and_the_rest_works() {
     fresh_processes(30, &ANSWERS, || {
