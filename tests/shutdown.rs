@@ -1022,6 +1022,7 @@ fn a_handle_made_in_the_child_of_a_fork_is_one_or_an_error_and_no_hang() {
 }
 
 /// A lock that another thread held at the moment of the fork is held in the child for ever.
+#[cfg(not(polling_test_poll_backend))] // it has locks of its own
 #[test]
 #[cfg(unix)]
 fn a_fork_beside_threads_that_are_busy_with_the_runtime_leaves_no_lock_behind() {
