@@ -1021,47 +1021,6 @@ fn a_handle_made_in_the_child_of_a_fork_is_one_or_an_error_and_no_hang() {
     });
 }
 
-/// A lock that another thread held at the moment of the fork is held in the child for ever.
-#[cfg(not(polling_test_poll_backend))] // it has locks of its own
-#[test]
-#[cfg(unix)]
-fn a_fork_beside_threads_that_are_busy_with_the_runtime_leaves_no_lock_behind() {
-    fresh_process(90, &[], || {
-        let stop = Flag::new();
-        thread::scope(|scope| {
-            for _ in 0..2 {
-                let stop = stop.clone();
-                scope.spawn(move || {
-                    while !stop.is_set() {
-                        block_on(async {
-                            let (one, _two) = socket_pair();
-                            let _ = future::poll_once(one.readable()).await;
-                            let _ = future::poll_once(sleep(Duration::from_secs(9))).await;
-                            spawn(async {}).await;
-                            unblock(|| ()).await;
-                        });
-                    }
-                });
-            }
-            let children = catch_unwind(|| {
-                for _ in 0..30 {
-                    for (what, attempt) in attempts() {
-                        println!("{what}");
-                        if let Err(message) = in_a_forked_child(attempt) {
-                            assert!(message.contains("fork"), "{what}: {message}");
-                        }
-                    }
-                }
-            });
-            stop.set();
-            if let Err(panic) = children {
-                std::panic::resume_unwind(panic);
-            }
-        });
-        touch();
-    });
-}
-
 // ---------- the end of the process ----------
 
 #[test]
