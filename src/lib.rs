@@ -2212,6 +2212,7 @@ enum Readiness {
     No,
     /// There is an error, and neither bytes nor an end: perhaps one that stays (`IP_RECVERR`,
     /// ip(7)).
+    #[cfg_attr(windows, allow(dead_code))]
     OnlyAnError,
 }
 
@@ -4642,6 +4643,10 @@ fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     let mut limit = None;
     let next = {
         let mut state = lock(&IDLE.state);
+        if !has_interest && REACTOR.has_interest() {
+            // It came in between: once more, at once if it is urgent.
+            return false;
+        }
         let is_due = mem::take(&mut state.is_urgent) || is_empty_for_long;
         if !is_due || state.seat != Sitter::Nobody || !has_interest {
             return false;
