@@ -3142,11 +3142,11 @@ struct Sleeper {
     /// Wakes the thread, for its local tasks.
     thread: Waker,
     /// Goes on from one `block_on` to the next, which may all be short.
-    pace: Pace,
+    pace: Rc<Pace>,
 }
 
 thread_local! {
-    static SLEEPER: Rc<Sleeper> = Rc::new(Sleeper::new());
+    static SLEEPER: Rc<Sleeper> = Rc::new(Sleeper::new(Rc::new(Pace::new())));
     /// An outer `block_on` uses it.
     static IN_USE: Cell<bool> = const { Cell::new(false) };
     /// What a worker or pool thread does when `block_on` blocks its task or job (`true`), and
@@ -3182,7 +3182,7 @@ impl Wake for MainWake {
 }
 
 impl Sleeper {
-    fn new() -> Sleeper {
+    fn new(pace: Rc<Pace>) -> Sleeper {
         let parker = Parker::new();
         let signal = Arc::new(Signal {
             state: AtomicU8::new(EMPTY),
@@ -3195,15 +3195,22 @@ impl Sleeper {
             let signal = signal.clone();
             move || signal.wake()
         });
-        Sleeper { signal, parker, main, main_wake, thread, pace: Pace::new() }
+        Sleeper { signal, parker, main, main_wake, thread, pace }
     }
 
     /// This thread's, or a new one if an outer `block_on` is using it or the thread ends; and a
     /// guard.
     fn get() -> (Rc<Sleeper>, impl Drop + use<>) {
         let is_free = !IN_USE.try_with(|yes| yes.replace(true)).unwrap_or(true);
-        let kept = if is_free { SLEEPER.try_with(Rc::clone).ok() } else { None };
-        let sleeper = kept.unwrap_or_else(|| Rc::new(Sleeper::new()));
+        let kept = SLEEPER.try_with(Rc::clone).ok();
+        let another = |kept: Option<Rc<Sleeper>>| {
+            let pace = kept.map_or_else(|| Rc::new(Pace::new()), |kept| kept.pace.clone());
+            Rc::new(Sleeper::new(pace))
+        };
+        let sleeper = match kept {
+            Some(kept) if is_free => kept,
+            kept => another(kept),
+        };
         let restore = move || {
             let _ = IN_USE.try_with(|yes| yes.set(!is_free));
         };
@@ -4231,7 +4238,7 @@ struct Hand<'a> {
 
 /// The life of a worker thread.
 fn work(name: u32) {
-    let sleeper = &Sleeper::new();
+    let sleeper = &Sleeper::new(Rc::new(Pace::new()));
     WHEN_BLOCKED.set(Some(when_worker_blocked));
     let _inside = enter_loop(&sleeper.main);
     OUR_TASKS.set(true);
