@@ -256,11 +256,13 @@ fn a_timer_set_by_a_job_of_the_pool_for_somebody_who_sleeps_without_one_fires() 
                 move || flag.set()
             });
             assert!(poll_with(&mut *shared.lock().unwrap(), &waker).is_pending());
-            let theirs = shared.clone();
+            let (theirs, fired) = (shared.clone(), flag.clone());
             foreign_block_on(unblock(move || {
                 let mut timer = theirs.lock().unwrap();
                 timer.set_after(MS);
-                assert!(poll_with(&mut *timer, &waker).is_pending());
+                if poll_with(&mut *timer, &waker).is_ready() {
+                    fired.set(); // on a machine that takes a millisecond from one line to the next
+                }
             }));
             flag.wait_blocking();
         }
