@@ -2390,10 +2390,7 @@ impl Reactor {
                     deadline.map_or(NAP, |at| at.saturating_duration_since(now).min(NAP)),
                 );
             }
-            let sources: Vec<_> = lock(&self.sources).values().cloned().collect();
-            for source in sources {
-                source.happen(News::READ | News::WRITE, woken);
-            }
+            self.wake_sources(woken);
         }
         lock(&self.timers).end_sleep(woken);
         // A few at a time, so that neither lock is held for long.
@@ -2453,12 +2450,17 @@ impl Reactor {
         late.is_some()
     }
 
-    /// Wakes all who wait, so that they find out themselves how things are.
-    fn wake_everybody(&self, woken: &mut Vec<Waker>) {
+    /// Wakes all who wait for a source.
+    fn wake_sources(&self, woken: &mut Vec<Waker>) {
         let sources: Vec<_> = lock(&self.sources).values().cloned().collect();
         for source in sources {
             source.happen(News::READ | News::WRITE, woken);
         }
+    }
+
+    /// Wakes all who wait, so that they find out themselves how things are.
+    fn wake_everybody(&self, woken: &mut Vec<Waker>) {
+        self.wake_sources(woken);
         let mut timers = lock(&self.timers);
         for place in 0..timers.entries.len() {
             if timers.entries.get(place).is_some_and(|entry| entry.waker.is_some()) {
@@ -3427,13 +3429,18 @@ impl IdleState {
             match self.seat {
                 // It sits in the poller without a limit.
                 Sitter::Watcher => REACTOR.interrupt(),
-                _ => ALARM.set(Some(if self.is_urgent { Duration::ZERO } else { TICK })),
+                _ => self.set_alarm(),
             }
         } else if is_calm && self.is_armed && self.is_sparse {
             self.is_armed = false;
             self.calm = Some(Instant::now());
             ALARM.set(None);
         }
+    }
+
+    /// Sets the alarm: for the next tick, or at once.
+    fn set_alarm(&self) {
+        ALARM.set(Some(if self.is_urgent { Duration::ZERO } else { TICK }));
     }
 
     /// Whether the seat is for workers: most news is for tasks. A worker that is awake comes in
@@ -3487,6 +3494,12 @@ impl Idle {
     #[inline]
     fn look(&self) -> usize {
         self.word.load(Ordering::SeqCst)
+    }
+
+    /// Whether the alarm is stopped, so that nobody would see it if this thread blocked.
+    #[inline]
+    fn is_unguarded(&self) -> bool {
+        self.look() & (ARMED | WATCHED) == WATCHED
     }
 
     /// To be called by everybody but the watcher: something happens.
@@ -3869,7 +3882,7 @@ fn schedule(runnable: Runnable, info: ScheduleInfo) {
         // The worker looks at its own queue next, and the alarm is set should it block before
         // (I6.2).
         Pushed::Alone | Pushed::Collected => {
-            if IDLE.look() & (ARMED | WATCHED) == WATCHED {
+            if IDLE.is_unguarded() {
                 IDLE.mind();
             }
         }
@@ -3947,7 +3960,7 @@ fn deliver(woken: Vec<Waker>, mode: Mode) {
             here.mode.set(outer);
             mode == Mode::Collecting && here.begin_batch(local.queue.len())
         });
-        if is_worth_a_call == Some(true) || IDLE.look() & (ARMED | WATCHED) == WATCHED {
+        if is_worth_a_call == Some(true) || IDLE.is_unguarded() {
             notify();
         }
     }
@@ -4628,7 +4641,7 @@ fn rest(is_quiet: bool) {
     let mut state = lock(&IDLE.state);
     if !state.stop_alarm(is_quiet) {
         state.is_armed = true;
-        ALARM.set(Some(if state.is_urgent { Duration::ZERO } else { TICK }));
+        state.set_alarm();
     }
     IDLE.settle(&mut state, 0);
     drop(state);
