@@ -553,17 +553,31 @@ fn tick_clock() {
     CLOCK.fetch_add(1, Ordering::Relaxed);
 }
 
+/// The time of a clock that costs little and moves only every few milliseconds (clock_gettime(2)),
+/// where there is one.
+#[inline]
+fn coarse_time() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    Timers::epoch().elapsed()
+}
+
 /// Tells somebody who polls tasks and is never idle when it is time to look at something else:
-/// after so many polls, or at a tick of the watcher, or after a millisecond.
+/// after so many polls, or at a tick of the watcher, or after some milliseconds.
 struct Pace {
     polls: Cell<u32>,
     clock: Cell<u32>,
-    last: Cell<Option<Instant>>,
+    /// When it counted the first of these polls.
+    since: Cell<Duration>,
 }
 
 impl Pace {
     fn new() -> Pace {
-        Pace { polls: Cell::new(0), clock: Cell::new(clock()), last: Cell::new(None) }
+        Pace { polls: Cell::new(0), clock: Cell::new(clock()), since: Cell::default() }
     }
 
     /// Counts a poll; says whether it is time.
@@ -572,16 +586,16 @@ impl Pace {
         let polls = self.polls.get() + 1;
         self.polls.set(polls);
         let is_late = self.clock.replace(clock()) != clock();
-        // The real clock costs as much as a task; so only at the first, second, fourth, eighth …
-        // poll.
+        // Even that clock costs a tenth of a poll; so only at the first, second, fourth … poll.
         if !polls.is_power_of_two() && polls < TASKS_PER_GLANCE && !is_late {
             return false;
         }
-        let now = Instant::now();
-        let last = self.last.get().unwrap_or(now);
-        let is_late = is_late || now.saturating_duration_since(last) > Duration::from_millis(1);
+        let now = coarse_time();
+        if polls == 1 {
+            self.since.set(now);
+        }
+        let is_late = is_late || now.saturating_sub(self.since.get()) > Duration::from_millis(1);
         let is_due = is_late || polls >= TASKS_PER_GLANCE;
-        self.last.set(if is_due { None } else { Some(last) });
         if is_due {
             self.polls.set(0);
         }
@@ -1551,8 +1565,10 @@ struct LocalTasks {
     deep: Cell<usize>,
     active: RefCell<Active>,
     names: Cell<u64>,
-    /// How many calls are driving this, one inside of the other.
+    /// How many calls are driving this, one inside of the other; and how many have announced that
+    /// they sleep.
     drives: Cell<u32>,
+    asleep: Cell<u32>,
 }
 
 /// What others have put there, and who wants to hear of it.
@@ -1580,7 +1596,7 @@ fn schedule_local(mail: &Arc<Mutex<Mail>>, level: u32, runnable: Runnable) {
     let _ = DRIVEN.try_with(|driven| {
         let driven = driven.borrow();
         if let Some(tasks) = driven.as_ref().filter(|tasks| Arc::ptr_eq(&tasks.mail, mail)) {
-            tasks.push(ticket.take());
+            ticket.take().into_iter().for_each(|(level, runnable)| tasks.push_one(level, runnable));
         }
     });
     if ticket.is_some() {
@@ -1604,6 +1620,7 @@ impl LocalTasks {
             active: RefCell::default(),
             names: Cell::new(0),
             drives: Cell::new(0),
+            asleep: Cell::new(0),
         })
     }
 
@@ -1638,8 +1655,8 @@ impl LocalTasks {
             builder.spawn_local(move |()| future, WithInfo(schedule))
         };
         let (runnable, task) = self.active.borrow_mut().enlist(build);
-        self.push([(level, runnable)]);
-        if self.drives.get() == 0 {
+        self.push_one(level, runnable);
+        if self.drives.get() == 0 && self.asleep.get() > 0 {
             // Nobody who drives this looks at the queue before sleeping.
             self.pass_on();
         }
@@ -1662,14 +1679,14 @@ impl LocalTasks {
     /// Puts what has come from elsewhere behind the rest (I4.2).
     fn collect(&self) {
         let tickets = mem::take(&mut lock(&self.mail).tickets);
-        self.push(tickets);
+        for (level, runnable) in tickets {
+            self.push_one(level, runnable);
+        }
     }
 
-    fn push(&self, tickets: impl IntoIterator<Item = (u32, Runnable)>) {
-        let count = |(level, _): &(u32, Runnable)| {
-            self.deep.set(self.deep.get() + (*level).min(1) as usize)
-        };
-        self.queue.borrow_mut().extend(tickets.into_iter().inspect(count));
+    fn push_one(&self, level: u32, runnable: Runnable) {
+        self.deep.set(self.deep.get() + level.min(1) as usize);
+        self.queue.borrow_mut().push_back((level, runnable));
     }
 
     /// The next ticket that is at least so deep.
@@ -1707,6 +1724,7 @@ impl LocalTasks {
         let mut mail = lock(&self.mail);
         if mail.tickets.is_empty() {
             mail.sleepers.push((name, waker));
+            self.asleep.set(self.asleep.get() + 1);
             return true;
         }
         drop(mail);
@@ -1715,6 +1733,7 @@ impl LocalTasks {
 
     /// Takes the waker back. `false`: somebody has used it.
     fn wake_up(&self, name: u64) -> bool {
+        self.asleep.set(self.asleep.get() - 1);
         let own = {
             let mut mail = lock(&self.mail);
             let place = mail.sleepers.iter().position(|(other, _)| *other == name);
@@ -5146,12 +5165,14 @@ enum TimerState {
 }
 
 impl TimerState {
+    #[inline]
     fn new(deadline: Option<Instant>) -> TimerState {
         deadline.map_or(TimerState::Never(None), |deadline| TimerState::Set(deadline, None))
     }
 }
 
 impl Timer {
+    #[inline]
     fn new(deadline: Option<Instant>, period: Option<Duration>) -> Timer {
         Timer { state: TimerState::new(deadline), period }
     }
@@ -5162,11 +5183,13 @@ impl Timer {
     }
 
     /// Fires once, after the given time. A time too long for the clock means never.
+    #[inline]
     pub fn after(duration: Duration) -> Timer {
         Timer::new(Instant::now().checked_add(duration), None)
     }
 
     /// Fires once, at the given time.
+    #[inline]
     pub fn at(instant: Instant) -> Timer {
         Timer::new(Some(instant), None)
     }
