@@ -197,7 +197,7 @@ use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 use std::thread;
@@ -409,13 +409,6 @@ impl<T> Slab<T> {
             *self = Slab::new();
         }
         Some(value)
-    }
-
-    fn into_values(self) -> impl Iterator<Item = T> {
-        self.entries.into_iter().filter_map(|entry| match entry {
-            Entry::Full(value) => Some(value),
-            Entry::Free(_) => None,
-        })
     }
 
     fn values(&self) -> impl Iterator<Item = &T> {
@@ -6619,7 +6612,8 @@ pub struct Async<T> {
 /// A thing and who drives it.
 struct Driven<T> {
     driver: Driver<T>,
-    io: Holder<T>,
+    /// `None`: it was taken out, or is a process, which std wants to change when it looks at it.
+    io: Option<Holder<T>>,
 }
 
 enum Driver<T> {
@@ -6627,26 +6621,45 @@ enum Driver<T> {
     Polled(Arc<Source>, fn(&T) -> Borrowed<'_>),
     /// Each operation goes to the pool.
     Pooled(Arc<Lane<Arc<File>>>),
-    /// Neither: a process, whose own matter it is how it is waited for.
-    Other(Box<dyn Any + Send + Sync>),
-}
-
-impl<T> Drop for Driven<T> {
-    fn drop(&mut self) {
-        // Before the handle is closed (I10.1).
-        if let (Driver::Polled(source, borrow), Holder::Own(io)) = (&self.driver, &self.io) {
-            source.deregister(borrow(io));
-        }
-    }
+    /// The system tells when it has ended (§12).
+    Process(Parent),
 }
 
 /// The thing itself, which a lane shares.
 enum Holder<T> {
     Own(T),
     Shared(Arc<T>),
-    /// It was taken out; or it is with its driver, behind a lock: a child, which std wants to
-    /// change when it looks at it.
-    Elsewhere,
+}
+
+/// What the handles to a child share. The pipes are closed with the last handle, whoever waits.
+struct Parent {
+    process: Arc<Process>,
+    pipes: Mutex<[Option<Async<File>>; 3]>,
+}
+
+/// A child process. It may outlive the handles to it: somebody has to take its status in the end.
+struct Process {
+    /// Readable when the child has ended, where there is such a thing.
+    pidfd: Option<Async<File>>,
+    state: Mutex<ProcessState>,
+}
+
+struct ProcessState {
+    child: Child,
+    /// How it ended, or the system's error: then somebody else took the status.
+    end: Option<Result<ExitStatus, i32>>,
+    kill_on_drop: bool,
+    /// Who waits without a pidfd. Those that gave up have dropped their wakers.
+    waiters: Vec<Weak<Waker>>,
+}
+
+impl<T> Drop for Driven<T> {
+    fn drop(&mut self) {
+        // Before the handle is closed (I10.1).
+        if let (Driver::Polled(source, borrow), Some(Holder::Own(io))) = (&self.driver, &self.io) {
+            source.deregister(borrow(io));
+        }
+    }
 }
 
 /// What the poller knows a handle by.
@@ -6699,7 +6712,7 @@ impl<T: AsHandle + 'static> Async<T> {
     /// A handle that is registered when it blocks for the first time.
     fn polled(io: T, is_tcp: bool) -> Async<T> {
         let driver = Driver::Polled(Source::new(is_tcp), borrow);
-        Async { shared: Arc::new(Driven { driver, io: Holder::Own(io) }), desk: None }
+        Async { shared: Arc::new(Driven { driver, io: Some(Holder::Own(io)) }), desk: None }
     }
 }
 
@@ -6744,10 +6757,13 @@ impl<T> Async<T> {
     ///
     /// For a `Child`, which is behind a lock. `Async<Child>` has all that could be done with it.
     pub fn get_ref(&self) -> &T {
-        match &self.shared.io {
-            Holder::Own(io) => io,
-            Holder::Shared(io) => io,
-            Holder::Elsewhere => panic!("get_ref cannot be used on Async<Child>"),
+        self.thing().expect("get_ref cannot be used on Async<Child>")
+    }
+
+    fn thing(&self) -> Option<&T> {
+        match self.shared.io.as_ref()? {
+            Holder::Own(io) => Some(io),
+            Holder::Shared(io) => Some(io),
         }
     }
 
@@ -6764,7 +6780,9 @@ impl<T> Async<T> {
         let shared = Arc::try_unwrap(self.shared);
         let mut shared = shared.map_err(|_| busy("there are clones of this handle"))?;
         match (&shared.driver, &shared.io) {
-            (Driver::Polled(source, borrow), Holder::Own(io)) => source.deregister(borrow(io)),
+            (Driver::Polled(source, borrow), Some(Holder::Own(io))) => {
+                source.deregister(borrow(io))
+            }
             (Driver::Pooled(lane), _) => {
                 let mut state = lock(&lane.state);
                 if !state.is_quiet() {
@@ -6775,12 +6793,12 @@ impl<T> Async<T> {
             }
             _ => {}
         }
-        match mem::replace(&mut shared.io, Holder::Elsewhere) {
-            Holder::Own(io) => Ok(io),
-            Holder::Shared(io) => {
+        match shared.io.take() {
+            Some(Holder::Own(io)) => Ok(io),
+            Some(Holder::Shared(io)) => {
                 Arc::try_unwrap(io).map_err(|_| busy("an operation is under way"))
             }
-            Holder::Elsewhere => Err(busy("a process cannot be taken out")),
+            None => Err(busy("a process cannot be taken out")),
         }
     }
 
@@ -6904,13 +6922,10 @@ impl<T> Clone for Async<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Async<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut tuple = f.debug_tuple("Async");
-        match &self.shared.io {
-            Holder::Own(io) => tuple.field(io),
-            Holder::Shared(io) => tuple.field(io),
-            Holder::Elsewhere => tuple.field(&format_args!("{}", std::any::type_name::<T>())),
-        };
-        tuple.finish()
+        match self.thing() {
+            Some(io) => f.debug_tuple("Async").field(io).finish(),
+            None => write!(f, "Async({})", std::any::type_name::<T>()),
+        }
     }
 }
 
@@ -7187,7 +7202,7 @@ where
 // §11  Sockets: TCP, UDP and Unix on `Async<T>`
 // ============================================================================================
 //
-// uses §1 §5 §6 §8-§10 · used by nobody · locks: none
+// uses §1 §5 §6 §8-§10 · used by §12 · locks: none
 //
 // PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that
 //           pass.
@@ -7861,7 +7876,7 @@ impl From<File> for Async<File> {
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
         let file = Arc::new(file);
         let driver = Driver::Pooled(Lane::new(file.clone(), goes_back));
-        let shared = Arc::new(Driven { driver, io: Holder::Shared(file) });
+        let shared = Arc::new(Driven { driver, io: Some(Holder::Shared(file)) });
         Async { shared, desk: Some(Arc::default()) }
     }
 }
@@ -7925,47 +7940,25 @@ impl TryFrom<Async<File>> for Stdio {
     }
 }
 
-/// A child process. It may outlive the handles to it: somebody has to take its status in the end.
-struct Process {
-    id: u32,
-    /// Readable when the child has ended.
-    #[cfg(target_os = "linux")]
-    pidfd: Option<Async<OwnedFd>>,
-    state: Mutex<ProcessState>,
-}
-
-struct ProcessState {
-    child: Child,
-    /// How it ended, or the system's error: then somebody else took the status.
-    end: Option<Result<ExitStatus, i32>>,
-    kill_on_drop: bool,
-    /// Who waits without a pidfd.
-    waiters: Slab<Waker>,
-    /// Whether it is among the children that a thread minds.
-    minded: bool,
-}
-
-/// What the handles to a child share. The pipes are closed with the last handle, whoever waits.
-struct Parent {
-    process: Arc<Process>,
-    pipes: Mutex<[Option<Async<File>>; 3]>,
-}
-
 impl ProcessState {
     /// Takes the status from the system if the child has ended. Returns whom to tell once the lock
     /// is let go.
-    fn reap(&mut self) -> Vec<Waker> {
+    fn reap(&mut self) -> Vec<Arc<Waker>> {
         if self.end.is_none() {
-            self.end = match self.child.try_wait() {
-                Ok(status) => status.map(Ok),
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => None,
-                Err(err) => Some(Err(err.raw_os_error().unwrap_or_default())),
-            };
+            let end = retry(|| self.child.try_wait()).transpose();
+            self.end = end.map(|end| end.map_err(|err| err.raw_os_error().unwrap_or_default()));
         }
         match self.end {
             None => Vec::new(),
-            Some(_) => mem::take(&mut self.waiters).into_values().collect(),
+            Some(_) => mem::take(&mut self.waiters).iter().filter_map(Weak::upgrade).collect(),
         }
+    }
+}
+
+/// Tells those who wait for a child.
+fn tell(waiters: Vec<Arc<Waker>>) {
+    for waiter in waiters {
+        shielded(move || waiter.wake_by_ref());
     }
 }
 
@@ -7975,25 +7968,24 @@ fn pid_of(child: &Child) -> Option<rustix::process::Pid> {
     i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
 }
 
+/// A handle that is readable when the child has ended.
+#[cfg(target_os = "linux")]
+fn pidfd_of(child: &Child) -> Option<Async<File>> {
+    use rustix::process::{PidfdFlags, pidfd_open};
+    let fd = pidfd_open(pid_of(child)?, PidfdFlags::empty()).ok()?;
+    Some(Async::polled(File::from(fd), false))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd_of(_: &Child) -> Option<Async<File>> {
+    None
+}
+
 impl Process {
     fn new(child: Child) -> Process {
-        let state = ProcessState {
-            child,
-            end: None,
-            kill_on_drop: false,
-            waiters: Slab::new(),
-            minded: false,
-        };
-        Process {
-            id: state.child.id(),
-            #[cfg(target_os = "linux")]
-            pidfd: {
-                use rustix::process::{PidfdFlags, pidfd_open};
-                let fd = pid_of(&state.child).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
-                fd.and_then(Result::ok).map(|fd| Async::polled(fd, false))
-            },
-            state: Mutex::new(state),
-        }
+        let pidfd = pidfd_of(&child);
+        let state = ProcessState { child, end: None, kill_on_drop: false, waiters: Vec::new() };
+        Process { pidfd, state: Mutex::new(state) }
     }
 
     /// Does something with the child under the lock, where nobody else can reap it, after a look
@@ -8004,7 +7996,7 @@ impl Process {
         let waiters = state.reap();
         let result = act(&mut state, known);
         drop(state);
-        wake_all(waiters);
+        tell(waiters);
         result
     }
 
@@ -8019,16 +8011,12 @@ impl Process {
             None => send(&mut state.child),
             // It has just ended by itself, and who sent this could not know.
             Some(Ok(_)) if !known => Ok(()),
-            Some(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the process has ended and was waited for",
-            )),
+            Some(_) => Err(invalid("the process has ended and was waited for")),
         })
     }
 
     /// Waits until the child has ended. Cancel-safe: nothing is taken until it says so.
     async fn wait(self: &Arc<Self>) -> io::Result<ExitStatus> {
-        #[cfg(target_os = "linux")]
         if let (Some(pidfd), None) = (&self.pidfd, self.look()) {
             // It may be ready too early, if a debugger has the child; and the poller may be
             // impossible.
@@ -8039,44 +8027,26 @@ impl Process {
             if let Some(end) = self.look() {
                 return end;
             }
-            let limit = if mind(self, false) { LOOK_BESIDE } else { pause };
-            let _ = timeout(limit, Told { process: self, key: None }).await;
+            let limit = if mind(self) { LOOK_BESIDE } else { pause };
+            let _ = timeout(limit, self.told()).await;
             pause = (pause * 2).min(LOOK_LAST);
         }
     }
-}
 
-/// Waits until somebody has seen that the child ended.
-struct Told<'a> {
-    process: &'a Process,
-    key: Option<usize>,
-}
-
-impl Future for Told<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut waker = cx.waker().clone(); // what it replaces is dropped without the lock
-        let mut state = lock(&self.process.state);
-        if state.end.is_some() {
-            return Poll::Ready(());
-        }
-        match self.key.and_then(|key| state.waiters.get_mut(key)) {
-            Some(old) => mem::swap(old, &mut waker),
-            None => {
-                let key = state.waiters.insert(waker);
-                drop(state);
-                self.key = Some(key);
+    /// Waits until somebody has seen that the child ended.
+    async fn told(&self) {
+        let mut told = None;
+        poll_fn(|cx| {
+            let waker = told.insert(Arc::new(cx.waker().clone()));
+            let mut state = lock(&self.state);
+            if state.end.is_some() {
+                return Poll::Ready(());
             }
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        let waker = self.key.and_then(|key| lock(&self.process.state).waiters.remove(key));
-        drop(waker);
+            state.waiters.retain(|waiter| waiter.strong_count() > 0);
+            state.waiters.push(Arc::downgrade(waker));
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -8094,28 +8064,31 @@ static MINDED: Mutex<Minded> = Mutex::new(Minded { children: Vec::new(), thread:
 
 struct Minded {
     children: Vec<Arc<Process>>,
-    /// Whether a thread waits for them. There is one as long as there are any, if there can be one.
+    /// Whether a thread waits for them. There is one as long as there are any, if there can be one;
+    /// else the next `spawn` looks at them.
     thread: bool,
 }
 
-/// Has a thread wait for this child with the others; says whether there is one. If there can be
-/// none, those that were abandoned are put down all the same, for the next `spawn` to look at.
-fn mind(process: &Arc<Process>, abandoned: bool) -> bool {
+/// Has a thread wait for this child with the others; says whether there is one.
+fn mind(process: &Arc<Process>) -> bool {
     let mut minded = lock(&MINDED);
+    if !minded.children.iter().any(|other| Arc::ptr_eq(other, process)) {
+        minded.children.push(process.clone());
+    }
     if !minded.thread && may_start_thread() {
         minded.thread = start_thread("smol-children".into(), mind_children);
-    }
-    let put_down = minded.thread || abandoned;
-    if put_down && !mem::replace(&mut lock(&process.state).minded, true) {
-        minded.children.push(process.clone());
     }
     minded.thread
 }
 
-/// Looks at all of them. Says whether any has ended, and whether any is left.
-fn look_at_all() -> (bool, bool) {
+/// Looks at all of them, if that is one's part. Says whether any has ended, and whether any is
+/// left.
+fn look_at_all(is_thread: bool) -> (bool, bool) {
     let mut waiters = Vec::new();
     let mut minded = lock(&MINDED);
+    if minded.thread != is_thread {
+        return (false, true);
+    }
     let all = mem::take(&mut minded.children).into_iter();
     let (running, ended): (Vec<_>, Vec<_>) = all.partition(|process| {
         let mut state = lock(&process.state);
@@ -8124,8 +8097,9 @@ fn look_at_all() -> (bool, bool) {
     });
     let left = !running.is_empty();
     minded.children = running;
+    minded.thread = is_thread && left;
     drop(minded);
-    wake_all(waiters);
+    tell(waiters);
     (!ended.is_empty(), left)
 }
 
@@ -8134,21 +8108,15 @@ fn mind_children() {
     let mut pause = LOOK_FIRST;
     loop {
         wait_for_any_end();
-        let (ended, left) = look_at_all();
-        if !left {
-            let mut minded = lock(&MINDED);
-            if minded.children.is_empty() {
-                minded.thread = false;
-                return;
+        match look_at_all(true) {
+            (_, false) => return,
+            (true, true) => pause = LOOK_FIRST,
+            (false, true) => {
+                // The system tells of a child that is not among them, again and again until
+                // somebody reaps it.
+                thread::sleep(pause);
+                pause = (pause * 2).min(LOOK_LAST);
             }
-        }
-        if ended {
-            pause = LOOK_FIRST;
-        } else {
-            // The system tells of a child that is not among them, again and again until somebody
-            // reaps it.
-            thread::sleep(pause);
-            pause = (pause * 2).min(LOOK_LAST);
         }
     }
 }
@@ -8175,7 +8143,7 @@ impl Drop for Parent {
         }
         // Somebody must take its status when it ends. (Windows keeps it no longer than we do.)
         if self.process.look().is_none() && cfg!(unix) {
-            mind(&self.process, true);
+            mind(&self.process);
         }
     }
 }
@@ -8209,28 +8177,23 @@ impl Async<Child> {
     /// # #[cfg(windows)] fn main() {}
     /// ```
     pub fn spawn(command: &mut Command) -> io::Result<Async<Child>> {
-        if !lock(&MINDED).thread {
-            // Those that were abandoned when no thread could be started.
-            look_at_all();
-        }
+        // Those that were abandoned when no thread could be started.
+        look_at_all(false);
         let mut child = command.spawn()?;
         let mut take_pipes = || -> io::Result<_> {
-            let stdin = child.stdin.take().map(pipe_from).transpose()?;
-            let stdout = child.stdout.take().map(pipe_from).transpose()?;
-            let stderr = child.stderr.take().map(pipe_from).transpose()?;
-            Ok([stdin, stdout, stderr])
+            Ok([
+                child.stdin.take().map(pipe_from).transpose()?,
+                child.stdout.take().map(pipe_from).transpose()?,
+                child.stderr.take().map(pipe_from).transpose()?,
+            ])
         };
-        let pipes = match take_pipes() {
-            Ok(pipes) => Mutex::new(pipes),
-            Err(err) => {
-                // Then it is as if it had never been.
-                let _ = child.kill().and_then(|()| child.wait());
-                return Err(err);
-            }
-        };
-        let parent = Parent { process: Arc::new(Process::new(child)), pipes };
-        let driver = Driver::Other(Box::new(parent));
-        Ok(Async { shared: Arc::new(Driven { driver, io: Holder::Elsewhere }), desk: None })
+        let pipes = take_pipes().inspect_err(|_| {
+            // Then it is as if it had never been.
+            let _ = child.kill().and_then(|()| child.wait());
+        })?;
+        let parent = Parent { process: Arc::new(Process::new(child)), pipes: Mutex::new(pipes) };
+        let driver = Driver::Process(parent);
+        Ok(Async { shared: Arc::new(Driven { driver, io: None }), desk: None })
     }
 
     /// Runs a program to its end, with its streams as they are set on the command: ours, if nothing
@@ -8271,24 +8234,22 @@ impl Async<Child> {
     pub fn capture(
         command: &mut Command,
     ) -> impl Future<Output = io::Result<Output>> + Send + use<> {
-        use std::process::Stdio;
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = Async::<Child>::spawn(command);
         async move { child?.output().await }
     }
 
     fn parent(&self) -> &Parent {
-        let parent = match &self.shared.driver {
-            Driver::Other(parent) => parent.downcast_ref(),
-            _ => None,
-        };
-        parent.expect("an Async<Child> is made by `spawn` only")
+        match &self.shared.driver {
+            Driver::Process(parent) => parent,
+            _ => unreachable!("an Async<Child> is made by `spawn` only"),
+        }
     }
 
     /// The number of the process. Once it has ended and was waited for, the number may be
     /// another's.
     pub fn id(&self) -> u32 {
-        self.parent().process.id
+        lock(&self.parent().process.state).child.id()
     }
 
     /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it
@@ -8310,9 +8271,8 @@ impl Async<Child> {
     #[cfg(unix)]
     pub fn signal(&self, number: i32) -> io::Result<()> {
         use rustix::process::{Signal, kill_process};
-        let signal = Signal::from_named_raw(number).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "there is no signal of this number")
-        })?;
+        let signal = Signal::from_named_raw(number);
+        let signal = signal.ok_or_else(|| invalid("there is no signal of this number"))?;
         self.parent().process.signal(|child| {
             let pid = pid_of(child).ok_or(io::ErrorKind::InvalidData)?;
             Ok(kill_process(pid, signal)?)
