@@ -411,6 +411,13 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    fn into_values(self) -> impl Iterator<Item = T> {
+        self.entries.into_iter().filter_map(|entry| match entry {
+            Entry::Full(value) => Some(value),
+            Entry::Free(_) => None,
+        })
+    }
+
     fn values(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().filter_map(|entry| match entry {
             Entry::Full(value) => Some(value),
@@ -4796,15 +4803,15 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 // §7  Scopes: tasks that may borrow
 // ============================================================================================
 //
-// uses §1 · used by nobody · locks: ready (leaf)
+// uses §1 · used by nobody · locks: woken (leaf)
 //
 // PROBLEM   A spawned task may not borrow from its spawner, which could be gone before it.
-// IDEA      The future of the scope owns the futures of its children and polls them itself. So they may
-//           borrow whatever outlives that future, and dropping it drops them: nothing to prove. Their
-//           wakers know only a number and a list of numbers, and may live as long as they like.
+// IDEA      The future of the scope owns the futures of its children and polls them itself. So they
+//           may borrow whatever outlives that future, and dropping it drops them: nothing to prove.
+//           Their wakers know only a number and a list, and may live as long as they like.
 // I7.1      A child is in the table, or it is being polled, or it is gone.
-// NEVER     runs two children at the same time: they take turns on the thread of the scope. Work for
-//           several threads is spawned with `spawn` and awaited in the scope.
+// NEVER     runs two children at the same time: they take turns on the thread of the scope. Work
+//           for several threads is spawned with `spawn` and awaited in the scope.
 // REJECTED  Tasks on the executor with their lifetime transmuted: sound only if the scope's future
 //           cannot be leaked (Leakpocalypse, rust-lang/rust issue 24292), and it can.
 
@@ -4829,46 +4836,31 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 /// });
 /// ```
 pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
-    let family = Rc::new(Family {
-        children: RefCell::new(Slab::new()),
-        live: Cell::new(0),
-        closed: Cell::new(false),
-        ready: Arc::new(Mutex::new(Ready { wakers: Vec::new(), scope: None, is_over: false })),
-    });
-    let main = ChildWaker::waker(BODY, &family.ready);
-    main.wake_by_ref();
-    let mut body = std::pin::pin!(Some(body(Scope { family: family.clone() })));
+    let children = Rc::new(Children::default());
+    ChildWaker::waker(BODY, &children.woken).wake();
+    let mut body = std::pin::pin!(Some(body(Scope { children: children.clone() })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
     let _children = OnDrop(|| {
-        family.close();
-        let left = {
-            let mut ready = lock(&family.ready);
-            ready.is_over = true;
-            (mem::take(&mut ready.wakers), ready.scope.take())
-        };
+        children.close();
+        let left = mem::take(&mut *lock(&children.woken));
         drop(left);
     });
     poll_fn(|cx| {
-        let ours = is_ours(cx.waker());
-        let _restore = run_as(cx.waker());
-        for waker in begin_round(&family.ready, cx) {
-            let pointer = Arc::as_ptr(&waker).cast();
-            set_ours(if ours { pointer } else { std::ptr::null() });
-            if waker.key != BODY {
-                if let Err(payload) = family.poll_child(waker) {
-                    family.close();
-                    body.set(None);
-                    resume_unwind(payload);
-                }
-            } else if let Some(future) = body.as_mut().as_pin_mut() {
-                if let Poll::Ready(value) = future.poll(&mut Context::from_waker(&main)) {
+        let polled = children.poll_woken(cx, |cx| {
+            if let Some(future) = body.as_mut().as_pin_mut() {
+                if let Poll::Ready(value) = future.poll(cx) {
                     output = Some(value);
                     body.set(None);
                 }
             }
+        });
+        if let Err(payload) = polled {
+            children.close();
+            body.set(None);
+            resume_unwind(payload);
         }
-        if family.live.get() > 0 {
+        if children.futures.borrow().len > 0 {
             return Poll::Pending;
         }
         output.take().map_or(Poll::Pending, Poll::Ready)
@@ -4876,48 +4868,48 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     .await
 }
 
-/// The body of a scope among the keys of its children.
-const BODY: usize = usize::MAX;
-
 /// Spawns children into a [`scope`]. Can be cloned, and given to children.
 #[derive(Clone)]
 pub struct Scope<'env> {
-    family: Rc<Family<'env>>,
+    children: Rc<Children<'env>>,
 }
 
 /// The children of a scope.
-struct Family<'env> {
-    children: RefCell<Slab<Option<ChildFuture<'env>>>>,
-    /// How many are not finished.
-    live: Cell<usize>,
+#[derive(Default)]
+struct Children<'env> {
+    /// All that are not finished; `None` is the one that is being polled.
+    futures: RefCell<Slab<Option<ChildFuture<'env>>>>,
     /// Cancelled or at its end: who is spawned now is dropped at once.
-    closed: Cell<bool>,
-    ready: Arc<Mutex<Ready>>,
+    is_closed: Cell<bool>,
+    woken: Arc<Mutex<Woken>>,
 }
 
 type ChildFuture<'env> = Pin<Box<dyn Future<Output = ()> + 'env>>;
 
-/// Which children of a scope must be polled.
-struct Ready {
+/// The children that must be polled, and the body.
+#[derive(Default)]
+struct Woken {
     wakers: Vec<Arc<ChildWaker>>,
     /// Wakes the scope's own future; taken by the first child that is woken.
     scope: Option<Waker>,
-    /// The scope has ended: a waker that came now would hold this list, and the list the waker.
-    is_over: bool,
 }
 
-/// The waker of a child.
+/// The waker of a child, or of the body.
 struct ChildWaker {
     key: usize,
     /// Atomic: it is on the list already.
-    queued: AtomicBool,
-    ready: Arc<Mutex<Ready>>,
+    is_queued: AtomicBool,
+    /// The list holds wakers, so that they must not hold the list.
+    woken: Weak<Mutex<Woken>>,
 }
 
+/// The body of a scope among the keys of its children.
+const BODY: usize = usize::MAX;
+
 impl ChildWaker {
-    fn waker(key: usize, ready: &Arc<Mutex<Ready>>) -> Waker {
-        let queued = AtomicBool::new(false);
-        Waker::from(Arc::new(ChildWaker { key, queued, ready: ready.clone() }))
+    fn waker(key: usize, woken: &Arc<Mutex<Woken>>) -> Waker {
+        let (is_queued, woken) = (AtomicBool::new(false), Arc::downgrade(woken));
+        Waker::from(Arc::new(ChildWaker { key, is_queued, woken }))
     }
 }
 
@@ -4927,18 +4919,16 @@ impl Wake for ChildWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Ordering: AcqRel. Pairs with the swap in `begin_round`, also if it was set already: the
+        // Ordering: AcqRel. Pairs with the swap in `poll_woken`, also if it was set already: the
         // poll that follows sees what was written before this.
-        if self.queued.swap(true, Ordering::AcqRel) {
+        if self.is_queued.swap(true, Ordering::AcqRel) {
             return;
         }
+        let Some(woken) = self.woken.upgrade() else { return };
         let scope = {
-            let mut ready = lock(&self.ready);
-            if ready.is_over {
-                return;
-            }
-            ready.wakers.push(self.clone());
-            ready.scope.take()
+            let mut woken = lock(&woken);
+            woken.wakers.push(self.clone());
+            woken.scope.take()
         };
         if let Some(scope) = scope {
             scope.wake();
@@ -4946,68 +4936,59 @@ impl Wake for ChildWaker {
     }
 }
 
-/// Who is to be polled now. Whoever becomes ready after this wakes the scope again.
-fn begin_round(ready: &Mutex<Ready>, cx: &Context<'_>) -> Vec<Arc<ChildWaker>> {
-    let waker = cx.waker().clone();
-    let (wakers, old) = {
-        let mut ready = lock(ready);
-        (mem::take(&mut ready.wakers), ready.scope.replace(waker))
-    };
-    drop(old);
-    for waker in &wakers {
-        // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
-        waker.queued.swap(false, Ordering::AcqRel);
-    }
-    wakers
-}
-
-impl<'env> Family<'env> {
-    /// Polls a child. An error is its panic.
-    fn poll_child(&self, waker: Arc<ChildWaker>) -> thread::Result<()> {
-        let key = waker.key;
-        let taken = self.children.borrow_mut().get_mut(key).and_then(Option::take);
-        // A wake-up of one that is gone?
-        let Some(mut future) = taken else {
-            return Ok(());
+impl<'env> Children<'env> {
+    /// Polls those that were woken. Whoever is woken after this has begun wakes the scope again. An
+    /// error is the panic of a child.
+    fn poll_woken(
+        &self,
+        cx: &Context<'_>,
+        mut poll_body: impl FnMut(&mut Context<'_>),
+    ) -> thread::Result<()> {
+        let scope = cx.waker().clone();
+        let (wakers, old) = {
+            let mut woken = lock(&self.woken);
+            (mem::take(&mut woken.wakers), woken.scope.replace(scope))
         };
-        let waker = Waker::from(waker);
-        let mut cx = Context::from_waker(&waker);
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx)));
-        if let (Ok(Poll::Pending), false) = (&polled, self.closed.get()) {
-            if let Some(place) = self.children.borrow_mut().get_mut(key) {
-                *place = Some(future);
-                return Ok(());
+        drop(old);
+        let is_ours = is_ours(cx.waker());
+        let _restore = run_as(cx.waker());
+        for waker in wakers {
+            let key = waker.key;
+            // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
+            waker.is_queued.swap(false, Ordering::AcqRel);
+            let waker = Waker::from(waker);
+            set_ours(if is_ours { waker.data() } else { std::ptr::null() });
+            let mut cx = Context::from_waker(&waker);
+            match key {
+                BODY => poll_body(&mut cx),
+                _ => self.poll_child(key, &mut cx)?,
             }
         }
-        self.children.borrow_mut().remove(key);
-        self.live.set(self.live.get() - 1);
+        Ok(())
+    }
+
+    /// Polls a child, if it is still there.
+    fn poll_child(&self, key: usize, cx: &mut Context<'_>) -> thread::Result<()> {
+        let taken = self.futures.borrow_mut().get_mut(key).and_then(Option::take);
+        let Some(mut future) = taken else { return Ok(()) };
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        if let (Ok(Poll::Pending), false) = (&polled, self.is_closed.get()) {
+            if let Some(place) = self.futures.borrow_mut().get_mut(key) {
+                *place = Some(future);
+            }
+            return Ok(());
+        }
+        self.futures.borrow_mut().remove(key);
         shielded(|| drop(future));
         polled.map(|_| ())
     }
 
     /// Drops all children but the one that is being polled, which goes when its poll returns.
     fn close(&self) {
-        self.closed.set(true);
-        let keys = self.children.borrow().entries.len();
-        for key in 0..keys {
-            let child = self.children.borrow_mut().get_mut(key).and_then(Option::take);
-            if let Some(child) = child {
-                self.children.borrow_mut().remove(key);
-                self.live.set(self.live.get() - 1);
-                shielded(|| drop(child));
-            }
-        }
-        // The scope may have nothing left to wait for.
-        let (scope, wakers) = {
-            let mut ready = lock(&self.ready);
-            let (body, children) =
-                mem::take(&mut ready.wakers).into_iter().partition(|w| w.key == BODY);
-            ready.wakers = body;
-            (ready.scope.take(), children)
-        };
-        drop::<Vec<_>>(wakers);
-        if let Some(scope) = scope {
-            scope.wake();
+        self.is_closed.set(true);
+        let futures = self.futures.take();
+        for future in futures.into_values().flatten() {
+            shielded(|| drop(future));
         }
     }
 }
@@ -5015,58 +4996,56 @@ impl<'env> Family<'env> {
 impl<'env> Scope<'env> {
     /// Spawns a child, which may borrow whatever outlives the scope.
     pub fn spawn<T: 'env>(&self, future: impl Future<Output = T> + 'env) -> ScopedTask<T> {
-        let packet = Rc::new(Packet {
+        let slot = Rc::new(OutputSlot {
             output: Cell::new(None),
-            gone: Cell::new(false),
+            is_gone: Cell::new(false),
             waiter: Cell::new(None),
         });
-        let task = ScopedTask { packet: packet.clone() };
-        let sender = PacketSender(packet);
+        let task = ScopedTask { slot: slot.clone() };
+        let gone = OnDrop({
+            let slot = slot.clone();
+            move || {
+                slot.is_gone.set(true);
+                slot.waiter.take().into_iter().for_each(Waker::wake);
+            }
+        });
         let child = Box::pin(async move {
             let output = future.await;
-            sender.0.output.set(Some(output));
+            slot.output.set(Some(output));
+            drop(gone);
         });
-        let family = &self.family;
-        if family.closed.get() {
+        if self.children.is_closed.get() {
             shielded(|| drop(child));
-            return task;
+        } else {
+            let key = self.children.futures.borrow_mut().insert(Some(child));
+            ChildWaker::waker(key, &self.children.woken).wake();
         }
-        let key = family.children.borrow_mut().insert(Some(child));
-        family.live.set(family.live.get() + 1);
-        ChildWaker::waker(key, &family.ready).wake();
         task
     }
 
     /// Drops all children that are not finished, and those that are spawned afterwards. The body
     /// goes on; awaiting a [`ScopedTask`] that was cancelled panics.
     pub fn cancel(&self) {
-        self.family.close();
+        self.children.close();
+        // The scope may have nothing left to wait for.
+        let scope = lock(&self.children.woken).scope.take();
+        scope.into_iter().for_each(Waker::wake);
     }
 }
 
 impl fmt::Debug for Scope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("children", &self.family.live.get()).finish_non_exhaustive()
+        let children = self.children.futures.borrow().len;
+        f.debug_struct("Scope").field("children", &children).finish_non_exhaustive()
     }
 }
 
 /// Where a child leaves its output.
-struct Packet<T> {
+struct OutputSlot<T> {
     output: Cell<Option<T>>,
-    gone: Cell<bool>,
+    /// The child is finished, or was cancelled.
+    is_gone: Cell<bool>,
     waiter: Cell<Option<Waker>>,
-}
-
-/// The child's end of a [`Packet`].
-struct PacketSender<T>(Rc<Packet<T>>);
-
-impl<T> Drop for PacketSender<T> {
-    fn drop(&mut self) {
-        self.0.gone.set(true);
-        if let Some(waiter) = self.0.waiter.take() {
-            waiter.wake();
-        }
-    }
 }
 
 /// A child of a [`scope`]. Awaiting it gives its output; dropping it leaves the child to the scope,
@@ -5077,13 +5056,13 @@ impl<T> Drop for PacketSender<T> {
 /// Awaiting a child that was cancelled panics, as it does for a [`Task`].
 #[must_use = "the scope waits for its children anyhow; await the task for its output, or drop it"]
 pub struct ScopedTask<T> {
-    packet: Rc<Packet<T>>,
+    slot: Rc<OutputSlot<T>>,
 }
 
 impl<T> ScopedTask<T> {
     /// Whether the child is finished, or was cancelled.
     pub fn is_finished(&self) -> bool {
-        self.packet.gone.get()
+        self.slot.is_gone.get()
     }
 }
 
@@ -5091,14 +5070,11 @@ impl<T> Future for ScopedTask<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if let Some(output) = self.packet.output.take() {
+        if let Some(output) = self.slot.output.take() {
             return Poll::Ready(output);
         }
-        assert!(
-            !self.packet.gone.get(),
-            "a scoped task was awaited after it was cancelled, or twice"
-        );
-        self.packet.waiter.set(Some(cx.waker().clone()));
+        assert!(!self.is_finished(), "a scoped task was awaited after it was cancelled, or twice");
+        self.slot.waiter.set(Some(cx.waker().clone()));
         Poll::Pending
     }
 }
