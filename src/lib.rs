@@ -5102,10 +5102,10 @@ impl<T> fmt::Debug for ScopedTask<T> {
 ///
 /// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by
 /// what the operating system and busy threads add, typically some 50 µs. After it has fired, a
-/// timer without a period stays pending until it is set again. Cancel-safe: dropping it forgets it.
+/// timer without a period stays pending until it is set again. Cancel-safe.
 ///
-/// Whoever polled a timer last waits for it, whatever it is set to meanwhile, and is woken by the
-/// deadline that was set last. Of timers with one deadline, who was polled first is woken first.
+/// Whoever polled a timer last waits for it, whatever it is set to meanwhile. Of timers with one
+/// deadline, who was polled first is woken first.
 ///
 /// ```
 /// use smol::{Timer, stream::StreamExt};
@@ -5207,28 +5207,24 @@ impl Timer {
     /// Changes the deadline. Whoever waits for the timer goes on waiting, also if there is none.
     fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>, is_ahead: bool) {
         self.period = period;
-        match (&mut self.state, deadline) {
-            (TimerState::Set(old, key), Some(deadline)) => {
-                *old = deadline;
+        let old = mem::replace(&mut self.state, TimerState::new(None));
+        self.state = match (old, deadline) {
+            (TimerState::Set(_, key), Some(deadline)) => {
                 // If it has fired, its waiter was woken and comes back.
-                *key = key.filter(|key| REACTOR.move_timer(*key, deadline));
-                key.iter_mut().for_each(|key| key.is_ahead = is_ahead);
+                let key = key.filter(|key| REACTOR.move_timer(*key, deadline));
+                TimerState::Set(deadline, key.map(|key| TimerKey { is_ahead, ..key }))
             }
             (TimerState::Set(_, key), None) => {
-                let waiter = key.take().and_then(|key| REACTOR.take_timer(key));
-                self.state = TimerState::Never(waiter);
+                TimerState::Never(key.and_then(|key| REACTOR.take_timer(key)))
             }
-            (TimerState::Never(waiter), Some(deadline)) => {
-                let Some(waiter) = waiter.take() else {
-                    self.state = TimerState::Set(deadline, None);
-                    return;
-                };
+            (TimerState::Never(Some(waiter)), Some(deadline)) => {
                 let key = REACTOR.set_timer(deadline, waiter.clone());
-                self.state = TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }));
                 attend(&waiter);
+                TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }))
             }
-            (TimerState::Never(_), None) => {}
-        }
+            (TimerState::Never(waiter), None) => TimerState::Never(waiter),
+            (TimerState::Never(None), deadline) => TimerState::new(deadline),
+        };
     }
 
     /// The deadline after one that fired at `now`.
@@ -5247,35 +5243,26 @@ impl Timer {
     fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         let (deadline, key) = match &mut self.state {
             TimerState::Set(deadline, key) => (*deadline, key),
-            TimerState::Never(Some(waiter)) => {
-                waiter.clone_from(cx.waker());
-                return Poll::Pending;
-            }
-            TimerState::Never(waiter @ None) => {
-                *waiter = Some(cx.waker().clone());
+            TimerState::Never(waiter) => {
+                waiter.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
                 return Poll::Pending;
             }
         };
         ready!(spend(cx));
+        let still_waits = |key: &TimerKey| REACTOR.update_timer(*key, cx.waker());
         // When it was set the clock was asked, and need not be asked twice (bench: `timer_reset`).
-        if let Some(key) = key.as_mut().filter(|key| key.is_ahead) {
-            key.is_ahead = false;
-            if REACTOR.update_timer(*key, cx.waker()) {
-                attend(cx.waker());
-                return Poll::Pending;
+        let is_ahead = key.as_mut().is_some_and(|key| mem::take(&mut key.is_ahead));
+        if !(is_ahead && key.as_ref().is_some_and(still_waits)) {
+            let now = Instant::now();
+            if now >= deadline {
+                let key = key.take();
+                self.state = TimerState::new(self.next(deadline, now));
+                key.into_iter().for_each(|key| REACTOR.clear_timer(key));
+                return Poll::Ready(deadline);
             }
-        }
-        let now = Instant::now();
-        if now >= deadline {
-            let key = key.take();
-            self.state = TimerState::new(self.next(deadline, now));
-            if let Some(key) = key {
-                REACTOR.clear_timer(key);
+            if !key.as_ref().is_some_and(still_waits) {
+                *key = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
             }
-            return Poll::Ready(deadline);
-        }
-        if !key.is_some_and(|key| REACTOR.update_timer(key, cx.waker())) {
-            *key = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
         }
         attend(cx.waker());
         Poll::Pending
@@ -5285,9 +5272,8 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         match &mut self.state {
-            TimerState::Set(_, key) => {
-                key.take().into_iter().for_each(|key| REACTOR.clear_timer(key))
-            }
+            TimerState::Set(_, Some(key)) => REACTOR.clear_timer(*key),
+            TimerState::Set(_, None) => {}
             TimerState::Never(waiter) => shielded(|| drop(waiter.take())),
         }
     }
@@ -5309,12 +5295,10 @@ impl Stream for Timer {
     }
 }
 
-/// Gives a future so much time from now on, and not more. A time too long for the clock means for
-/// ever.
+/// Gives a future so much time from the call on; a time too long for the clock means for ever.
 ///
-/// The time runs from the call, not from the first poll. The future is polled first, so that one
-/// that is ready at the same moment wins. On `Err` it has been dropped; whether that loses
-/// something is a matter of the future. Cancel-safe if the future is.
+/// The future is polled first, so that one that is ready at the same moment wins. On `Err` it has
+/// been dropped; whether that loses something is a matter of the future. Cancel-safe if it is.
 ///
 /// ```
 /// use std::time::Duration;
