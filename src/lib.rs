@@ -176,7 +176,6 @@ use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
-use std::iter;
 use std::marker::PhantomData;
 use std::mem;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
@@ -7261,37 +7260,31 @@ pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
     // In a loop, others get a turn.
     poll_fn(spend).await;
     match addr.to_target() {
-        Target::Named(host, port) => unblock(move || look_up(&host, port)).await,
         Target::Known(addrs) => addrs,
+        name => unblock(move || look_up(name)).await,
     }
 }
 
-/// The same without a pool, for methods that are not `async`: a name blocks the thread.
-fn resolve_now(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
-    match addr.to_target() {
-        Target::Named(host, port) => look_up(&host, port),
+/// The same on this thread, which a name blocks: for methods that are not `async`.
+fn look_up(target: Target) -> io::Result<Vec<SocketAddr>> {
+    match target {
         Target::Known(addrs) => addrs,
-    }
-}
-
-fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    match (host, port).to_socket_addrs() {
-        Ok(addrs) => Ok(addrs.collect()),
-        Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
+        Target::Named(host, port) => match (&*host, port).to_socket_addrs() {
+            Ok(addrs) => Ok(addrs.collect()),
+            Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
+        },
     }
 }
 
 /// Whether an error of `accept` is for want of something that others may soon give back.
 fn is_exhaustion(err: &io::Error) -> bool {
     #[cfg(unix)]
-    {
-        use rustix::io::Errno;
-        let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-        codes.iter().any(|code| err.raw_os_error() == Some(code.raw_os_error()))
-    }
-    // WSAEMFILE and WSAENOBUFS.
+    use rustix::io::Errno;
+    #[cfg(unix)]
+    let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
     #[cfg(windows)]
-    matches!(err.raw_os_error(), Some(10024 | 10055))
+    let codes = [10024, 10055]; // WSAEMFILE, WSAENOBUFS
+    err.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// A listener with a queue as long as the system allows. std asks for 128 connections, and whoever
@@ -7411,7 +7404,7 @@ impl Async<TcpListener> {
     /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the
     /// first that works is taken.
     pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
-        listener(TcpListener::bind(&*resolve_now(addr)?)?)
+        listener(TcpListener::bind(&*look_up(addr.to_target())?)?)
     }
 }
 
@@ -7470,13 +7463,12 @@ impl Async<TcpStream> {
 /// Orders addresses so that the two families take turns (RFC 8305 section 4).
 fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addrs.first().is_some_and(SocketAddr::is_ipv6);
-    let (same, other): (Vec<_>, Vec<_>) =
+    let (mut turns, other): (Vec<_>, Vec<_>) =
         addrs.into_iter().partition(|addr| addr.is_ipv6() == first_is_v6);
-    let (mut same, mut other) = (same.into_iter(), other.into_iter());
-    let pairs = iter::from_fn(|| {
-        Some([same.next(), other.next()]).filter(|pair| pair.iter().any(Option::is_some))
-    });
-    pairs.flatten().flatten().collect()
+    for (i, addr) in other.into_iter().enumerate() {
+        turns.insert((2 * i + 1).min(turns.len()), addr);
+    }
+    turns
 }
 
 fn cannot_connect(kind: io::ErrorKind, failed: &[String]) -> io::Error {
@@ -7547,7 +7539,7 @@ impl Async<UdpSocket> {
     /// To talk to one peer only, use `get_ref().connect(addr)`, [`send`](Async::send) and
     /// [`recv`](Async::recv).
     pub fn bind(addr: impl ToAddrs) -> io::Result<Async<UdpSocket>> {
-        Async::new(UdpSocket::bind(&*resolve_now(addr)?)?)
+        Async::new(UdpSocket::bind(&*look_up(addr.to_target())?)?)
     }
 
     /// Sends one datagram to an address, the first one if there are several.
@@ -7586,13 +7578,10 @@ use std::os::linux::net::SocketAddrExt;
 /// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on
 /// Linux.
 #[cfg(unix)]
-fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
+fn unix_addr(path: impl AsRef<Path>) -> io::Result<UnixAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        use std::os::unix::ffi::OsStrExt;
-        if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"\0") {
-            return UnixAddr::from_abstract_name(name);
-        }
+    if let Some(name) = path.as_ref().as_os_str().as_encoded_bytes().strip_prefix(b"\0") {
+        return UnixAddr::from_abstract_name(name);
     }
     UnixAddr::from_pathname(path)
 }
@@ -7617,7 +7606,7 @@ impl Async<UnixListener> {
     /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is
     /// a name in the abstract namespace (unix(7)).
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixListener>> {
-        Self::bind_addr(&unix_addr(path.as_ref())?)
+        Self::bind_addr(&unix_addr(path)?)
     }
 
     /// Listens on an address of std's.
@@ -7630,7 +7619,7 @@ impl Async<UnixListener> {
 impl Async<UnixStream> {
     /// Connects to the listener at a path, or an abstract name. Waits while its queue is full.
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<Async<UnixStream>> {
-        Self::connect_addr(&unix_addr(path.as_ref())?).await
+        Self::connect_addr(&unix_addr(path)?).await
     }
 
     /// Connects to the listener at an address of std's. Waits while its queue is full.
@@ -7663,7 +7652,7 @@ impl Async<UnixStream> {
 impl Async<UnixDatagram> {
     /// Makes a socket that receives at a path, which must not exist yet, or an abstract name.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixDatagram>> {
-        Self::bind_addr(&unix_addr(path.as_ref())?)
+        Self::bind_addr(&unix_addr(path)?)
     }
 
     /// Makes a socket that receives at an address of std's.
@@ -7684,7 +7673,7 @@ impl Async<UnixDatagram> {
 
     /// Sends one datagram to a path or an abstract name. Waits while the receiver's queue is full.
     pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
-        self.send_to_addr(buf, &unix_addr(path.as_ref())?).await
+        self.send_to_addr(buf, &unix_addr(path)?).await
     }
 
     /// Sends one datagram to an address of std's, such as [`recv_from`](Async::recv_from) tells.
