@@ -6515,22 +6515,21 @@ where
 // uses §1 §5 §6 §8 §9 · used by §11-§12 · locks: none of its own
 //
 // PROBLEM   std's types for sockets, files and processes have a good interface, and block.
-// IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation, and
-//           when it says WouldBlock, wait for the reactor's news and try again. Regular files, which
-//           the kernel always calls ready, go through a lane of the pool.
-// I10.1     The thing is owned, and lent out as `&T` only, and taken out of the poller before it is dropped:
-//           so a registered handle is never closed (§5, `Kernel::add`).
-// I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and its like
-//           cannot know; what they leave behind is bounded (`Side::put`).
+// IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation,
+//           and when it says WouldBlock, wait for the reactor's news and try again. Regular files,
+//           which the kernel always calls ready, go through a lane of the pool.
+// I10.1     The thing is owned, and lent out as `&T` only, and taken out of the poller before it is
+//           dropped: so a registered handle is never closed (§5, `Kernel::add`).
+// I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and
+//           its like cannot know; what they leave behind is bounded (`Side::put`).
 // NEVER     says WouldBlock or Interrupted to the user.
 
 /// A socket, pipe, file, process or other thing of the operating system, made asynchronous.
 ///
 /// `T` is std's type, and its name tells what there is: `Async::<TcpStream>::connect`,
 /// `Async::<UdpSocket>::bind`, `Async::<File>::open`, `Async::<Child>::spawn`. Whatever else std
-/// has is reached through [`get_ref`](Async::get_ref); and any other handle that the system's
-/// poller knows, such as an inotify or timer descriptor, can be wrapped with [`Async::new`] and
-/// used with
+/// has is reached through [`get_ref`](Async::get_ref). Any other handle that the system's poller
+/// knows, such as an inotify or timer descriptor, is wrapped with [`Async::new`] and used with
 /// [`read_with`](Async::read_with) and [`readable`](Async::readable).
 ///
 /// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks
@@ -6658,10 +6657,11 @@ impl<T: AsHandle + 'static> Async<T> {
         if let Driver::Polled(source, borrow) = &this.shared.driver {
             REACTOR.poller()?;
             source.register(borrow(this.get_ref())).map_err(|err| match err.kind() {
-                io::ErrorKind::PermissionDenied => io::Error::new(
-                    io::ErrorKind::PermissionDenied,
-                    "the system cannot poll this handle; for a regular file, use Async::<File>::from",
-                ),
+                kind @ io::ErrorKind::PermissionDenied => {
+                    let why = "the system cannot poll this handle; \
+                        for a regular file, use Async::<File>::from";
+                    io::Error::new(kind, why)
+                }
                 _ => err,
             })?;
         }
@@ -6765,9 +6765,8 @@ impl<T> Async<T> {
     /// end.
     ///
     /// It asks the system, not its own memory, so that it can be followed by an operation of one's
-    /// own on
-    /// [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for `WouldBlock`. A regular
-    /// file is always readable.
+    /// own on [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for
+    /// `WouldBlock`. A regular file is always readable.
     pub async fn readable(&self) -> io::Result<()> {
         self.wait_ready(Direction::Read).await
     }
@@ -6830,27 +6829,22 @@ impl<T> Async<T> {
         loop {
             let seen = source.look();
             if seen & direction.bit() != 0 {
-                match op(self.get_ref()) {
+                match retry(|| op(self.get_ref())) {
                     Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                         source.blocked(direction, seen)
                     }
-                    Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-                    Ok(output) => {
-                        if fell_short(&output) {
+                    result => {
+                        if result.as_ref().is_ok_and(fell_short) {
                             source.fell_short(direction, seen);
                         }
-                        return Poll::Ready(Ok(output));
+                        return Poll::Ready(result);
                     }
-                    Err(err) => return Poll::Ready(Err(err)),
                 }
             }
-            match source.wait(borrow(self.get_ref()), direction, token.as_deref_mut(), cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
-                Poll::Pending => {
-                    attend(cx.waker());
-                    return Poll::Pending;
-                }
+            let handle = borrow(self.get_ref());
+            if source.wait(handle, direction, token.as_deref_mut(), cx)?.is_pending() {
+                attend(cx.waker());
+                return Poll::Pending;
             }
         }
     }
@@ -6888,32 +6882,22 @@ impl<T: fmt::Debug> fmt::Debug for Async<T> {
     }
 }
 
-#[cfg(unix)]
-impl<T: AsRawFd> AsRawFd for Async<T> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.get_ref().as_raw_fd()
-    }
+macro_rules! lend_handle {
+    ($($system:ident: $trait:ident :: $method:ident -> $handle:ty;)*) => {$(
+        #[cfg($system)]
+        impl<T: $trait> $trait for Async<T> {
+            fn $method(&self) -> $handle {
+                self.get_ref().$method()
+            }
+        }
+    )*};
 }
 
-#[cfg(unix)]
-impl<T: AsHandle> AsHandle for Async<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.get_ref().as_fd()
-    }
-}
-
-#[cfg(windows)]
-impl<T: AsRawSocket> AsRawSocket for Async<T> {
-    fn as_raw_socket(&self) -> RawSocket {
-        self.get_ref().as_raw_socket()
-    }
-}
-
-#[cfg(windows)]
-impl<T: AsHandle> AsHandle for Async<T> {
-    fn as_socket(&self) -> BorrowedSocket<'_> {
-        self.get_ref().as_socket()
-    }
+lend_handle! {
+    unix: AsRawFd::as_raw_fd -> RawFd;
+    unix: AsHandle::as_fd -> BorrowedFd<'_>;
+    windows: AsRawSocket::as_raw_socket -> RawSocket;
+    windows: AsHandle::as_socket -> BorrowedSocket<'_>;
 }
 
 /// Reads from a file: what the page cache has at once, the rest on the pool.
