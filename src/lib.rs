@@ -6533,10 +6533,9 @@ where
 /// [`read_with`](Async::read_with) and [`readable`](Async::readable).
 ///
 /// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks
-/// may wait for the same handle. All methods can be called from any thread and under any executor.
-/// They are cancel-safe: a future that is dropped has either done nothing, or finished. Not so on
-/// files, where a write goes on; see `Async::<File>::from`, also for what holds if many use one
-/// handle.
+/// may wait for it, on any thread and under any executor. All methods are cancel-safe: a future
+/// that is dropped has either done nothing, or finished. Not so on files, where a write goes on;
+/// see `Async::<File>::from`, also for what holds if many use one handle.
 ///
 /// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is
 /// closed when the last handle is dropped.
@@ -6630,14 +6629,11 @@ fn borrow<T: AsHandle>(io: &T) -> Borrowed<'_> {
 
 impl<T: AsHandle + 'static> Async<T> {
     /// Makes a handle asynchronous: sets it to non-blocking mode and registers it with the poller.
-    ///
-    /// # Errors
-    ///
-    /// If the poller does not take it. Regular files and directories are of that kind; for them
-    /// there is `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared
-    /// with other processes; [`Unblock`] is for them.
-    ///
     /// On Windows only sockets can be wrapped.
+    ///
+    /// Fails if the poller does not take it, as for regular files and directories: for files there
+    /// is `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared with
+    /// other processes; [`Unblock`] is for them.
     ///
     /// What is wrapped must be owned, not borrowed: it could be closed while it is registered.
     ///
@@ -6707,10 +6703,8 @@ impl<T> Drop for Waiting<'_, T> {
 }
 
 impl<T> Async<T> {
-    /// The thing itself.
-    ///
-    /// A polled handle is in non-blocking mode, so that its own operations do not block but may say
-    /// `WouldBlock`.
+    /// The thing itself. A polled handle is in non-blocking mode, so that its own operations do not
+    /// block but may say `WouldBlock`.
     ///
     /// # Panics
     ///
@@ -6729,11 +6723,8 @@ impl<T> Async<T> {
     /// Takes the thing out and deregisters it. It stays in non-blocking mode; on Unix,
     /// `OwnedFd::try_from` gives one that blocks.
     ///
-    /// # Errors
-    ///
-    /// If there are clones of this handle, or a file operation is under way, or one that was
-    /// dropped has read from something that cannot seek; and always for a `Child`. The handle is
-    /// dropped then.
+    /// Fails, and drops the handle, if there are clones of it, or a file operation is under way, or
+    /// one that was dropped has read from something that cannot seek; and always for a `Child`.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared = Arc::try_unwrap(self.shared);
@@ -6761,8 +6752,7 @@ impl<T> Async<T> {
         }
     }
 
-    /// Waits until the handle is readable: until there are bytes, a connection, an event, or its
-    /// end.
+    /// Waits until the handle is readable: there are bytes, a connection, an event, or its end.
     ///
     /// It asks the system, not its own memory, so that it can be followed by an operation of one's
     /// own on [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for
@@ -7149,9 +7139,9 @@ where
 //
 // PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that
 //           pass.
-// IDEA      Thin methods over std's; what two kinds of sockets have in common is written once, as a
-//           macro. `connect` races addresses as RFC 8305 says, with a delay between the starts;
-//           `accept` holds back errors that only time can cure, so that a loop does not spin.
+// IDEA      Thin methods over std's; what two kinds of sockets have in common is a macro. `connect`
+//           races addresses as RFC 8305 says, with a delay between the starts; `accept` holds back
+//           errors that only time can cure, so that a loop does not spin.
 // NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits there
 //           for a connection.
 
@@ -7229,10 +7219,8 @@ fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why.into())
 }
 
-/// Finds the addresses of a name. Numeric addresses are returned as they are.
-///
-/// The operating system does it, on a thread of the pool; dropping the future does not stop that
-/// thread.
+/// Finds the addresses of a name: the operating system does, on a thread of the pool, which goes on
+/// if the future is dropped. Numeric addresses are returned as they are.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -7272,8 +7260,8 @@ fn is_exhaustion(err: &io::Error) -> bool {
 }
 
 /// A listener with a queue as long as the system allows. std asks for 128 connections, and whoever
-/// finds no room tries again after a second. All systems take a larger number for their own limit;
-/// and if one did not, the queue would stay as it is. (On Windows std alone cannot ask.)
+/// finds no room tries again after a second. All systems take a larger number for their own limit,
+/// and if one did not, the queue would stay as it is. (On Windows std cannot ask.)
 fn listener<L: AsHandle + 'static>(socket: L) -> io::Result<Async<L>> {
     #[cfg(unix)]
     let _ = rustix::net::listen(&socket, i32::MAX);
@@ -7288,9 +7276,9 @@ macro_rules! accept {
             ///
             /// # Errors
             ///
-            /// An error is usually about one connection, and the next call may succeed. When the
-            /// process or the system is out of descriptors or memory, the error comes some
-            /// milliseconds later, so that a loop around `accept` lets others go on.
+            /// Most are about one connection, and the next call may succeed. When descriptors or
+            /// memory are short, the error comes some milliseconds later, so that a loop around
+            /// `accept` lets others go on.
             pub async fn accept(&self) -> io::Result<(Async<$stream>, $addr)> {
                 let result = self.read_with(Self::accept_now).await;
                 if result.as_ref().is_err_and(is_exhaustion) {
@@ -7382,24 +7370,18 @@ datagrams!(UnixDatagram, UnixAddr);
 try_from_std!(UnixListener, UnixStream, UnixDatagram);
 
 impl Async<TcpListener> {
-    /// Listens on an address; port 0 lets the system choose one. The queue of connections that wait
-    /// to be accepted is as long as the system allows.
-    ///
-    /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the
-    /// first that works is taken.
+    /// Listens on an address; port 0 lets the system choose one. Of several addresses the first
+    /// that works is taken. A name (not: a numeric address) is looked up on the calling thread.
+    /// The queue of connections that wait to be accepted is as long as the system allows.
     pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
         listener(TcpListener::bind(&*look_up(addr.to_target())?)?)
     }
 }
 
 impl Async<TcpStream> {
-    /// Connects to an address.
-    ///
-    /// If there are several, the families take turns, beginning with that of the first; the next
-    /// one is tried when one has failed, or after 250 ms. The first that answers wins, and the
-    /// others are closed (RFC 8305).
-    ///
-    /// # Errors
+    /// Connects to an address. If there are several, the families take turns, beginning with that
+    /// of the first; the next one is tried when one has failed, or after 250 ms. The first that
+    /// answers wins, and the others are closed (RFC 8305).
     ///
     /// The error names each address that was tried, and is of the kind of the last that failed.
     pub async fn connect(addr: impl ToAddrs) -> io::Result<Async<TcpStream>> {
@@ -7518,10 +7500,8 @@ fn new_socket(family: rustix::net::AddressFamily) -> io::Result<OwnedFd> {
 
 impl Async<UdpSocket> {
     /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not:
-    /// a numeric address) is looked up on the calling thread.
-    ///
-    /// To talk to one peer only, use `get_ref().connect(addr)`, [`send`](Async::send) and
-    /// [`recv`](Async::recv).
+    /// a numeric address) is looked up on the calling thread. To talk to one peer only, use
+    /// `get_ref().connect(addr)`, [`send`](Async::send) and [`recv`](Async::recv).
     pub fn bind(addr: impl ToAddrs) -> io::Result<Async<UdpSocket>> {
         Async::new(UdpSocket::bind(&*look_up(addr.to_target())?)?)
     }
@@ -7570,9 +7550,8 @@ fn unix_addr(path: impl AsRef<Path>) -> io::Result<UnixAddr> {
     UnixAddr::from_pathname(path)
 }
 
-/// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells
-/// when that is so (connect(2); and a socket without a peer always counts as writable), so this
-/// tries again and again.
+/// Performs an operation on a Unix socket until somebody else's queue is not full, again and again,
+/// since nothing tells when (connect(2); and a socket without a peer always counts as writable).
 #[cfg(unix)]
 async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     let mut pause = Duration::from_millis(1);
@@ -7673,8 +7652,8 @@ impl Async<UnixDatagram> {
 // uses §1 §6 §8-§11 · used by nobody · locks: MINDED < state (of a process); pipes (leaf)
 //
 // PROBLEM   A read from a disk blocks and a child's end is no bytes.
-// IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page cache has
-//           (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd
+// IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page
+//           cache has (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd
 //           (pidfd_open(2)) is a handle like any other; where there is none, and for those whose
 //           handles are gone, one thread waits, for all of them together.
 // I12.1     A process is reaped once, under its lock, and never signalled after that: its number
@@ -7696,13 +7675,12 @@ impl Async<File> {
         Ok(Async::from(unblock(move || File::create(path)).await?))
     }
 
-    /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this
-    /// has not.
+    /// Runs a closure with the file on the pool: for all that std's [`File`] has and this has not.
     ///
     /// It may run beside a read or write of another user. It sees the user's position, since
     /// nothing is read ahead; only what cannot seek, a pipe for one, may have given bytes to a read
-    /// that was dropped, which the next read gets. If the future is dropped, a closure that has
-    /// begun runs to its end.
+    /// that was dropped, which the next read gets. A closure that has begun runs to its end, also
+    /// if the future is dropped.
     ///
     /// ```
     /// use smol::Async;
@@ -7726,14 +7704,12 @@ impl Async<File> {
         })
         .await
     }
-}
 
-impl Async<File> {
-    /// Reads all that is left, and returns how much that was.
+    /// Reads all that is left, and returns how much that was. If the future is dropped, `buf` has
+    /// what was read so far.
     ///
-    /// It does what the method of the same name in [`AsyncReadExt`](io::AsyncReadExt) does, which
-    /// fills all of the buffer that is free with zeros whenever it is polled: for a large file,
-    /// longer than others may be held up. If the future is dropped, `buf` has what was read so far.
+    /// The method of the same name in [`AsyncReadExt`](io::AsyncReadExt) fills all of the free
+    /// buffer with zeros whenever it is polled, which for a large file holds up others.
     pub fn read_to_end<'a>(
         &'a mut self,
         buf: &'a mut Vec<u8>,
@@ -7844,11 +7820,8 @@ impl AsyncSeek for Async<File> {
 impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
     type Error = io::Error;
 
-    /// The descriptor, out of the poller and blocking again.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    /// The descriptor, out of the poller and blocking again. Fails as
+    /// [`into_inner`](Async::into_inner) does: if there are clones of the handle, for one.
     fn try_from(handle: Async<T>) -> io::Result<OwnedFd> {
         let fd = handle.into_inner()?.into();
         rustix::io::ioctl_fionbio(&fd, false)?;
@@ -7860,11 +7833,7 @@ impl TryFrom<Async<File>> for Stdio {
     type Error = io::Error;
 
     /// A file or pipe for a child that is about to be started: the output of one child can be the
-    /// input of the next.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    /// input of the next. Fails as [`into_inner`](Async::into_inner) does.
     fn try_from(handle: Async<File>) -> io::Result<Stdio> {
         #[cfg(unix)]
         return Ok(Stdio::from(OwnedFd::try_from(handle)?));
@@ -8082,10 +8051,9 @@ impl Drop for Parent {
 }
 
 impl Async<Child> {
-    /// Starts a program. What is to be piped is set on the command, as with std:
-    /// [`Command::stdin`], [`Command::stdout`], [`Command::stderr`].
+    /// Starts a program, which blocks the calling thread for some hundred microseconds. What is to
+    /// be piped is set on the command, as with std.
     ///
-    /// Starting takes some hundred microseconds, during which the calling thread is blocked.
     /// Dropping all handles neither leaves a zombie nor kills the child, unless
     /// [`kill_on_drop`](Async::kill_on_drop) was called; it closes those pipes that were not taken.
     ///
@@ -8129,8 +8097,7 @@ impl Async<Child> {
         Ok(Async { shared: Arc::new(Driven { driver, io: None }), desk: None })
     }
 
-    /// Runs a program to its end, with its streams as they are set on the command: ours, if nothing
-    /// is.
+    /// Runs a program to its end, with its streams as set on the command: ours, if nothing is.
     ///
     /// The program is started by this call, and goes on if the future is dropped. Blocks and fails
     /// as [`spawn`](Async::spawn) and [`status`](Async::status) do.
@@ -8157,13 +8124,9 @@ impl Async<Child> {
         async move { child?.status().await }
     }
 
-    /// Runs a program to its end and collects what it writes to its standard output and standard
-    /// error, which are made pipes whatever was set. Its standard input is as set on the command:
-    /// ours, if nothing is.
-    ///
-    /// The program is started by this call, and goes on without its pipes if the future is dropped.
-    /// Blocks and fails as [`spawn`](Async::spawn) and [`output`](Async::output) do. There is an
-    /// example at [`run`](Async::run).
+    /// [`run`](Async::run) that collects what the program writes to its standard output and error,
+    /// which are made pipes whatever was set. They are closed if the future is dropped. Fails as
+    /// [`spawn`](Async::spawn) and [`output`](Async::output) do.
     pub fn capture(
         command: &mut Command,
     ) -> impl Future<Output = io::Result<Output>> + Send + use<> {
@@ -8186,11 +8149,7 @@ impl Async<Child> {
     }
 
     /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it
-    /// gone.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` if it has ended and was waited for.
+    /// gone. `InvalidInput` if it has ended and was waited for.
     pub fn kill(&self) -> io::Result<()> {
         self.parent().process.signal(Child::kill)
     }
@@ -8199,8 +8158,8 @@ impl Async<Child> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the process has ended and was waited for, or if the number is that of no
-    /// signal or of a real-time one. `PermissionDenied` if it runs as another user.
+    /// `InvalidInput` if the process has ended and was waited for, or if there is no such signal or
+    /// it is a real-time one. `PermissionDenied` if it runs as another user.
     #[cfg(unix)]
     pub fn signal(&self, number: i32) -> io::Result<()> {
         use rustix::process::{Signal, kill_process};
@@ -8212,17 +8171,15 @@ impl Async<Child> {
         })
     }
 
-    /// Whether the process is to be killed when the last handle to it is dropped, if it still runs
-    /// then. It is not unless this was called. A future of [`output`](Async::output) holds a
-    /// handle.
+    /// Whether the process is to be killed if it still runs when the last handle to it is dropped;
+    /// not unless this was called. A future of [`output`](Async::output) holds a handle.
     pub fn kill_on_drop(&self, kill: bool) {
         lock(&self.parent().process.state).kill_on_drop = kill;
     }
 
-    /// Waits until the process has ended, and gives its status; any number of times.
+    /// Waits until the process has ended, and gives its status; any number of times. Cancel-safe.
     ///
-    /// The pipe to its standard input is closed first, unless it was taken, so that the child does
-    /// not wait for us. Cancel-safe.
+    /// The pipe to its standard input is closed first, unless it was taken: it may wait for that.
     ///
     /// # Errors
     ///
@@ -8236,23 +8193,15 @@ impl Async<Child> {
     }
 
     /// The status if the process has ended, and `None` if it still runs. Never waits, and closes no
-    /// pipe.
-    ///
-    /// # Errors
-    ///
-    /// As for [`status`](Async::status).
+    /// pipe. Fails as [`status`](Async::status) does.
     pub fn try_status(&self) -> io::Result<Option<ExitStatus>> {
         self.parent().process.look().transpose()
     }
 
     /// Waits until the process has ended, and collects what it writes to those pipes that were not
-    /// taken.
+    /// taken. Fails as [`status`](Async::status) does, or if a pipe cannot be read.
     ///
     /// Not cancel-safe: what was collected is lost if the future is dropped, and so is this handle.
-    ///
-    /// # Errors
-    ///
-    /// As for [`status`](Async::status), or if a pipe cannot be read.
     pub async fn output(self) -> io::Result<Output> {
         drop(self.take_stdin());
         let (out, err) =
@@ -8267,10 +8216,9 @@ impl Async<Child> {
         lock(&self.parent().pipes)[0].take()
     }
 
-    /// The pipe from the child's standard output, if there is one and it was not taken yet.
-    ///
-    /// For the input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe
-    /// that is still non-blocking, at which most programs fail.)
+    /// The pipe from the child's standard output, if there is one and it was not taken yet. For the
+    /// input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe that is
+    /// still non-blocking, at which most programs fail.)
     pub fn take_stdout(&self) -> Option<Async<File>> {
         lock(&self.parent().pipes)[1].take()
     }
