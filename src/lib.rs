@@ -4842,7 +4842,8 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     // Dropped before `body`, and before whatever the children borrow from.
     let _children = OnDrop(|| {
         children.close();
-        let left = mem::take(&mut *lock(&children.woken));
+        let end = Woken { is_over: true, ..Woken::default() };
+        let left = mem::replace(&mut *lock(&children.woken), end);
         drop(left);
     });
     poll_fn(|cx| {
@@ -4891,6 +4892,8 @@ struct Woken {
     wakers: Vec<Arc<ChildWaker>>,
     /// Wakes the scope's own future; taken by the first child that is woken.
     scope: Option<Waker>,
+    /// The scope has ended: a waker that came now would hold this list, and the list the waker.
+    is_over: bool,
 }
 
 /// The waker of a child, or of the body.
@@ -4898,8 +4901,7 @@ struct ChildWaker {
     key: usize,
     /// Atomic: it is on the list already.
     is_queued: AtomicBool,
-    /// The list holds wakers, so that they must not hold the list.
-    woken: Weak<Mutex<Woken>>,
+    woken: Arc<Mutex<Woken>>,
 }
 
 /// The body of a scope among the keys of its children.
@@ -4907,7 +4909,7 @@ const BODY: usize = usize::MAX;
 
 impl ChildWaker {
     fn waker(key: usize, woken: &Arc<Mutex<Woken>>) -> Waker {
-        let (is_queued, woken) = (AtomicBool::new(false), Arc::downgrade(woken));
+        let (is_queued, woken) = (AtomicBool::new(false), woken.clone());
         Waker::from(Arc::new(ChildWaker { key, is_queued, woken }))
     }
 }
@@ -4923,9 +4925,11 @@ impl Wake for ChildWaker {
         if self.is_queued.swap(true, Ordering::AcqRel) {
             return;
         }
-        let Some(woken) = self.woken.upgrade() else { return };
         let scope = {
-            let mut woken = lock(&woken);
+            let mut woken = lock(&self.woken);
+            if woken.is_over {
+                return;
+            }
             woken.wakers.push(self.clone());
             woken.scope.take()
         };
@@ -5206,24 +5210,26 @@ impl Timer {
     /// Changes the deadline. Whoever waits for the timer goes on waiting, also if there is none.
     fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>, is_ahead: bool) {
         self.period = period;
-        let old = mem::replace(&mut self.state, TimerState::new(None));
-        self.state = match (old, deadline) {
-            (TimerState::Set(_, key), Some(deadline)) => {
-                // If it has fired, its waiter was woken and comes back.
-                let key = key.filter(|key| REACTOR.move_timer(*key, deadline));
-                TimerState::Set(deadline, key.map(|key| TimerKey { is_ahead, ..key }))
-            }
-            (TimerState::Set(_, key), None) => {
-                TimerState::Never(key.and_then(|key| REACTOR.take_timer(key)))
-            }
-            (TimerState::Never(Some(waiter)), Some(deadline)) => {
-                let key = REACTOR.set_timer(deadline, waiter.clone());
-                attend(&waiter);
-                TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }))
-            }
-            (TimerState::Never(waiter), None) => TimerState::Never(waiter),
-            (TimerState::Never(None), deadline) => TimerState::new(deadline),
+        if let (TimerState::Set(old, key), Some(deadline)) = (&mut self.state, deadline) {
+            *old = deadline;
+            // If it has fired, its waiter was woken and comes back.
+            *key = key.filter(|key| REACTOR.move_timer(*key, deadline));
+            key.iter_mut().for_each(|key| key.is_ahead = is_ahead);
+            return;
+        }
+        let waiter = match mem::replace(&mut self.state, TimerState::new(deadline)) {
+            TimerState::Set(_, key) => key.and_then(|key| REACTOR.take_timer(key)),
+            TimerState::Never(waiter) => waiter,
         };
+        match (&mut self.state, waiter) {
+            (TimerState::Never(place), waiter) => *place = waiter,
+            (TimerState::Set(deadline, key), Some(waiter)) => {
+                let new = REACTOR.set_timer(*deadline, waiter.clone());
+                *key = Some(TimerKey { is_ahead, ..new });
+                attend(&waiter);
+            }
+            (TimerState::Set(..), None) => {}
+        }
     }
 
     /// The deadline after one that fired at `now`.
