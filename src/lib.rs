@@ -33,6 +33,8 @@
 //! - [`Timer`] is a deadline or an interval, and [`timeout`] a limit for any future.
 //! - [`unblock`] runs a closure where it may block, [`Unblock`] a reader, writer or iterator.
 //! - [`Executor`] and [`LocalExecutor`] are for those who want one of their own.
+//! - [`on_stall`], or `SMOL_STALLS=20` in the environment, tells which task keeps its thread, and
+//!   where it was spawned; [`tasks`] lists all of them.
 //! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and `lock`
 //!   re-export async-channel and async-lock, which work with any runtime, and nothing more.
 //!
@@ -146,7 +148,7 @@
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
 //! - a lane's `state` < a handle's desk (§9)
 //! - `MINDED` < `state` of a process (§12)
-//! - leaves: `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
+//! - leaves: `KNOWN` (§2), `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
 //!   list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
 //!
 //! ## Where to change what
@@ -170,7 +172,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -191,7 +193,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, Uni
 use std::os::windows::io::BorrowedSocket as Borrowed;
 #[cfg(windows)]
 use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -553,6 +555,12 @@ fn tick_clock() {
     CLOCK.fetch_add(1, Ordering::Relaxed);
 }
 
+/// When time began, for those who count it.
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}
+
 /// The time of a clock that costs little and moves only every few milliseconds (clock_gettime(2)),
 /// where there is one.
 #[inline]
@@ -563,7 +571,7 @@ fn coarse_time() -> Duration {
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    Timers::epoch().elapsed()
+    epoch().elapsed()
 }
 
 /// Tells somebody who polls tasks and is never idle when it is time to look at something else:
@@ -607,7 +615,7 @@ impl Pace {
 // §2  Task: a future in a box, with a handle outside and a ticket inside
 // ============================================================================================
 //
-// uses §1 · used by §3 §4 §6 §9
+// uses §1 · used by §3 §4 §6 §9 · locks: KNOWN (leaf)
 //
 // PROBLEM   A future is inert. Someone must own it, poll it when it was woken, and pass its output on.
 // IDEA      async-task puts future, state and output into one allocation with two ends: [`Task`], the
@@ -683,6 +691,224 @@ where
 {
     let future = Guarded { future: Some(future), after };
     Builder::new().propagate_panic(true).spawn(move |()| future, WithInfo(schedule))
+}
+
+// ---------- Which task is stuck ----------
+
+/// A task that has kept its thread for long, as [`on_stall`] tells it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Stall {
+    /// Where the task was spawned.
+    pub place: &'static Location<'static>,
+    /// How long the poll has lasted that is under way.
+    pub time: Duration,
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (place, millis) = (self.place, self.time.as_millis());
+        write!(f, "a task spawned at {place} has kept its thread for {millis} ms")
+    }
+}
+
+/// Calls `report` when a task has kept its thread for longer than `limit`: it computes, or it
+/// blocks, in a lock, a system call or a nested [`block_on`]. Nobody else can say where.
+///
+/// `SMOL_STALLS=20` in the environment prints such tasks to standard error, here with a limit of 20
+/// milliseconds. A place is told once, and not more than one in a second. Tasks are known that were
+/// spawned after this call, by [`spawn`], [`spawn_local`] and the executors; closures of
+/// [`unblock`] may block. While it is on, each task costs an allocation and each poll two locks,
+/// and a thread (`smol-stalls`) looks several times in each `limit`. A second call takes the place
+/// of the first.
+///
+/// # Errors
+///
+/// If the thread cannot be started.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use std::time::Duration;
+///
+/// let (sender, stalls) = mpsc::channel();
+/// smol::on_stall(Duration::from_millis(10), move |stall| sender.send(stall).unwrap())?;
+/// smol::spawn(async { std::thread::sleep(Duration::from_millis(100)) }).detach();
+/// assert_eq!(stalls.recv().unwrap().place.file(), file!());
+/// # std::io::Result::Ok(())
+/// ```
+pub fn on_stall(limit: Duration, report: impl FnMut(Stall) + Send + 'static) -> io::Result<()> {
+    {
+        let mut known = lock(&KNOWN);
+        known.limit = limit;
+        known.told = BTreeSet::new();
+        let old = known.report.replace(Box::new(report));
+        let has_thread = mem::replace(&mut known.has_thread, true);
+        drop(known);
+        shielded(|| drop(old));
+        if !has_thread {
+            let thread = thread::Builder::new().name("smol-stalls".into());
+            thread.spawn(look_for_stalls).inspect_err(|_| lock(&KNOWN).has_thread = false)?;
+        }
+    }
+    // Ordering: Relaxed. A switch; what it switches on is under a lock.
+    WATCHING.store(ON, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The tasks and closures that exist, as a value to be printed with `{:#?}`: where each was
+/// spawned, how often it was polled, whether it runs or waits, and since when. Known are those that
+/// [`on_stall`] knows, and the closures of [`unblock`].
+pub fn tasks() -> impl fmt::Debug + Send + use<> {
+    struct Tasks(Vec<KnownTask>);
+    impl fmt::Debug for Tasks {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_list().entries(&self.0).finish()
+        }
+    }
+    Tasks(lock(&KNOWN).tasks.values().copied().collect())
+}
+
+/// A task of which [`tasks`] knows.
+#[derive(Clone, Copy)]
+struct KnownTask {
+    place: &'static Location<'static>,
+    /// It is a closure on the pool.
+    may_block: bool,
+    polls: u64,
+    runs: bool,
+    /// When it began to run, or to wait.
+    since: Instant,
+}
+
+impl fmt::Debug for KnownTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.may_block { "closure" } else { "task" };
+        let doing = if self.runs { "running" } else { "waiting" };
+        let (place, polls, time) = (self.place, self.polls, self.since.elapsed());
+        write!(f, "{what} spawned at {place}: polled {polls} times, {doing} for {time:?}")
+    }
+}
+
+struct KnownTasks {
+    tasks: Slab<KnownTask>,
+    /// The keys of those that run.
+    running: Vec<usize>,
+    limit: Duration,
+    /// The places that were told.
+    told: BTreeSet<&'static Location<'static>>,
+    /// Taken out while it is called.
+    report: Option<Box<dyn FnMut(Stall) + Send>>,
+    has_thread: bool,
+}
+
+static KNOWN: Mutex<KnownTasks> = Mutex::new(KnownTasks {
+    tasks: Slab::new(),
+    running: Vec::new(),
+    limit: Duration::ZERO,
+    told: BTreeSet::new(),
+    report: None,
+    has_thread: false,
+});
+
+/// Atomic: whether tasks that are spawned are noted.
+static WATCHING: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const OFF: u8 = 1;
+const ON: u8 = 2;
+
+#[inline]
+fn is_watching() -> bool {
+    // Ordering: Relaxed, as in `on_stall`.
+    match WATCHING.load(Ordering::Relaxed) {
+        UNKNOWN => ask_environment(),
+        state => state == ON,
+    }
+}
+
+#[cold]
+fn ask_environment() -> bool {
+    // Ordering: Relaxed, as above. Nobody else has decided meanwhile.
+    let _ = WATCHING.compare_exchange(UNKNOWN, OFF, Ordering::Relaxed, Ordering::Relaxed);
+    let millis = std::env::var("SMOL_STALLS").ok().and_then(|text| text.trim().parse().ok());
+    if let Some(millis @ 1..) = millis {
+        let print = |stall| drop(writeln!(std::io::stderr(), "smol: {stall}"));
+        return on_stall(Duration::from_millis(millis), print).is_ok();
+    }
+    false
+}
+
+/// A future that is noted among the known tasks. It is boxed, so that where nobody watches, tasks
+/// are not a byte larger for it.
+struct Watched<P> {
+    future: P,
+    key: usize,
+}
+
+impl<P> Watched<P> {
+    #[track_caller]
+    fn new(future: P, may_block: bool) -> Watched<P> {
+        let (place, since) = (Location::caller(), Instant::now());
+        let known = KnownTask { place, may_block, polls: 0, runs: false, since };
+        Watched { future, key: lock(&KNOWN).tasks.insert(known) }
+    }
+}
+
+impl<P: Future + Unpin> Future for Watched<P> {
+    type Output = P::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<P::Output> {
+        let key = self.key;
+        let note = move |runs: bool| {
+            let mut known = lock(&KNOWN);
+            let KnownTasks { tasks, running, .. } = &mut *known;
+            if let Some(task) = tasks.get_mut(key) {
+                (task.runs, task.since) = (runs, Instant::now());
+                task.polls += u64::from(runs);
+            }
+            match runs {
+                true => running.push(key),
+                false => running.retain(|other| *other != key),
+            }
+        };
+        note(true);
+        let _after = OnDrop(|| note(false));
+        Pin::new(&mut self.future).poll(cx)
+    }
+}
+
+impl<P> Drop for Watched<P> {
+    fn drop(&mut self) {
+        lock(&KNOWN).tasks.remove(self.key);
+    }
+}
+
+/// The life of the thread that looks for stalls.
+fn look_for_stalls() {
+    let mut pause = Duration::ZERO;
+    loop {
+        thread::sleep(pause);
+        let (stall, report) = {
+            let mut known = lock(&KNOWN);
+            pause = (known.limit / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
+            let running = known.running.iter().filter_map(|key| known.tasks.get(*key));
+            let stall = |task: &KnownTask| Stall { place: task.place, time: task.since.elapsed() };
+            let is_new =
+                |stall: &Stall| stall.time >= known.limit && !known.told.contains(stall.place);
+            let mut stalls = running.filter(|task| !task.may_block).map(stall);
+            let Some(stall) = stalls.find(is_new) else { continue };
+            known.told.insert(stall.place);
+            (stall, known.report.take())
+        };
+        if let Some(mut report) = report {
+            shielded(|| report(stall));
+            let mut known = lock(&KNOWN);
+            if known.report.is_none() {
+                known.report = Some(report);
+            }
+        }
+        // Not more than one in a second.
+        thread::sleep(Duration::from_secs(1));
+    }
 }
 
 // ============================================================================================
@@ -1471,10 +1697,15 @@ impl<'a> Executor<'a> {
     }
 
     /// Spawns a task, which runs while somebody drives this executor.
+    #[track_caller]
     pub fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
+        if is_watching() {
+            let future: future::Boxed<T> = Box::pin(future);
+            return self.crew().spawn(Watched::new(future, false));
+        }
         self.crew().spawn(future)
     }
 
@@ -1635,6 +1866,19 @@ impl LocalTasks {
             return self.box_task(Box::pin(future));
         }
         self.box_task(future)
+    }
+
+    /// The same for those whose place counts.
+    #[track_caller]
+    fn spawn_watched<T: 'static>(
+        self: &Rc<Self>,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T> {
+        if is_watching() {
+            let future: future::BoxedLocal<T> = Box::pin(future);
+            return self.spawn(Watched::new(future, false));
+        }
+        self.spawn(future)
     }
 
     fn box_task<F>(self: &Rc<Self>, future: F) -> Task<F::Output>
@@ -1801,8 +2045,9 @@ impl<'a> LocalExecutor<'a> {
     }
 
     /// Spawns a task, which runs while this executor is driven.
+    #[track_caller]
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.tasks().spawn(future)
+        self.tasks().spawn_watched(future)
     }
 
     /// Runs tasks until the future is ready, and returns its output. See [`Executor::run`].
@@ -2590,15 +2835,9 @@ impl Timers {
         }
     }
 
-    /// When time began.
-    fn epoch() -> Instant {
-        static EPOCH: OnceLock<Instant> = OnceLock::new();
-        *EPOCH.get_or_init(Instant::now)
-    }
-
     /// A moment as a number. Five hundred years from now are as good as never.
     fn count(at: Instant) -> u64 {
-        let time = at.saturating_duration_since(Timers::epoch());
+        let time = at.saturating_duration_since(epoch());
         let nanos = time.as_secs().saturating_mul(1_000_000_000);
         nanos.saturating_add(u64::from(time.subsec_nanos()))
     }
@@ -2762,7 +3001,7 @@ impl Timers {
     fn begin_sleep(&mut self) -> Option<Instant> {
         let earliest = self.first().map(|(level, slot)| self.levels[level].slots[slot].earliest);
         self.until = Until::Asleep(earliest.unwrap_or(u64::MAX));
-        Timers::epoch().checked_add(Duration::from_nanos(earliest?))
+        epoch().checked_add(Duration::from_nanos(earliest?))
     }
 
     /// It is back: takes the timers that are due, in the order of their deadlines; of equal ones,
@@ -4580,7 +4819,20 @@ fn sleep(sleeper: &Sleeper) {
 /// let task = smol::spawn(async { 1 + 2 });
 /// assert_eq!(smol::block_on(task), 3);
 /// ```
+#[track_caller]
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
+    if is_watching() {
+        let future: future::Boxed<T> = Box::pin(future);
+        return spawn_here(Watched::new(future, false));
+    }
+    spawn_here(future)
+}
+
+fn spawn_here<F>(future: F) -> Task<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
     check_for_fork_outside();
     let (runnable, task) = new_task(future, || {}, schedule);
     runnable.schedule();
@@ -4607,9 +4859,10 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
 ///     assert_eq!(task.await, 7);
 /// });
 /// ```
+#[track_caller]
 pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     match LOCAL.try_with(|local| local.tasks().clone()) {
-        Ok(tasks) => tasks.spawn(future),
+        Ok(tasks) => tasks.spawn_watched(future),
         Err(_) => panic!("smol::spawn_local was called on a thread whose local tasks are gone"),
     }
 }
@@ -5716,8 +5969,16 @@ impl Pool {
 /// })
 /// # }
 /// ```
+#[track_caller]
 pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    let (runnable, task) = new_task(async move { f() }, || {}, |runnable, _| POOL.submit(runnable));
+    let job = async move { f() };
+    let schedule = |runnable, _| POOL.submit(runnable);
+    let (runnable, task) = if is_watching() {
+        let job: future::Boxed<T> = Box::pin(job);
+        new_task(Watched::new(job, true), || {}, schedule)
+    } else {
+        new_task(job, || {}, schedule)
+    };
     runnable.schedule();
     task
 }
