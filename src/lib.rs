@@ -1024,7 +1024,7 @@ enum Pushed {
 
 impl Here {
     /// Queues a ticket on the worker that runs on this thread.
-    fn push(&self, queues: &Queues, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+    fn push(&self, queues: &Queues, runnable: Runnable, is_last: bool) -> Pushed {
         let mode = self.mode.get();
         if mode == Mode::Late {
             let _ = queues.injector.push(runnable);
@@ -1032,8 +1032,8 @@ impl Here {
         }
         let local = &self.local;
         let mut next = Some(runnable);
-        // A task that woke itself goes behind all others. What it woke before it goes to the slot.
-        if mode == Mode::Task && !info.woken_while_running {
+        // What the running task woke goes to the slot.
+        if mode == Mode::Task && !is_last {
             next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
         }
         let alone = match next.map(|runnable| local.queue.push(runnable)) {
@@ -1100,13 +1100,15 @@ impl Queues {
     }
 
     /// Queues a ticket: this is what every waker of a task ends in. This is W1 of the proof in §0.
-    fn push(&self, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+    /// A task that is new or woke itself is the last for which others should wait (bench:
+    /// `spawn_remote_stalled`).
+    fn push(&self, runnable: Runnable, is_last: bool) -> Pushed {
         tour!(2, "a ticket is queued");
         let mut ticket = Some(runnable);
         let pushed = HERE.try_with(|here| {
             let here = here.borrow();
             let here = here.as_ref().filter(|here| here.queues == self.id())?;
-            Some(here.push(self, ticket.take()?, info))
+            Some(here.push(self, ticket.take()?, is_last))
         });
         if let Some(runnable) = ticket {
             // From outside. The injector is never closed, so that this cannot fail.
@@ -1434,8 +1436,8 @@ impl Crew {
         })
     }
 
-    fn schedule(&self, runnable: Runnable, info: ScheduleInfo) {
-        if self.queues.push(runnable, info) != Pushed::Collected {
+    fn schedule(&self, runnable: Runnable, is_last: bool) {
+        if self.queues.push(runnable, is_last) != Pushed::Collected {
             self.notify();
         }
     }
@@ -1465,13 +1467,14 @@ impl Crew {
         F::Output: Send + 'static,
     {
         let crew = self.clone();
-        let schedule = move |runnable, info| crew.schedule(runnable, info);
+        let schedule =
+            move |runnable, info: ScheduleInfo| crew.schedule(runnable, info.woken_while_running);
         let (runnable, task) = {
             let mut active = lock(&self.active);
             // Moves the future, and runs nothing of it.
             active.enlist(|key| new_task(future, self.forget(key), schedule))
         };
-        runnable.schedule();
+        self.schedule(runnable, true);
         task
     }
 
@@ -4134,8 +4137,8 @@ fn notify() {
 }
 
 /// Queues a ticket of the global executor.
-fn schedule(runnable: Runnable, info: ScheduleInfo) {
-    match QUEUES.push(runnable, info) {
+fn schedule(runnable: Runnable, is_last: bool) {
+    match QUEUES.push(runnable, is_last) {
         Pushed::Queued => notify(),
         // The worker looks at its own queue next, and the alarm is set should it block before
         // (I6.2).
@@ -4834,8 +4837,10 @@ where
     F::Output: Send + 'static,
 {
     check_for_fork_outside();
-    let (runnable, task) = new_task(future, || {}, schedule);
-    runnable.schedule();
+    let schedule_woken =
+        |runnable, info: ScheduleInfo| schedule(runnable, info.woken_while_running);
+    let (runnable, task) = new_task(future, || {}, schedule_woken);
+    schedule(runnable, true);
     if IDLE.look() & STRANDED != 0 && !is_in_loop() {
         stand_in_at_once();
     }
