@@ -106,7 +106,7 @@
 //! alarm is set that makes the watcher look. A seat must not stay empty while something is waited
 //! for:
 //!
-//! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `settle`      |
+//! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `finish`      |
 //! |---------------------------------------|-----------------------------------------------|
 //! | A1 note the source or the timer       | S1 change the word: the seat, the alarm       |
 //! | A2 look at the word: seat or alarm?   | S2' look whether anything is waited for       |
@@ -185,6 +185,7 @@ use std::mem;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::ops::{Deref, DerefMut};
 #[cfg(unix)]
 use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, BorrowedFd as Borrowed, OwnedFd, RawFd};
 #[cfg(unix)]
@@ -659,9 +660,24 @@ impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
     }
 }
 
+/// Where a task comes from: the caller of `spawn`, and whether it is a closure on the pool.
+#[derive(Clone, Copy)]
+struct Origin {
+    place: &'static Location<'static>,
+    may_block: bool,
+}
+
+impl Origin {
+    #[track_caller]
+    fn here(may_block: bool) -> Origin {
+        Origin { place: Location::caller(), may_block }
+    }
+}
+
 /// Boxes a future together with the function that queues its tickets.
 fn new_task<F, S>(
     future: F,
+    origin: Origin,
     after: impl FnMut() + Send + 'static,
     schedule: S,
 ) -> (Runnable, Task<F::Output>)
@@ -672,8 +688,13 @@ where
 {
     tour!(1, "a future of {} bytes is boxed: one ticket, one handle", mem::size_of::<F>());
     // The fewer moves of a large future, the smaller the stack that suffices for them.
-    if mem::size_of::<F>() >= LARGE_FUTURE {
-        return box_task(Box::pin(future), after, schedule);
+    if mem::size_of::<F>() >= LARGE_FUTURE || is_watching() {
+        let future = Box::pin(future);
+        if is_watching() {
+            let future: future::Boxed<F::Output> = future;
+            return box_task(Watched::new(future, origin), after, schedule);
+        }
+        return box_task(future, after, schedule);
     }
     box_task(future, after, schedule)
 }
@@ -771,9 +792,7 @@ pub fn tasks() -> impl fmt::Debug + Send + use<> {
 /// A task of which [`tasks`] knows.
 #[derive(Clone, Copy)]
 struct KnownTask {
-    place: &'static Location<'static>,
-    /// It is a closure on the pool.
-    may_block: bool,
+    origin: Origin,
     polls: u64,
     runs: bool,
     /// When it began to run, or to wait.
@@ -782,9 +801,9 @@ struct KnownTask {
 
 impl fmt::Debug for KnownTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.may_block { "closure" } else { "task" };
+        let what = if self.origin.may_block { "closure" } else { "task" };
         let doing = if self.runs { "running" } else { "waiting" };
-        let (place, polls, time) = (self.place, self.polls, self.since.elapsed());
+        let (place, polls, time) = (self.origin.place, self.polls, self.since.elapsed());
         write!(f, "{what} spawned at {place}: polled {polls} times, {doing} for {time:?}")
     }
 }
@@ -845,10 +864,8 @@ struct Watched<P> {
 }
 
 impl<P> Watched<P> {
-    #[track_caller]
-    fn new(future: P, may_block: bool) -> Watched<P> {
-        let (place, since) = (Location::caller(), Instant::now());
-        let known = KnownTask { place, may_block, polls: 0, runs: false, since };
+    fn new(future: P, origin: Origin) -> Watched<P> {
+        let known = KnownTask { origin, polls: 0, runs: false, since: Instant::now() };
         Watched { future, key: lock(&KNOWN).tasks.insert(known) }
     }
 }
@@ -891,10 +908,11 @@ fn look_for_stalls() {
             let mut known = lock(&KNOWN);
             pause = (known.limit / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
             let running = known.running.iter().filter_map(|key| known.tasks.get(*key));
-            let stall = |task: &KnownTask| Stall { place: task.place, time: task.since.elapsed() };
+            let stall =
+                |task: &KnownTask| Stall { place: task.origin.place, time: task.since.elapsed() };
             let is_new =
                 |stall: &Stall| stall.time >= known.limit && !known.told.contains(stall.place);
-            let mut stalls = running.filter(|task| !task.may_block).map(stall);
+            let mut stalls = running.filter(|task| !task.origin.may_block).map(stall);
             let Some(stall) = stalls.find(is_new) else { continue };
             known.told.insert(stall.place);
             (stall, known.report.take())
@@ -1461,7 +1479,7 @@ impl Crew {
     }
 
     /// Boxes a future into a task that is dropped with this crew, and queues its first ticket.
-    fn spawn<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
+    fn spawn<F>(self: &Arc<Self>, future: F, origin: Origin) -> Task<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -1472,7 +1490,7 @@ impl Crew {
         let (runnable, task) = {
             let mut active = lock(&self.active);
             // Moves the future, and runs nothing of it.
-            active.enlist(|key| new_task(future, self.forget(key), schedule))
+            active.enlist(|key| new_task(future, origin, self.forget(key), schedule))
         };
         self.schedule(runnable, true);
         task
@@ -1705,11 +1723,7 @@ impl<'a> Executor<'a> {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
-        if is_watching() {
-            let future: future::Boxed<T> = Box::pin(future);
-            return self.crew().spawn(Watched::new(future, false));
-        }
-        self.crew().spawn(future)
+        self.crew().spawn(future, Origin::here(false))
     }
 
     /// Runs tasks until the future is ready, and returns its output.
@@ -1859,29 +1873,21 @@ impl LocalTasks {
     }
 
     /// The same as [`Crew::spawn`], for a future that stays on this thread.
-    fn spawn<F>(self: &Rc<Self>, future: F) -> Task<F::Output>
+    fn spawn<F>(self: &Rc<Self>, future: F, origin: Origin) -> Task<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
     {
         // As in `new_task`.
-        if mem::size_of::<F>() >= LARGE_FUTURE {
-            return self.box_task(Box::pin(future));
+        if mem::size_of::<F>() >= LARGE_FUTURE || is_watching() {
+            let future = Box::pin(future);
+            if is_watching() {
+                let future: future::BoxedLocal<F::Output> = future;
+                return self.box_task(Watched::new(future, origin));
+            }
+            return self.box_task(future);
         }
         self.box_task(future)
-    }
-
-    /// The same for those whose place counts.
-    #[track_caller]
-    fn spawn_watched<T: 'static>(
-        self: &Rc<Self>,
-        future: impl Future<Output = T> + 'static,
-    ) -> Task<T> {
-        if is_watching() {
-            let future: future::BoxedLocal<T> = Box::pin(future);
-            return self.spawn(Watched::new(future, false));
-        }
-        self.spawn(future)
     }
 
     fn box_task<F>(self: &Rc<Self>, future: F) -> Task<F::Output>
@@ -2050,7 +2056,7 @@ impl<'a> LocalExecutor<'a> {
     /// Spawns a task, which runs while this executor is driven.
     #[track_caller]
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.tasks().spawn_watched(future)
+        self.tasks().spawn(future, Origin::here(false))
     }
 
     /// Runs tasks until the future is ready, and returns its output. See [`Executor::run`].
@@ -2234,8 +2240,8 @@ struct Kernel {
     /// Atomic: a handle could not be deleted, and `polling` may remember its number.
     has_stale: AtomicBool,
     /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
-    #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
-    clock: Option<OwnedFd>,
+    #[allow(dead_code)] // elsewhere
+    clock: Option<TimerFd>,
 }
 
 /// The kernel's answer.
@@ -2243,21 +2249,13 @@ struct Asked {
     events: polling::Events,
     news: Vec<News>,
     /// The moment the clock was last set to.
-    #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+    #[allow(dead_code)] // elsewhere
     alarm: Option<Instant>,
 }
 
 impl Asked {
     fn new() -> Asked {
-        Asked {
-            events: polling::Events::new(),
-            news: Vec::new(),
-            #[cfg(all(
-                any(target_os = "linux", target_os = "android"),
-                not(polling_test_poll_backend)
-            ))]
-            alarm: None,
-        }
+        Asked { events: polling::Events::new(), news: Vec::new(), alarm: None }
     }
 
     /// Asks `polling`.
@@ -2285,20 +2283,8 @@ impl Asked {
 impl Kernel {
     fn new() -> io::Result<Kernel> {
         let poller = Poller::new()?;
-        #[cfg(all(
-            any(target_os = "linux", target_os = "android"),
-            not(polling_test_poll_backend)
-        ))]
         let clock = Kernel::new_clock(&poller);
-        Ok(Kernel {
-            poller,
-            has_stale: AtomicBool::new(false),
-            #[cfg(all(
-                any(target_os = "linux", target_os = "android"),
-                not(polling_test_poll_backend)
-            ))]
-            clock,
-        })
+        Ok(Kernel { poller, has_stale: AtomicBool::new(false), clock })
     }
 
     /// Whether the kernel tells each change once, to whoever is registered.
@@ -2338,10 +2324,8 @@ impl Kernel {
     const CLOCK: usize = usize::MAX - 1;
 
     /// Without one (some sandboxes) deadlines are kept in milliseconds.
-    fn new_clock(poller: &Poller) -> Option<OwnedFd> {
-        use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let clock = timerfd_create(TimerfdClockId::Monotonic, flags).ok()?;
+    fn new_clock(poller: &Poller) -> Option<TimerFd> {
+        let clock = new_timer_fd(false)?;
         let data = epoll::EventData::new_u64(Kernel::CLOCK as u64);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(poller, &clock, data, flags).ok()?;
@@ -2389,7 +2373,7 @@ impl Kernel {
         // An alarm that comes too early is cheaper, since it comes once, than setting the clock
         // each time.
         if !asked.alarm.is_some_and(|at| now < at && at <= deadline) {
-            set_timer_descriptor(clock, Some(time));
+            set_timer_fd(clock, Some(time));
             asked.alarm = Some(now + time);
         }
         None
@@ -2419,6 +2403,10 @@ impl Kernel {
 
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
 impl Kernel {
+    fn new_clock(_: &Poller) -> Option<TimerFd> {
+        None
+    }
+
     /// Registers a handle, in edge mode for both directions and else for what is waited for.
     ///
     /// `polling` must be told of a handle before it is closed. It holds because an [`Async`] owns
@@ -2459,9 +2447,23 @@ impl Kernel {
     }
 }
 
-/// Sets a timer descriptor to ring once, or stops it.
+/// A timer descriptor (timerfd_create(2)): it can be set and stopped without waking the thread that
+/// sleeps on it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn set_timer_descriptor(timer: &OwnedFd, after: Option<Duration>) {
+type TimerFd = OwnedFd;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+type TimerFd = std::convert::Infallible;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn new_timer_fd(is_blocking: bool) -> Option<TimerFd> {
+    use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+    let flags = if is_blocking { TimerfdFlags::empty() } else { TimerfdFlags::NONBLOCK };
+    timerfd_create(TimerfdClockId::Monotonic, flags | TimerfdFlags::CLOEXEC).ok()
+}
+
+/// Sets it to ring once, or stops it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_timer_fd(timer: &TimerFd, after: Option<Duration>) {
     use rustix::time::{Itimerspec, TimerfdTimerFlags, timerfd_settime};
     // Zero would mean to stop it.
     let time = after.map_or(Duration::ZERO, |after| after.max(Duration::from_nanos(1)));
@@ -2471,6 +2473,27 @@ fn set_timer_descriptor(timer: &OwnedFd, after: Option<Duration>) {
     };
     // It can fail only if somebody closed the descriptor; then the poller is broken as well.
     let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &value);
+}
+
+/// Sleeps until it rings, or a signal comes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn wait_for_timer_fd(timer: &TimerFd) {
+    let _ = rustix::io::read(timer, &mut [0; 8]);
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn new_timer_fd(_is_blocking: bool) -> Option<TimerFd> {
+    None
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn set_timer_fd(timer: &TimerFd, _after: Option<Duration>) {
+    match *timer {}
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn wait_for_timer_fd(timer: &TimerFd) {
+    match *timer {}
 }
 
 /// Whether an operation would not block right now.
@@ -3710,13 +3733,15 @@ impl IdleState {
         self.active() > 0 && self.watcher == Watcher::Present
     }
 
-    /// Somebody who sleeps and can have the seat, to be woken; `true` if it counts as searching
-    /// now.
-    fn pop_sitter(&mut self) -> Option<(Arc<Signal>, bool)> {
-        let worker = self.workers.pop().map(|signal| (signal, true));
-        let for_others = worker.is_none() && !self.is_for_workers();
-        let other = if for_others { self.others.pop() } else { None };
-        worker.or(other.map(|signal| (signal, false)))
+    fn sleepers(&mut self, workers: bool) -> &mut Vec<Arc<Signal>> {
+        if workers { &mut self.workers } else { &mut self.others }
+    }
+
+    /// Takes somebody off its list. `false`: it was called, and is not there any more.
+    fn take_off(&mut self, signal: &Arc<Signal>, is_worker: bool) -> bool {
+        let sleepers = self.sleepers(is_worker);
+        let place = sleepers.iter().rposition(|other| Arc::ptr_eq(other, signal));
+        place.map(|place| sleepers.remove(place)).is_some()
     }
 
     /// All may be calm: then the alarm is not needed.
@@ -3731,13 +3756,124 @@ impl IdleState {
     }
 }
 
-/// What became of a call for a worker.
-#[derive(PartialEq)]
-enum Called {
-    /// Somebody comes, or will look in any case.
-    Enough,
-    /// A thread must be started; it counts as present and searching already.
-    Start,
+/// A change of the state, under its lock: who is called because of it, and how many workers more
+/// search then. `finish` publishes it and lets go of the lock, and only then calls.
+struct Change {
+    state: MutexGuard<'static, IdleState>,
+    searching: isize,
+    called: Option<Arc<Signal>>,
+    /// Whoever sits in the poller is to look around.
+    interrupts: bool,
+}
+
+impl Deref for Change {
+    type Target = IdleState;
+
+    fn deref(&self) -> &IdleState {
+        &self.state
+    }
+}
+
+impl DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut IdleState {
+        &mut self.state
+    }
+}
+
+impl Change {
+    /// Makes the word say what the state says, and how many more search.
+    fn publish(&mut self) {
+        let state = &mut *self.state;
+        let flag = |yes, flag| if yes { flag } else { 0 };
+        let word = state.asleep() * ASLEEP
+            + flag(!state.others.is_empty(), OTHERS)
+            + flag(state.seat != Sitter::Nobody, SEATED)
+            + flag(state.watcher == Watcher::Present, WATCHED)
+            + flag(state.is_armed, ARMED)
+            + flag(state.present >= state.wanted(), FULL)
+            + flag(state.is_stranded(), STRANDED);
+        let searching = mem::take(&mut self.searching);
+        let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
+        state.published = word;
+        if change != 0 {
+            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 (§0).
+            IDLE.word.fetch_add(change, Ordering::SeqCst);
+        }
+    }
+
+    fn finish(mut self) {
+        self.mind_alarm();
+        self.publish();
+        // S2': whoever has begun to wait in between saw the old word.
+        if !self.is_armed && !self.is_calm() {
+            self.mind_alarm();
+            self.publish();
+        }
+        let Change { state, called, interrupts, .. } = self;
+        drop(state);
+        if interrupts {
+            REACTOR.interrupt();
+        }
+        if let Some(signal) = called {
+            signal.wake();
+        }
+    }
+
+    /// Counts a worker whose thread is about to be started: it searches already.
+    fn add_worker(&mut self) {
+        self.present += 1;
+        self.searching += 1;
+    }
+
+    /// Calls a worker that was taken off its list: it counts as searching.
+    fn call_worker(&mut self, worker: Arc<Signal>) {
+        self.searching += 1;
+        self.called = Some(worker);
+    }
+
+    /// Calls somebody who sleeps to the seat, if there is one who can have it: a worker, since most
+    /// news is for tasks, or else a thread in `block_on`.
+    fn call_sitter(&mut self) -> bool {
+        if let Some(worker) = self.workers.pop() {
+            self.call_worker(worker);
+        } else if !self.is_for_workers() {
+            self.called = self.others.pop();
+        }
+        self.called.is_some()
+    }
+
+    /// Calls a thread in `block_on` to stand in for the workers, if none can be started. (Else it
+    /// is one that looks before it sleeps, or `spawn` does it.)
+    fn call_stand_in(&mut self) {
+        if self.is_stranded() {
+            self.called = self.others.pop();
+            self.interrupts |= self.called.is_none() && self.seat == Sitter::Other;
+        }
+    }
+
+    /// Where somebody sleeps who is on the list: in the seat, or else perhaps a worker is called
+    /// who should have it.
+    fn choose(&mut self, signal: &Arc<Signal>, is_worker: bool) -> Option<Seat> {
+        if self.seat != Sitter::Nobody {
+            return None;
+        }
+        if is_worker {
+            self.workers.pop();
+            self.seated = Some(signal.clone());
+            self.seat = Sitter::Worker;
+            return Some(Seat::new());
+        }
+        if let Some(worker) = self.workers.pop() {
+            self.call_worker(worker);
+            return None;
+        }
+        if self.is_for_workers() {
+            return None;
+        }
+        self.others.pop();
+        self.seat = Sitter::Other;
+        Some(Seat::new())
+    }
 }
 
 /// What somebody does who falls asleep.
@@ -3763,299 +3899,198 @@ impl Idle {
         self.look() & (ARMED | WATCHED) == WATCHED
     }
 
-    /// To be called by everybody but the watcher: something happens.
-    fn change(&self) -> MutexGuard<'_, IdleState> {
-        let mut state = lock(&self.state);
-        state.is_quiet = false;
-        state
+    /// For the watcher.
+    fn lock(&'static self) -> Change {
+        Change { state: lock(&self.state), searching: 0, called: None, interrupts: false }
     }
 
-    /// Makes the word say what the state says, and `searching` more workers search.
-    fn publish(&self, state: &mut IdleState, searching: isize) {
-        let flag = |yes, flag| if yes { flag } else { 0 };
-        let word = state.asleep() * ASLEEP
-            + flag(!state.others.is_empty(), OTHERS)
-            + flag(state.seat != Sitter::Nobody, SEATED)
-            + flag(state.watcher == Watcher::Present, WATCHED)
-            + flag(state.is_armed, ARMED)
-            + flag(state.present >= state.wanted(), FULL)
-            + flag(state.is_stranded(), STRANDED);
-        let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
-        state.published = word;
-        if change != 0 {
-            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 (§0).
-            self.word.fetch_add(change, Ordering::SeqCst);
-        }
-    }
-
-    /// The same at the end of a change, and sees to the alarm.
-    fn settle(&self, state: &mut IdleState, searching: isize) {
-        state.mind_alarm();
-        self.publish(state, searching);
-        // S2': whoever has begun to wait in between saw the old word.
-        if !state.is_armed && !state.is_calm() {
-            state.mind_alarm();
-            self.publish(state, 0);
-        }
+    /// For everybody else: something happens.
+    fn change(&'static self) -> Change {
+        let mut change = self.lock();
+        change.is_quiet = false;
+        change
     }
 
     /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this
     /// looks at what is waited for (S2').
-    fn fall_asleep(&self, signal: &Arc<Signal>, is_worker: bool, searching: bool) -> Bedtime {
+    fn fall_asleep(
+        &'static self,
+        signal: &Arc<Signal>,
+        is_worker: bool,
+        searching: bool,
+    ) -> Bedtime {
         let had_interest = REACTOR.prepare();
-        let mut called = None;
-        let mut state = self.change();
-        let list = if is_worker { &mut state.workers } else { &mut state.others };
-        list.push(signal.clone());
+        let mut change = self.change();
+        change.sleepers(is_worker).push(signal.clone());
+        change.searching -= searching as isize;
         let mut seat = None;
         if had_interest {
-            (seat, called) = Idle::choose(&mut state, signal, is_worker);
+            seat = change.choose(signal, is_worker);
         }
-        let called_one = called.is_some() as isize;
-        self.publish(&mut state, called_one - searching as isize);
+        change.publish();
         if !had_interest && REACTOR.prepare() {
-            (seat, called) = Idle::choose(&mut state, signal, is_worker);
-            self.publish(&mut state, called.is_some() as isize);
+            seat = change.choose(signal, is_worker);
         }
-        self.settle(&mut state, 0);
         let is_parked = seat.is_none();
         let bedtime = Bedtime {
             seat,
-            is_excess: is_worker && state.present > state.wanted(),
-            is_unwatched: is_parked && state.watcher != Watcher::Present,
+            is_excess: is_worker && change.present > change.wanted(),
+            is_unwatched: is_parked && change.watcher != Watcher::Present,
         };
-        let interrupts = is_parked && state.seat == Sitter::Watcher;
-        state.is_wanted |= interrupts;
-        drop(state);
-        if interrupts {
-            REACTOR.interrupt();
+        if is_parked && change.seat == Sitter::Watcher {
+            (change.is_wanted, change.interrupts) = (true, true);
         }
-        if let Some(signal) = called {
-            signal.wake();
-        }
+        change.finish();
         bedtime
-    }
-
-    /// Where somebody sleeps who is on the list: in the seat, or else perhaps somebody is called
-    /// who should have it.
-    fn choose(
-        state: &mut IdleState,
-        signal: &Arc<Signal>,
-        is_worker: bool,
-    ) -> (Option<Seat>, Option<Arc<Signal>>) {
-        if state.seat != Sitter::Nobody {
-            return (None, None);
-        }
-        if is_worker {
-            state.workers.pop();
-            state.seated = Some(signal.clone());
-            state.seat = Sitter::Worker;
-            return (Some(Seat::new()), None);
-        }
-        let worker = state.workers.pop();
-        if worker.is_some() || state.is_for_workers() {
-            return (None, worker);
-        }
-        state.others.pop();
-        state.seat = Sitter::Other;
-        (Some(Seat::new()), None)
     }
 
     /// A thread that parked is awake again. Says whether it was called; a worker counts as
     /// searching then.
-    fn withdraw(&self, signal: &Arc<Signal>, is_worker: bool) -> bool {
-        let mut state = self.change();
-        let list = if is_worker { &mut state.workers } else { &mut state.others };
-        let place = list.iter().rposition(|other| Arc::ptr_eq(other, signal));
-        let own = place.map(|place| list.remove(place));
-        self.settle(&mut state, 0);
-        drop(state);
-        own.is_none()
+    fn withdraw(&'static self, signal: &Arc<Signal>, is_worker: bool) -> bool {
+        let mut change = self.change();
+        let was_called = !change.take_off(signal, is_worker);
+        change.finish();
+        was_called
     }
 
     /// Takes the seat for a look, or for the watcher.
-    fn sit(&self, how: Sitter) -> Option<Seat> {
+    fn sit(&'static self, how: Sitter) -> Option<Seat> {
         if self.look() & SEATED != 0 || !REACTOR.prepare() {
             return None;
         }
-        let mut state = self.change();
-        if state.seat != Sitter::Nobody {
+        let mut change = self.change();
+        if change.seat != Sitter::Nobody {
             return None;
         }
-        state.seat = how;
-        self.publish(&mut state, 0);
+        change.seat = how;
+        change.publish();
         Some(Seat::new())
     }
 
     /// Gives the seat back. Says whether somebody has called for it: whether a worker that slept in
     /// it counts as searching, or the watcher has made room for another.
-    fn leave(&self, _seat: Seat, is_worker: bool) -> bool {
-        let mut state = self.change();
-        let was_watcher = state.seat == Sitter::Watcher;
-        state.seat = Sitter::Nobody;
-        let called = is_worker && state.seated.take().is_none();
+    fn leave(&'static self, _seat: Seat, is_worker: bool) -> bool {
+        let mut change = self.change();
+        let was_watcher = change.seat == Sitter::Watcher;
+        change.seat = Sitter::Nobody;
+        let was_called = is_worker && change.seated.take().is_none();
         // The watcher makes room for somebody; and where there is no watcher, whoever leaves does.
-        let is_wanted = mem::take(&mut state.is_wanted) && was_watcher;
-        let mut next = None;
-        if (is_wanted || state.watcher != Watcher::Present) && REACTOR.has_interest() {
-            next = state.pop_sitter();
+        let is_wanted = mem::take(&mut change.is_wanted) && was_watcher;
+        if (is_wanted || change.watcher != Watcher::Present) && REACTOR.has_interest() {
+            change.call_sitter();
         }
-        self.settle(&mut state, next.as_ref().map_or(0, |(_, searches)| *searches as isize));
-        drop(state);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
-        called || is_wanted
+        change.finish();
+        was_called || is_wanted
     }
 
     /// The seat may be empty although something is waited for: somebody who sleeps sits down, or
     /// else the watcher; which needs not be told if a worker is awake, unless it is `urgent`.
-    fn fill_seat(&self, urgent: bool) {
+    fn fill_seat(&'static self, urgent: bool) {
         if self.look() & SEATED != 0 || is_forked() {
             return;
         }
-        let mut state = self.change();
-        if state.seat != Sitter::Nobody || !REACTOR.has_interest() {
+        let mut change = self.change();
+        if change.seat != Sitter::Nobody || !REACTOR.has_interest() {
             return;
         }
-        let next = state.pop_sitter();
-        let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
-        if next.is_none() && state.watcher == Watcher::Present && (urgent || state.active() == 0) {
-            state.is_urgent = true;
+        let is_late = urgent || change.active() == 0;
+        if !change.call_sitter() && change.watcher == Watcher::Present && is_late {
+            change.is_urgent = true;
             ALARM.set(Some(Duration::ZERO));
         }
-        self.settle(&mut state, searches as isize);
-        drop(state);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
+        change.finish();
     }
 
     /// Somebody begins to wait while nobody sits: the watcher sees to it, should this thread block.
     #[cold]
-    fn mind(&self) {
+    fn mind(&'static self) {
         if !is_forked() {
-            let mut state = self.change();
-            self.settle(&mut state, 0);
+            self.change().finish();
         }
     }
 
-    /// W3: calls a worker that sleeps, or else says that one must be started, if that may be tried.
-    /// `anyhow`: even if another searches, since that has not helped.
-    fn call_worker(&self, anyhow: bool, may_try: bool) -> Called {
+    /// W3: calls a worker that sleeps. `true`: a thread must be started, which counts as present and
+    /// searching already; only if that may be tried. `anyhow`: even if another searches, since that
+    /// has not helped.
+    fn call_worker(&'static self, anyhow: bool, may_try: bool) -> bool {
         if is_forked() {
-            return Called::Enough;
+            return false;
         }
-        let mut state = self.change();
+        let mut change = self.change();
         if self.look() & COUNT > 0 && !anyhow {
-            return Called::Enough;
+            return false;
         }
-        let worker = state.workers.pop().or_else(|| state.seated.take());
-        let mut called = Called::Enough;
-        let mut other = None;
-        if worker.is_none() {
-            // The first worker is tried for each time, since without it nothing goes on.
-            let may_start = state.may_start() || state.present == state.blocked;
-            if may_try && state.present < state.wanted() && may_start {
-                state.present += 1;
-                called = Called::Start;
-            } else if state.is_stranded() {
-                // Whoever is in `block_on` stands in.
-                other = state.others.pop();
-                if other.is_none() && state.seat == Sitter::Other {
-                    REACTOR.interrupt();
-                }
-            }
+        // The first worker is tried for each time, since without it nothing goes on.
+        let may_start = change.may_start() || change.present == change.blocked;
+        let worker = change.workers.pop().or_else(|| change.seated.take());
+        let starts = worker.is_none() && may_try && may_start && change.present < change.wanted();
+        match worker {
+            Some(worker) => change.call_worker(worker),
+            None if starts => change.add_worker(),
+            None => change.call_stand_in(),
         }
-        let searches = worker.is_some() || called == Called::Start;
-        self.settle(&mut state, searches as isize);
-        drop(state);
-        if let Some(signal) = worker.or(other) {
-            signal.wake();
-        }
-        called
+        change.finish();
+        starts
     }
 
     /// Counts one worker more than there should be, if that is not too many.
-    fn add_spare(&self) -> bool {
-        let mut state = self.change();
-        let may_start = state.present < MAX_WORKERS && state.may_start();
+    fn add_spare(&'static self) -> bool {
+        let mut change = self.change();
+        let may_start = change.present < MAX_WORKERS && change.may_start();
         if may_start {
-            state.present += 1;
+            change.add_worker();
         }
-        self.settle(&mut state, may_start as isize);
+        change.finish();
         may_start
     }
 
     /// The thread of a worker was started or not.
-    fn started(&self, success: bool) {
-        let mut other = None;
-        let mut state = self.change();
+    fn started(&'static self, success: bool) {
+        let mut change = self.change();
         if success {
-            state.failed = None;
+            change.failed = None;
         } else {
-            state.present -= 1;
-            state.failed = Some(Instant::now());
-            if state.is_stranded() {
-                // A thread in `block_on` stands in: one that sleeps, perhaps relying on the worker
-                // that never came, or one that looks before it sleeps. Else `spawn` does it.
-                other = state.others.pop();
-                if other.is_none() && state.seat == Sitter::Other {
-                    REACTOR.interrupt();
-                }
-            }
+            change.present -= 1;
+            change.searching -= 1;
+            change.failed = Some(Instant::now());
+            // It may sleep, relying on the worker that never came.
+            change.call_stand_in();
         }
-        self.settle(&mut state, if success { 0 } else { -1 });
-        drop(state);
-        if let Some(signal) = other {
-            signal.wake();
-        }
+        change.finish();
     }
 
     /// A worker that sleeps and was not called ends, if there are too many.
-    fn retire(&self, signal: &Arc<Signal>) -> bool {
-        let mut state = self.change();
-        let is_own = |other: &Arc<Signal>| Arc::ptr_eq(other, signal);
-        let is_seated = state.seated.as_ref().is_some_and(is_own);
-        let place = state.workers.iter().rposition(is_own);
-        if state.present <= state.wanted() || !(is_seated || place.is_some()) {
+    fn retire(&'static self, signal: &Arc<Signal>) -> bool {
+        let mut change = self.change();
+        let is_excess = change.present > change.wanted();
+        let is_seated = change.seated.as_ref().is_some_and(|other| Arc::ptr_eq(other, signal));
+        if !is_excess || !(is_seated || change.take_off(signal, true)) {
             return false;
         }
-        state.present -= 1;
-        let mut next = None;
+        change.present -= 1;
         if is_seated {
-            state.seated = None;
-            state.seat = Sitter::Nobody;
-            next = state.pop_sitter();
+            change.seated = None;
+            change.seat = Sitter::Nobody;
+            change.call_sitter();
         }
-        let own = place.map(|place| state.workers.remove(place));
-        self.settle(&mut state, next.as_ref().map_or(0, |(_, searches)| *searches as isize));
-        drop(state);
-        drop(own);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
+        change.finish();
         true
     }
 
     /// A worker that is awake and does not search ends, if there are too many.
-    fn retire_awake(&self) -> bool {
-        let mut state = self.change();
-        let is_excess = state.present > state.wanted();
-        state.present -= is_excess as usize;
-        self.settle(&mut state, 0);
+    fn retire_awake(&'static self) -> bool {
+        let mut change = self.change();
+        let is_excess = change.present > change.wanted();
+        change.present -= is_excess as usize;
+        change.finish();
         is_excess
     }
 
     /// A worker's task waits in a nested `block_on`, or no longer.
-    fn set_blocked(&self, blocked: bool) {
-        let mut state = self.change();
-        if blocked {
-            state.blocked += 1
-        } else {
-            state.blocked -= 1
-        }
-        self.settle(&mut state, 0);
+    fn set_blocked(&'static self, blocked: bool) {
+        let mut change = self.change();
+        change.blocked = if blocked { change.blocked + 1 } else { change.blocked - 1 };
+        change.finish();
     }
 
     /// Whether there are tickets, and nobody else to run them because no thread could be started.
@@ -4064,63 +4099,37 @@ impl Idle {
     }
 }
 
-/// What wakes the watcher: on Linux a timer descriptor, which can be set and stopped without waking
-/// the thread that sleeps on it. Elsewhere, and where there is none, setting it wakes the watcher,
-/// which then waits for a tick.
+/// What wakes the watcher: a timer descriptor. Where there is none, setting the alarm wakes the
+/// watcher, which then waits for a tick.
 struct Alarm {
-    bell: OnceLock<Bell>,
+    bell: OnceLock<Option<TimerFd>>,
     unparker: OnceLock<Unparker>,
 }
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-type Bell = Option<OwnedFd>;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-type Bell = Option<std::convert::Infallible>;
 
 static ALARM: Alarm = Alarm { bell: OnceLock::new(), unparker: OnceLock::new() };
 
 impl Alarm {
-    fn bell(&self) -> &Bell {
-        self.bell.get_or_init(|| {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            {
-                use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-                timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).ok()
-            }
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            None
-        })
+    fn bell(&self) -> &Option<TimerFd> {
+        self.bell.get_or_init(|| new_timer_fd(true))
     }
 
     /// Sets the alarm, or stops it.
     fn set(&self, after: Option<Duration>) {
-        match self.bell() {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Some(bell) => set_timer_descriptor(bell, after),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Some(never) => match *never {},
-            None => {
-                if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
-                    unparker.unpark();
-                }
-            }
+        if let Some(bell) = self.bell() {
+            set_timer_fd(bell, after);
+        } else if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
+            unparker.unpark();
         }
     }
 
     /// Sleeps until the alarm rings.
     fn wait(&self, parker: &Parker) {
-        match self.bell() {
-            // A signal ends it early, which does no harm.
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Some(bell) => drop(rustix::io::read(bell, &mut [0; 8])),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Some(never) => match *never {},
-            None => {
-                parker.park();
-                if !lock(&IDLE.state).is_urgent {
-                    parker.park_timeout(TICK);
-                }
-            }
+        if let Some(bell) = self.bell() {
+            return wait_for_timer_fd(bell);
+        }
+        parker.park();
+        if !lock(&IDLE.state).is_urgent {
+            parker.park_timeout(TICK);
         }
     }
 }
@@ -4131,7 +4140,7 @@ fn notify() {
     // I6.4, and I6.2: those who are awake find the ticket before they sleep, or the watcher does.
     let is_full = asleep(word) == 0 && word & FULL != 0;
     let is_seen = word & ARMED != 0 && (word & COUNT > 0 || is_full);
-    if !is_seen && IDLE.call_worker(false, true) == Called::Start {
+    if !is_seen && IDLE.call_worker(false, true) {
         start_worker();
     }
 }
@@ -4179,23 +4188,23 @@ fn start_worker() {
 /// Starts the watcher, unless it is there. `false` if it cannot be.
 fn start_watcher() -> bool {
     {
-        let mut state = lock(&IDLE.state);
-        match state.watcher {
+        let mut change = IDLE.lock();
+        match change.watcher {
             Watcher::Present => return true,
-            _ if !state.may_start() => return false,
-            _ => state.watcher = Watcher::Present,
+            _ if !change.may_start() => return false,
+            _ => change.watcher = Watcher::Present,
         }
         ALARM.bell();
-        IDLE.settle(&mut state, 0);
+        change.finish();
     }
     if start_thread("smol-watch".into(), watch) {
         return true;
     }
     {
-        let mut state = lock(&IDLE.state);
-        (state.watcher, state.failed) = (Watcher::Impossible, Some(Instant::now()));
-        (state.is_armed, state.is_urgent) = (false, false);
-        IDLE.settle(&mut state, 0);
+        let mut change = IDLE.lock();
+        (change.watcher, change.failed) = (Watcher::Impossible, Some(Instant::now()));
+        (change.is_armed, change.is_urgent) = (false, false);
+        change.finish();
     }
     // Whoever relied on it meanwhile looks again.
     IDLE.fill_seat(false);
@@ -4824,22 +4833,10 @@ fn sleep(sleeper: &Sleeper) {
 /// ```
 #[track_caller]
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
-    if is_watching() {
-        let future: future::Boxed<T> = Box::pin(future);
-        return spawn_here(Watched::new(future, false));
-    }
-    spawn_here(future)
-}
-
-fn spawn_here<F>(future: F) -> Task<F::Output>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
     check_for_fork_outside();
     let schedule_woken =
         |runnable, info: ScheduleInfo| schedule(runnable, info.woken_while_running);
-    let (runnable, task) = new_task(future, || {}, schedule_woken);
+    let (runnable, task) = new_task(future, Origin::here(false), || {}, schedule_woken);
     schedule(runnable, true);
     if IDLE.look() & STRANDED != 0 && !is_in_loop() {
         stand_in_at_once();
@@ -4867,7 +4864,7 @@ where
 #[track_caller]
 pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     match LOCAL.try_with(|local| local.tasks().clone()) {
-        Ok(tasks) => tasks.spawn_watched(future),
+        Ok(tasks) => tasks.spawn(future, Origin::here(false)),
         Err(_) => panic!("smol::spawn_local was called on a thread whose local tasks are gone"),
     }
 }
@@ -4915,13 +4912,12 @@ fn watch() {
 
 /// Sets the alarm once more, or stops it if all is calm, or quiet.
 fn rest(is_quiet: bool) {
-    let mut state = lock(&IDLE.state);
-    if !state.stop_alarm(is_quiet) {
-        state.is_armed = true;
-        state.set_alarm();
+    let mut change = IDLE.lock();
+    if !change.stop_alarm(is_quiet) {
+        change.is_armed = true;
+        change.set_alarm();
     }
-    IDLE.settle(&mut state, 0);
-    drop(state);
+    change.finish();
     look_after_tickets(is_quiet);
 }
 
@@ -4937,31 +4933,23 @@ fn look_after_tickets(was_quiet: bool) {
 /// one turn. `true`: we should go on.
 fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     let has_interest = REACTOR.prepare();
-    let mut limit = None;
-    let next = {
-        let mut state = lock(&IDLE.state);
-        if !has_interest && REACTOR.has_interest() {
-            // It came in between: once more, at once if it is urgent.
-            return false;
-        }
-        let is_due = mem::take(&mut state.is_urgent) || is_empty_for_long;
-        if !is_due || state.seat != Sitter::Nobody || !has_interest {
-            return false;
-        }
-        let next = state.pop_sitter();
-        if next.is_none() {
-            state.seat = Sitter::Watcher;
-            // Workers may be blocked, and then we are needed elsewhere.
-            limit = (!state.stop_alarm(is_quiet)).then_some(TICK);
-        }
-        let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
-        IDLE.settle(&mut state, searches as isize);
-        next.map(|(signal, _)| signal)
-    };
-    if let Some(signal) = next {
-        signal.wake();
+    let mut change = IDLE.lock();
+    if !has_interest && REACTOR.has_interest() {
+        // It came in between: once more, at once if it is urgent.
         return false;
     }
+    let is_due = mem::take(&mut change.is_urgent) || is_empty_for_long;
+    if !is_due || change.seat != Sitter::Nobody || !has_interest {
+        return false;
+    }
+    if change.call_sitter() {
+        change.finish();
+        return false;
+    }
+    change.seat = Sitter::Watcher;
+    // Workers may be blocked, and then we are needed elsewhere.
+    let limit = (!change.stop_alarm(is_quiet)).then_some(TICK);
+    change.finish();
     look_after_tickets(is_quiet);
     let mut woken = Vec::new();
     REACTOR.turn(&Seat::new(), true, limit, &mut woken);
@@ -5035,7 +5023,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
     }
     let is_asleep = asleep(word) > 0;
     if is_asleep || word & FULL == 0 {
-        if IDLE.call_worker(true, true) == Called::Start {
+        if IDLE.call_worker(true, true) {
             start_worker();
         }
         return;
@@ -5976,14 +5964,8 @@ impl Pool {
 /// ```
 #[track_caller]
 pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    let job = async move { f() };
     let schedule = |runnable, _| POOL.submit(runnable);
-    let (runnable, task) = if is_watching() {
-        let job: future::Boxed<T> = Box::pin(job);
-        new_task(Watched::new(job, true), || {}, schedule)
-    } else {
-        new_task(job, || {}, schedule)
-    };
+    let (runnable, task) = new_task(async move { f() }, Origin::here(true), || {}, schedule);
     runnable.schedule();
     task
 }
