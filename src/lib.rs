@@ -28,15 +28,15 @@
 //!
 //! - [`block_on`] runs a future on this thread. [`spawn`] starts a [`Task`] on the worker threads,
 //!   [`spawn_local`] one that is not `Send` on this thread, and [`scope`] children that may borrow.
-//! - [`Async<T>`](Async) makes std's sockets, files, pipes and processes asynchronous, and any other handle that
-//!   the system's poller knows. [`resolve`] looks up names.
+//! - [`Async<T>`](Async) makes std's sockets, files, pipes and processes asynchronous, and any
+//!   other handle that the system's poller knows. [`resolve`] looks up names.
 //! - [`Timer`] is a deadline or an interval, and [`timeout`] a limit for any future.
 //! - [`unblock`] runs a closure where it may block, [`Unblock`] a reader, writer or iterator.
 //! - [`Executor`] and [`LocalExecutor`] are for those who want one of their own.
 //! - [`on_stall`], or `SMOL_STALLS=20` in the environment, tells which task keeps its thread, and
 //!   where it was spawned; [`tasks`] lists all of them.
-//! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and `lock`
-//!   re-export async-channel and async-lock, which work with any runtime, and nothing more.
+//! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and
+//!   `lock` re-export async-channel and async-lock, which work with any runtime, and nothing more.
 //!
 //! Everything works under any executor, and any future, also one made for another runtime's traits,
 //! can be run by this one. The number of workers is `SMOL_THREADS`, else that of the processors;
@@ -74,16 +74,18 @@
 //!
 //! ## The life of a task
 //!
-//! 1. `spawn(future)` (§6) boxes the future once (§2) and yields two ends: a `Runnable`, the ticket that
-//!    allows one poll, and a [`Task`], the handle that receives the output.
+//! 1. `spawn(future)` (§6) boxes the future once (§2) and yields two ends: a `Runnable`, the ticket
+//!    that allows one poll, and a [`Task`], the handle that receives the output.
 //! 2. The ticket goes into a queue: that of the worker we are on, or else the injector (§3).
 //! 3. A worker takes it, or steals it, and runs it: one `poll`, on that thread.
-//! 4. `Pending`: the ticket is used up. Nothing refers to the task now but the wakers that its future has left
-//!    with others. If it has left none, nobody will ever poll it again: the commonest bug in futures
-//!    written by hand.
-//! 5. A waker fires: there is a ticket again, go to 2. Firing twice before 3 is the same as firing once.
-//! 6. `Ready`: the output moves to the handle, and whoever awaits it is woken. A panic travels the same way.
-//!    Dropping the handle cancels: the ticket is issued one last time, and the future dies on a worker.
+//! 4. `Pending`: the ticket is used up. Nothing refers to the task now but the wakers that its
+//!    future has left with others. If it has left none, nobody will ever poll it again: the
+//!    commonest bug in futures written by hand.
+//! 5. A waker fires: there is a ticket again, go to 2. Firing twice before 3 is the same as firing
+//!    once.
+//! 6. `Ready`: the output moves to the handle, and whoever awaits it is woken. A panic travels the
+//!    same way. Dropping the handle cancels: the ticket is issued one last time, and the future
+//!    dies on a worker.
 //!
 //! ## The life of a wake-up
 //!
@@ -148,8 +150,8 @@
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
 //! - a lane's `state` < a handle's desk (§9)
 //! - `MINDED` < `state` of a process (§12)
-//! - leaves: `KNOWN` (§2), `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
-//!   list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
+//! - leaves: `KNOWN` (§2), `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the
+//!   state of `IDLE` (§6), the list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
 //!
 //! ## Where to change what
 //!
@@ -618,13 +620,16 @@ impl Pace {
 //
 // uses §1 · used by §3 §4 §6 §9 · locks: KNOWN (leaf)
 //
-// PROBLEM   A future is inert. Someone must own it, poll it when it was woken, and pass its output on.
-// IDEA      async-task puts future, state and output into one allocation with two ends: [`Task`], the
-//           handle of whoever wants the output, and `Runnable`, the ticket that allows one poll. There
-//           is never more than one ticket for a task; waking a task means to issue it.
-// I2.1      A panic of the future travels to whoever awaits the handle; the thread that polls survives.
+// PROBLEM   A future is inert. Someone must own it, poll it when it was woken, and pass its output
+//           on.
+// IDEA      async-task puts future, state and output into one allocation with two ends: [`Task`],
+//           the handle of whoever wants the output, and `Runnable`, the ticket that allows one
+//           poll. There is never more than one ticket for a task; waking a task means to issue it.
+// I2.1      A panic of the future travels to whoever awaits the handle; the thread that polls
+//           survives.
 // I2.2      A panic of the future's destructor is reported by the panic hook and ends there.
-//           (async-task aborts the process instead, for want of a place to raise it; see `Guarded`.)
+//           (async-task aborts the process instead, for want of a place to raise it; see
+//           `Guarded`.)
 // NEVER     knows an executor: who queues tickets is the schedule function's business.
 
 pin_project! {
@@ -937,20 +942,24 @@ fn look_for_stalls() {
 //
 // PROBLEM   Tasks become ready on any thread; some thread must poll each of them soon, and a thread
 //           that finds nothing must sleep without missing what comes next.
-// IDEA      Each worker has a queue of its own, which costs no contention. What comes from elsewhere
-//           goes to the injector. A worker without work takes a share of the injector, else steals
-//           half of another's queue (Blumofe and Leiserson, "Scheduling Multithreaded Computations by
-//           Work Stealing", 1999). Who finds nothing at all announces that it sleeps, looks once more,
-//           and sleeps: the drivers of an [`Executor`] here, the threads of our own in §6.
-// I3.1      A ticket is in a queue that every worker can reach. A slot is left to its owner as long as
-//           that gets on: drivers take from it last, our own threads never, but the watcher empties it.
-// I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's queue
-//           after 61 tasks, and after each one while the clock of §1 goes on between two tasks.
-// I3.3      The drivers of an `Executor` may do something else before they search. So each push there
-//           wakes one more of them, and who was woken passes it on before it polls anything else.
+// IDEA      Each worker has a queue of its own, which costs no contention. What comes from
+//           elsewhere goes to the injector. A worker without work takes a share of the injector,
+//           else steals half of another's queue (Blumofe and Leiserson, "Scheduling Multithreaded
+//           Computations by Work Stealing", 1999). Who finds nothing at all announces that it
+//           sleeps, looks once more, and sleeps: the drivers of an [`Executor`] here, the threads
+//           of our own in §6.
+// I3.1      A ticket is in a queue that every worker can reach. A slot is left to its owner as long
+//           as that gets on: drivers take from it last, our own threads never, but the watcher
+//           empties it.
+// I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's
+//           queue after 61 tasks, and after each one while the clock of §1 goes on between two
+//           tasks.
+// I3.3      The drivers of an `Executor` may do something else before they search. So each push
+//           there wakes one more of them, and who was woken passes it on before it polls anything
+//           else.
 // NEVER     mentions the reactor or a thread: it knows wakers.
-// REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price of a
-//           spawn); one global queue (yields cost double as soon as two workers contend).
+// REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price
+//           of a spawn); one global queue (yields cost double as soon as two workers contend).
 
 /// The queues of one worker. The owner pushes and pops, thieves pop.
 struct Local {
@@ -1792,16 +1801,18 @@ impl fmt::Debug for Executor<'_> {
 // uses §1-§3 · used by §6 · locks: mail (leaf)
 //
 // PROBLEM   A future that is not `Send` must be polled and dropped on the thread that made it.
-// IDEA      A plain queue for what is woken while this thread drives the executor, and a letter box under
-//           a lock for what is woken otherwise: tickets are `Send`. async-task checks the thread at each
-//           poll and drop. Neither needs an atomic, and who sleeps leaves a waker in the letter box.
-// I4.1      Tickets are taken out on the owner's thread only: `LocalExecutor` is not `Send`, and neither
-//           what it runs nor its destructor can get away from there.
-// I4.2      The letter box is emptied at the beginning of every round, however short, so that a task
-//           that was woken from elsewhere runs also under the shortest of drives.
+// IDEA      A plain queue for what is woken while this thread drives the executor, and a letter box
+//           under a lock for what is woken otherwise: tickets are `Send`. async-task checks the
+//           thread at each poll and drop. Neither needs an atomic, and who sleeps leaves a waker in
+//           the letter box.
+// I4.1      Tickets are taken out on the owner's thread only: `LocalExecutor` is not `Send`, and
+//           neither what it runs nor its destructor can get away from there.
+// I4.2      The letter box is emptied at the beginning of every round, however short, so that a
+//           task that was woken from elsewhere runs also under the shortest of drives.
 // I4.3      A ticket knows how many local tasks were being polled on this thread, one inside of the
 //           other, when its task was spawned. A nested `block_on` runs those tasks only that were
-//           spawned at least as deep as itself: what the surrounding task has spawned, not its siblings.
+//           spawned at least as deep as itself: what the surrounding task has spawned, not its
+//           siblings.
 // NEVER     drops a ticket elsewhere: that would drop the future.
 
 /// The tasks of one thread.
@@ -2208,28 +2219,33 @@ impl fmt::Debug for LocalExecutor<'_> {
 //
 // uses §1 · used by §6 §8 §9 §10 §11 · locks: waiters < sources; timers; asked (held by the seat)
 //
-// PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has news; and
-//           a task that waits for a deadline, when the clock has passed it.
-// IDEA      A source for each handle: who waits in which direction. A wheel of deadlines. One thread at a
-//           time has the seat: it asks the kernel, until the earliest deadline at most, and wakes.
-// STATE     of a direction:  ready --WouldBlock--> blocked --event--> ready. A new handle counts as ready,
-//           and is registered with the kernel only when an operation first says WouldBlock.
+// PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has
+//           news; and a task that waits for a deadline, when the clock has passed it.
+// IDEA      A source for each handle: who waits in which direction. A wheel of deadlines. One
+//           thread at a time has the seat: it asks the kernel, until the earliest deadline at most,
+//           and wakes.
+// STATE     of a direction:  ready --WouldBlock--> blocked --event--> ready. A new handle counts as
+//           ready, and is registered with the kernel only when an operation first says WouldBlock.
 // I5.1      Whoever holds the seat is the only thread inside the poller.
-// I5.2      Readiness is taken back only by somebody who saw WouldBlock after the last event: the word of a
-//           source counts its events, and taking back is a compare-exchange on that count. So an event that
-//           comes between a failing read and its consequences is never lost. The count is the source's
-//           own; a count shared by all sources makes fresh news look stale (async-io issue 78).
-// I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor notes
-//           the event first, then takes the waiters under the lock. One of them sees the other.
-// I5.4      `until` says when the thread in the poller means to wake up. It changes under the timers' lock
-//           only, so that a new timer either is seen by that thread or sees that it must interrupt it.
-// I5.5      In edge mode the kernel tells each change once, for both directions, and reading goes on until
-//           WouldBlock, or on TCP until less comes than was asked for, if the end is not near
-//           (`fell_short`). Else (oneshot) an event disarms the handle, and it is armed again with the
-//           union of what is still waited for.
+// I5.2      Readiness is taken back only by somebody who saw WouldBlock after the last event: the
+//           word of a source counts its events, and taking back is a compare-exchange on that
+//           count. So an event that comes between a failing read and its consequences is never
+//           lost. The count is the source's own; a count shared by all sources makes fresh news
+//           look stale (async-io issue 78).
+// I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor
+//           notes the event first, then takes the waiters under the lock. One of them sees the
+//           other.
+// I5.4      `until` says when the thread in the poller means to wake up. It changes under the
+//           timers' lock only, so that a new timer either is seen by that thread or sees that it
+//           must interrupt it.
+// I5.5      In edge mode the kernel tells each change once, for both directions, and reading goes
+//           on until WouldBlock, or on TCP until less comes than was asked for, if the end is not
+//           near (`fell_short`). Else (oneshot) an event disarms the handle, and it is armed again
+//           with the union of what is still waited for.
 // NEVER     mentions the executor · runs user code with a lock held · blocks except in `turn`.
-// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread
-//           data); a number instead of a borrowed handle (`unsafe`, and nobody knows who closed it).
+// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on
+//           unread data); a number instead of a borrowed handle (`unsafe`, and nobody knows who
+//           closed it).
 
 /// The kernel's poller, by way of `polling`. On Linux its descriptor is that of epoll(7), of which
 /// two things are asked directly: to tell the end of a stream (`RDHUP`), without which each message
@@ -3361,34 +3377,40 @@ impl Source {
 //
 // uses §1-§5 · used by §8-§12 · locks: idle (leaf)
 //
-// PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread does, the
-//           other two must not suffer. No thread may be needed that is not there.
-// IDEA      Whoever is idle and finds the seat free sits down in the poller; who finds it taken parks.
-//           Workers are preferred, since most news is for tasks. Who sleeps where, who sits and how many
-//           there are lies under one lock; whoever queues a ticket looks at one word. A watcher (Go's
-//           `sysmon` is the model) comes when somebody is late: leaving the poller sets its alarm, going
-//           back to sleep stops it, so that it does not even wake up while all is well.
+// PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread
+//           does, the other two must not suffer. No thread may be needed that is not there.
+// IDEA      Whoever is idle and finds the seat free sits down in the poller; who finds it taken
+//           parks. Workers are preferred, since most news is for tasks. Who sleeps where, who sits
+//           and how many there are lies under one lock; whoever queues a ticket looks at one word.
+//           A watcher (Go's `sysmon` is the model) comes when somebody is late: leaving the poller
+//           sets its alarm, going back to sleep stops it, so that it does not even wake up while
+//           all is well.
 // STATE     of a thread's signal:  EMPTY --sleep--> PARKED or POLLING --wake--> NOTIFIED --> EMPTY
 //           of a worker:  running --nothing--> searching --nothing--> asleep, in the seat or parked
-//                            ^-- found a ticket --'   ^---- called ----'       --one too many--> gone
-//           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is busy and
-//                         only has a look, or the watcher --leave--> free
+//                            ^-- found a ticket --'   ^---- called ----'   --one too many--> gone
+//           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is
+//                         busy and only has a look, or the watcher --leave--> free
 //           of the watcher's alarm:  stopped --a worker is called, or the seat left--> set
 //                         --all workers asleep and the seat taken, or time passed--> stopped
-// I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the watcher
-//           fills a seat that is empty for a whole tick; or there is no other thread that could be late.
-// I6.2      A worker that is awake means that the alarm is set: should it block, the watcher finds what
-//           it has in its queue, and starts one more worker if none gets on.
-// I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a task which
-//           blocks holds up no main future. (The one exception: no thread could be started.)
-// I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker. One
-//           who searches is enough; the last one to stop calls the next if it leaves work behind.
-// I6.5      There are as many workers as processors that are not blocked as far as we know; the watcher
-//           adds one when no worker gets on although tickets are queued. Who is too many and idle, ends.
+// I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the
+//           watcher fills a seat that is empty for a whole tick; or there is no other thread that
+//           could be late.
+// I6.2      A worker that is awake means that the alarm is set: should it block, the watcher finds
+//           what it has in its queue, and starts one more worker if none gets on.
+// I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a
+//           task which blocks holds up no main future. (The one exception: no thread could be
+//           started.)
+// I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker.
+//           One who searches is enough; the last one to stop calls the next if it leaves work
+//           behind.
+// I6.5      There are as many workers as processors that are not blocked as far as we know; the
+//           watcher adds one when no worker gets on although tickets are queued. Who is too many
+//           and idle, ends.
 // NEVER     starts a thread for a program that only calls `block_on` from one thread.
-// REJECTED  A thread for the reactor (two context switches for each message); handing the seat over before
-//           each task (a futex call for each event); waking the watcher whenever the seat is left (five
-//           wake-ups for a message, bench `message_20ms`); tasks on `block_on`'s thread (async-std 644).
+// REJECTED  A thread for the reactor (two context switches for each message); handing the seat over
+//           before each task (a futex call for each event); waking the watcher whenever the seat is
+//           left (five wake-ups for a message, bench `message_20ms`); tasks on `block_on`'s thread
+//           (async-std 644).
 
 /// How a thread is woken, wherever it sleeps.
 struct Signal {
@@ -4009,8 +4031,8 @@ impl Idle {
         }
     }
 
-    /// W3: calls a worker that sleeps. `true`: a thread must be started, which counts as present and
-    /// searching already; only if that may be tried. `anyhow`: even if another searches, since that
+    /// W3: calls a worker that sleeps. `true`: a thread must be started, which counts as present
+    /// and searching already; only if that may be tried. `anyhow`: even if another searches, since that
     /// has not helped.
     fn call_worker(&'static self, anyhow: bool, may_try: bool) -> bool {
         if is_forked() {
@@ -4291,8 +4313,9 @@ fn attend(waker: &Waker) {
         // it.
         if is_watched && word & (SEATED | ARMED) == 0 {
             IDLE.mind();
-        } else if !is_watched && word & OTHERS != 0 {
-            start_watcher();
+        } else if !is_watched && word & OTHERS != 0 && !start_watcher() {
+            // Nor can there be one soon: one of those who sleep elsewhere sits down.
+            IDLE.fill_seat(false);
         }
         // A task that polls in a circle without ever yielding would wait for itself.
         if OVERDRAWN.try_with(Cell::take).unwrap_or(false) {
@@ -5920,23 +5943,29 @@ impl Pool {
                 state.end_job();
                 continue;
             }
-            state.idle += 1;
-            let idle = |state: &mut PoolState| state.called + state.sent_away == 0;
-            let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            // Whoever called or sent us away has taken us off `idle`.
-            if state.called > 0 {
-                state.called -= 1;
-                came = true;
-            } else if state.sent_away > 0 {
-                state.sent_away -= 1;
-                return;
-            } else {
-                state.idle -= 1;
-                state.threads -= 1;
-                return;
-            }
+            let Some(called) = self.idle(state) else { return };
+            (state, came) = (called, true);
         }
+    }
+
+    /// Waits until somebody calls this thread. `None`: it ends.
+    fn idle<'a>(&self, mut state: MutexGuard<'a, PoolState>) -> Option<MutexGuard<'a, PoolState>> {
+        state.idle += 1;
+        let idle = |state: &mut PoolState| state.called + state.sent_away == 0;
+        let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        // Whoever called or sent us away has taken us off `idle`.
+        if state.called > 0 {
+            state.called -= 1;
+            return Some(state);
+        }
+        if state.sent_away > 0 {
+            state.sent_away -= 1;
+        } else {
+            state.idle -= 1;
+            state.threads -= 1;
+        }
+        None
     }
 }
 
@@ -6392,35 +6421,8 @@ impl<S: Send + 'static> Lane<S> {
         }
         drop(state);
         let len = buf.len().min(POOL_CHUNK);
-        let take = |state: &mut LaneState<S>| {
-            let (io, mut ahead) = (state.io.as_mut()?, state.ahead.take()?);
-            let rest = &ahead.bytes[ahead.seen..];
-            let len = buf.len().min(rest.len());
-            if ahead.at.is_some_and(|at| !pass(io, at, len)) {
-                return None;
-            }
-            buf[..len].copy_from_slice(&rest[..len]);
-            ahead.seen += len;
-            state.moves += u64::from(goes_back);
-            state.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
-            Some(Answer::Number(Ok(len as u64)))
-        };
-        let op = || {
-            Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
-                // Bytes that are nowhere else are first seen by somebody.
-                if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
-                    return Answer::Number(Ok(ahead.unseen() as u64));
-                }
-                let mut bytes = vec![0; len];
-                let read = read(io, &mut bytes);
-                *ahead = None;
-                Answer::Number(read.map(|(len, at)| {
-                    bytes.truncate(len);
-                    *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
-                    len as u64
-                }))
-            }) as Op<S>
-        };
+        let take = |state: &mut LaneState<S>| state.take_ahead(buf, goes_back, pass);
+        let op = || read_ahead(len, read);
         let answer = ready!(self.poll_op(who, cx, (Request::Read, &[]), take, op));
         Poll::Ready(answer.number().map(|len| {
             spend_bytes(len as usize);
@@ -6503,7 +6505,49 @@ impl<S: Send + 'static> Lane<S> {
     }
 }
 
+/// The operation that reads.
+fn read_ahead<S>(
+    len: usize,
+    read: impl FnOnce(&mut S, &mut [u8]) -> io::Result<(usize, Option<u64>)> + Send + 'static,
+) -> Op<S> {
+    Box::new(move |io, ahead| {
+        // Bytes that are nowhere else are first seen by somebody.
+        if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
+            return Answer::Number(Ok(ahead.unseen() as u64));
+        }
+        let mut bytes = vec![0; len];
+        let read = read(io, &mut bytes);
+        *ahead = None;
+        Answer::Number(read.map(|(len, at)| {
+            bytes.truncate(len);
+            *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
+            len as u64
+        }))
+    })
+}
+
 impl<S> LaneState<S> {
+    /// Gives bytes that were read to somebody, and moves the position by so many (`pass`), if that
+    /// was not moved when they were read.
+    fn take_ahead(
+        &mut self,
+        buf: &mut [u8],
+        goes_back: bool,
+        pass: impl FnOnce(&mut S, u64, usize) -> bool,
+    ) -> Option<Answer> {
+        let (io, mut ahead) = (self.io.as_mut()?, self.ahead.take()?);
+        let rest = &ahead.bytes[ahead.seen..];
+        let len = buf.len().min(rest.len());
+        if ahead.at.is_some_and(|at| !pass(io, at, len)) {
+            return None;
+        }
+        buf[..len].copy_from_slice(&rest[..len]);
+        ahead.seen += len;
+        self.moves += u64::from(goes_back);
+        self.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
+        Some(Answer::Number(Ok(len as u64)))
+    }
+
     fn add_waiter(&mut self, waker: Arc<Waker>) -> Option<Arc<Waker>> {
         let vtable: *const _ = waker.vtable();
         self.waiters.insert((waker.data() as usize, vtable as usize), waker)
