@@ -180,7 +180,6 @@ use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
-use std::iter;
 use std::marker::PhantomData;
 use std::mem;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
@@ -202,7 +201,7 @@ use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 use std::thread;
@@ -5072,15 +5071,15 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 // §7  Scopes: tasks that may borrow
 // ============================================================================================
 //
-// uses §1 · used by nobody · locks: ready (leaf)
+// uses §1 · used by nobody · locks: woken (leaf)
 //
 // PROBLEM   A spawned task may not borrow from its spawner, which could be gone before it.
-// IDEA      The future of the scope owns the futures of its children and polls them itself. So they may
-//           borrow whatever outlives that future, and dropping it drops them: nothing to prove. Their
-//           wakers know only a number and a list of numbers, and may live as long as they like.
+// IDEA      The future of the scope owns the futures of its children and polls them itself. So they
+//           may borrow whatever outlives that future, and dropping it drops them: nothing to prove.
+//           Their wakers know only a number and a list, and may live as long as they like.
 // I7.1      A child is in the table, or it is being polled, or it is gone.
-// NEVER     runs two children at the same time: they take turns on the thread of the scope. Work for
-//           several threads is spawned with `spawn` and awaited in the scope.
+// NEVER     runs two children at the same time: they take turns on the thread of the scope. Work
+//           for several threads is spawned with `spawn` and awaited in the scope.
 // REJECTED  Tasks on the executor with their lifetime transmuted: sound only if the scope's future
 //           cannot be leaked (Leakpocalypse, rust-lang/rust issue 24292), and it can.
 
@@ -5105,46 +5104,31 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 /// });
 /// ```
 pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
-    let family = Rc::new(Family {
-        children: RefCell::new(Slab::new()),
-        live: Cell::new(0),
-        closed: Cell::new(false),
-        ready: Arc::new(Mutex::new(Ready { wakers: Vec::new(), scope: None, is_over: false })),
-    });
-    let main = ChildWaker::waker(BODY, &family.ready);
-    main.wake_by_ref();
-    let mut body = std::pin::pin!(Some(body(Scope { family: family.clone() })));
+    let children = Rc::new(Children::default());
+    ChildWaker::waker(BODY, &children.woken).wake();
+    let mut body = std::pin::pin!(Some(body(Scope { children: children.clone() })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
     let _children = OnDrop(|| {
-        family.close();
-        let left = {
-            let mut ready = lock(&family.ready);
-            ready.is_over = true;
-            (mem::take(&mut ready.wakers), ready.scope.take())
-        };
+        children.close();
+        let left = mem::take(&mut *lock(&children.woken));
         drop(left);
     });
     poll_fn(|cx| {
-        let ours = is_ours(cx.waker());
-        let _restore = run_as(cx.waker());
-        for waker in begin_round(&family.ready, cx) {
-            let pointer = Arc::as_ptr(&waker).cast();
-            set_ours(if ours { pointer } else { std::ptr::null() });
-            if waker.key != BODY {
-                if let Err(payload) = family.poll_child(waker) {
-                    family.close();
-                    body.set(None);
-                    resume_unwind(payload);
-                }
-            } else if let Some(future) = body.as_mut().as_pin_mut() {
-                if let Poll::Ready(value) = future.poll(&mut Context::from_waker(&main)) {
+        let polled = children.poll_woken(cx, |cx| {
+            if let Some(future) = body.as_mut().as_pin_mut() {
+                if let Poll::Ready(value) = future.poll(cx) {
                     output = Some(value);
                     body.set(None);
                 }
             }
+        });
+        if let Err(payload) = polled {
+            children.close();
+            body.set(None);
+            resume_unwind(payload);
         }
-        if family.live.get() > 0 {
+        if children.futures.borrow().len > 0 {
             return Poll::Pending;
         }
         output.take().map_or(Poll::Pending, Poll::Ready)
@@ -5152,48 +5136,48 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     .await
 }
 
-/// The body of a scope among the keys of its children.
-const BODY: usize = usize::MAX;
-
 /// Spawns children into a [`scope`]. Can be cloned, and given to children.
 #[derive(Clone)]
 pub struct Scope<'env> {
-    family: Rc<Family<'env>>,
+    children: Rc<Children<'env>>,
 }
 
 /// The children of a scope.
-struct Family<'env> {
-    children: RefCell<Slab<Option<ChildFuture<'env>>>>,
-    /// How many are not finished.
-    live: Cell<usize>,
+#[derive(Default)]
+struct Children<'env> {
+    /// All that are not finished; `None` is the one that is being polled.
+    futures: RefCell<Slab<Option<ChildFuture<'env>>>>,
     /// Cancelled or at its end: who is spawned now is dropped at once.
-    closed: Cell<bool>,
-    ready: Arc<Mutex<Ready>>,
+    is_closed: Cell<bool>,
+    woken: Arc<Mutex<Woken>>,
 }
 
 type ChildFuture<'env> = Pin<Box<dyn Future<Output = ()> + 'env>>;
 
-/// Which children of a scope must be polled.
-struct Ready {
+/// The children that must be polled, and the body.
+#[derive(Default)]
+struct Woken {
     wakers: Vec<Arc<ChildWaker>>,
     /// Wakes the scope's own future; taken by the first child that is woken.
     scope: Option<Waker>,
-    /// The scope has ended: a waker that came now would hold this list, and the list the waker.
-    is_over: bool,
 }
 
-/// The waker of a child.
+/// The waker of a child, or of the body.
 struct ChildWaker {
     key: usize,
     /// Atomic: it is on the list already.
-    queued: AtomicBool,
-    ready: Arc<Mutex<Ready>>,
+    is_queued: AtomicBool,
+    /// The list holds wakers, so that they must not hold the list.
+    woken: Weak<Mutex<Woken>>,
 }
 
+/// The body of a scope among the keys of its children.
+const BODY: usize = usize::MAX;
+
 impl ChildWaker {
-    fn waker(key: usize, ready: &Arc<Mutex<Ready>>) -> Waker {
-        let queued = AtomicBool::new(false);
-        Waker::from(Arc::new(ChildWaker { key, queued, ready: ready.clone() }))
+    fn waker(key: usize, woken: &Arc<Mutex<Woken>>) -> Waker {
+        let (is_queued, woken) = (AtomicBool::new(false), Arc::downgrade(woken));
+        Waker::from(Arc::new(ChildWaker { key, is_queued, woken }))
     }
 }
 
@@ -5203,18 +5187,16 @@ impl Wake for ChildWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Ordering: AcqRel. Pairs with the swap in `begin_round`, also if it was set already: the
+        // Ordering: AcqRel. Pairs with the swap in `poll_woken`, also if it was set already: the
         // poll that follows sees what was written before this.
-        if self.queued.swap(true, Ordering::AcqRel) {
+        if self.is_queued.swap(true, Ordering::AcqRel) {
             return;
         }
+        let Some(woken) = self.woken.upgrade() else { return };
         let scope = {
-            let mut ready = lock(&self.ready);
-            if ready.is_over {
-                return;
-            }
-            ready.wakers.push(self.clone());
-            ready.scope.take()
+            let mut woken = lock(&woken);
+            woken.wakers.push(self.clone());
+            woken.scope.take()
         };
         if let Some(scope) = scope {
             scope.wake();
@@ -5222,68 +5204,59 @@ impl Wake for ChildWaker {
     }
 }
 
-/// Who is to be polled now. Whoever becomes ready after this wakes the scope again.
-fn begin_round(ready: &Mutex<Ready>, cx: &Context<'_>) -> Vec<Arc<ChildWaker>> {
-    let waker = cx.waker().clone();
-    let (wakers, old) = {
-        let mut ready = lock(ready);
-        (mem::take(&mut ready.wakers), ready.scope.replace(waker))
-    };
-    drop(old);
-    for waker in &wakers {
-        // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
-        waker.queued.swap(false, Ordering::AcqRel);
-    }
-    wakers
-}
-
-impl<'env> Family<'env> {
-    /// Polls a child. An error is its panic.
-    fn poll_child(&self, waker: Arc<ChildWaker>) -> thread::Result<()> {
-        let key = waker.key;
-        let taken = self.children.borrow_mut().get_mut(key).and_then(Option::take);
-        // A wake-up of one that is gone?
-        let Some(mut future) = taken else {
-            return Ok(());
+impl<'env> Children<'env> {
+    /// Polls those that were woken. Whoever is woken after this has begun wakes the scope again. An
+    /// error is the panic of a child.
+    fn poll_woken(
+        &self,
+        cx: &Context<'_>,
+        mut poll_body: impl FnMut(&mut Context<'_>),
+    ) -> thread::Result<()> {
+        let scope = cx.waker().clone();
+        let (wakers, old) = {
+            let mut woken = lock(&self.woken);
+            (mem::take(&mut woken.wakers), woken.scope.replace(scope))
         };
-        let waker = Waker::from(waker);
-        let mut cx = Context::from_waker(&waker);
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx)));
-        if let (Ok(Poll::Pending), false) = (&polled, self.closed.get()) {
-            if let Some(place) = self.children.borrow_mut().get_mut(key) {
-                *place = Some(future);
-                return Ok(());
+        drop(old);
+        let is_ours = is_ours(cx.waker());
+        let _restore = run_as(cx.waker());
+        for waker in wakers {
+            let key = waker.key;
+            // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
+            waker.is_queued.swap(false, Ordering::AcqRel);
+            let waker = Waker::from(waker);
+            set_ours(if is_ours { waker.data() } else { std::ptr::null() });
+            let mut cx = Context::from_waker(&waker);
+            match key {
+                BODY => poll_body(&mut cx),
+                _ => self.poll_child(key, &mut cx)?,
             }
         }
-        self.children.borrow_mut().remove(key);
-        self.live.set(self.live.get() - 1);
+        Ok(())
+    }
+
+    /// Polls a child, if it is still there.
+    fn poll_child(&self, key: usize, cx: &mut Context<'_>) -> thread::Result<()> {
+        let taken = self.futures.borrow_mut().get_mut(key).and_then(Option::take);
+        let Some(mut future) = taken else { return Ok(()) };
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        if let (Ok(Poll::Pending), false) = (&polled, self.is_closed.get()) {
+            if let Some(place) = self.futures.borrow_mut().get_mut(key) {
+                *place = Some(future);
+            }
+            return Ok(());
+        }
+        self.futures.borrow_mut().remove(key);
         shielded(|| drop(future));
         polled.map(|_| ())
     }
 
     /// Drops all children but the one that is being polled, which goes when its poll returns.
     fn close(&self) {
-        self.closed.set(true);
-        let keys = self.children.borrow().entries.len();
-        for key in 0..keys {
-            let child = self.children.borrow_mut().get_mut(key).and_then(Option::take);
-            if let Some(child) = child {
-                self.children.borrow_mut().remove(key);
-                self.live.set(self.live.get() - 1);
-                shielded(|| drop(child));
-            }
-        }
-        // The scope may have nothing left to wait for.
-        let (scope, wakers) = {
-            let mut ready = lock(&self.ready);
-            let (body, children) =
-                mem::take(&mut ready.wakers).into_iter().partition(|w| w.key == BODY);
-            ready.wakers = body;
-            (ready.scope.take(), children)
-        };
-        drop::<Vec<_>>(wakers);
-        if let Some(scope) = scope {
-            scope.wake();
+        self.is_closed.set(true);
+        let futures = self.futures.take();
+        for future in futures.into_values().flatten() {
+            shielded(|| drop(future));
         }
     }
 }
@@ -5291,58 +5264,56 @@ impl<'env> Family<'env> {
 impl<'env> Scope<'env> {
     /// Spawns a child, which may borrow whatever outlives the scope.
     pub fn spawn<T: 'env>(&self, future: impl Future<Output = T> + 'env) -> ScopedTask<T> {
-        let packet = Rc::new(Packet {
+        let slot = Rc::new(OutputSlot {
             output: Cell::new(None),
-            gone: Cell::new(false),
+            is_gone: Cell::new(false),
             waiter: Cell::new(None),
         });
-        let task = ScopedTask { packet: packet.clone() };
-        let sender = PacketSender(packet);
+        let task = ScopedTask { slot: slot.clone() };
+        let gone = OnDrop({
+            let slot = slot.clone();
+            move || {
+                slot.is_gone.set(true);
+                slot.waiter.take().into_iter().for_each(Waker::wake);
+            }
+        });
         let child = Box::pin(async move {
             let output = future.await;
-            sender.0.output.set(Some(output));
+            slot.output.set(Some(output));
+            drop(gone);
         });
-        let family = &self.family;
-        if family.closed.get() {
+        if self.children.is_closed.get() {
             shielded(|| drop(child));
-            return task;
+        } else {
+            let key = self.children.futures.borrow_mut().insert(Some(child));
+            ChildWaker::waker(key, &self.children.woken).wake();
         }
-        let key = family.children.borrow_mut().insert(Some(child));
-        family.live.set(family.live.get() + 1);
-        ChildWaker::waker(key, &family.ready).wake();
         task
     }
 
     /// Drops all children that are not finished, and those that are spawned afterwards. The body
     /// goes on; awaiting a [`ScopedTask`] that was cancelled panics.
     pub fn cancel(&self) {
-        self.family.close();
+        self.children.close();
+        // The scope may have nothing left to wait for.
+        let scope = lock(&self.children.woken).scope.take();
+        scope.into_iter().for_each(Waker::wake);
     }
 }
 
 impl fmt::Debug for Scope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("children", &self.family.live.get()).finish_non_exhaustive()
+        let children = self.children.futures.borrow().len;
+        f.debug_struct("Scope").field("children", &children).finish_non_exhaustive()
     }
 }
 
 /// Where a child leaves its output.
-struct Packet<T> {
+struct OutputSlot<T> {
     output: Cell<Option<T>>,
-    gone: Cell<bool>,
+    /// The child is finished, or was cancelled.
+    is_gone: Cell<bool>,
     waiter: Cell<Option<Waker>>,
-}
-
-/// The child's end of a [`Packet`].
-struct PacketSender<T>(Rc<Packet<T>>);
-
-impl<T> Drop for PacketSender<T> {
-    fn drop(&mut self) {
-        self.0.gone.set(true);
-        if let Some(waiter) = self.0.waiter.take() {
-            waiter.wake();
-        }
-    }
 }
 
 /// A child of a [`scope`]. Awaiting it gives its output; dropping it leaves the child to the scope,
@@ -5353,13 +5324,13 @@ impl<T> Drop for PacketSender<T> {
 /// Awaiting a child that was cancelled panics, as it does for a [`Task`].
 #[must_use = "the scope waits for its children anyhow; await the task for its output, or drop it"]
 pub struct ScopedTask<T> {
-    packet: Rc<Packet<T>>,
+    slot: Rc<OutputSlot<T>>,
 }
 
 impl<T> ScopedTask<T> {
     /// Whether the child is finished, or was cancelled.
     pub fn is_finished(&self) -> bool {
-        self.packet.gone.get()
+        self.slot.is_gone.get()
     }
 }
 
@@ -5367,14 +5338,11 @@ impl<T> Future for ScopedTask<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if let Some(output) = self.packet.output.take() {
+        if let Some(output) = self.slot.output.take() {
             return Poll::Ready(output);
         }
-        assert!(
-            !self.packet.gone.get(),
-            "a scoped task was awaited after it was cancelled, or twice"
-        );
-        self.packet.waiter.set(Some(cx.waker().clone()));
+        assert!(!self.is_finished(), "a scoped task was awaited after it was cancelled, or twice");
+        self.slot.waiter.set(Some(cx.waker().clone()));
         Poll::Pending
     }
 }
@@ -5402,10 +5370,10 @@ impl<T> fmt::Debug for ScopedTask<T> {
 ///
 /// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by
 /// what the operating system and busy threads add, typically some 50 µs. After it has fired, a
-/// timer without a period stays pending until it is set again. Cancel-safe: dropping it forgets it.
+/// timer without a period stays pending until it is set again. Cancel-safe.
 ///
-/// Whoever polled a timer last waits for it, whatever it is set to meanwhile, and is woken by the
-/// deadline that was set last. Of timers with one deadline, who was polled first is woken first.
+/// Whoever polled a timer last waits for it, whatever it is set to meanwhile. Of timers with one
+/// deadline, who was polled first is woken first.
 ///
 /// ```
 /// use smol::{Timer, stream::StreamExt};
@@ -5507,28 +5475,24 @@ impl Timer {
     /// Changes the deadline. Whoever waits for the timer goes on waiting, also if there is none.
     fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>, is_ahead: bool) {
         self.period = period;
-        match (&mut self.state, deadline) {
-            (TimerState::Set(old, key), Some(deadline)) => {
-                *old = deadline;
+        let old = mem::replace(&mut self.state, TimerState::new(None));
+        self.state = match (old, deadline) {
+            (TimerState::Set(_, key), Some(deadline)) => {
                 // If it has fired, its waiter was woken and comes back.
-                *key = key.filter(|key| REACTOR.move_timer(*key, deadline));
-                key.iter_mut().for_each(|key| key.is_ahead = is_ahead);
+                let key = key.filter(|key| REACTOR.move_timer(*key, deadline));
+                TimerState::Set(deadline, key.map(|key| TimerKey { is_ahead, ..key }))
             }
             (TimerState::Set(_, key), None) => {
-                let waiter = key.take().and_then(|key| REACTOR.take_timer(key));
-                self.state = TimerState::Never(waiter);
+                TimerState::Never(key.and_then(|key| REACTOR.take_timer(key)))
             }
-            (TimerState::Never(waiter), Some(deadline)) => {
-                let Some(waiter) = waiter.take() else {
-                    self.state = TimerState::Set(deadline, None);
-                    return;
-                };
+            (TimerState::Never(Some(waiter)), Some(deadline)) => {
                 let key = REACTOR.set_timer(deadline, waiter.clone());
-                self.state = TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }));
                 attend(&waiter);
+                TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }))
             }
-            (TimerState::Never(_), None) => {}
-        }
+            (TimerState::Never(waiter), None) => TimerState::Never(waiter),
+            (TimerState::Never(None), deadline) => TimerState::new(deadline),
+        };
     }
 
     /// The deadline after one that fired at `now`.
@@ -5547,35 +5511,26 @@ impl Timer {
     fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         let (deadline, key) = match &mut self.state {
             TimerState::Set(deadline, key) => (*deadline, key),
-            TimerState::Never(Some(waiter)) => {
-                waiter.clone_from(cx.waker());
-                return Poll::Pending;
-            }
-            TimerState::Never(waiter @ None) => {
-                *waiter = Some(cx.waker().clone());
+            TimerState::Never(waiter) => {
+                waiter.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
                 return Poll::Pending;
             }
         };
         ready!(spend(cx));
+        let still_waits = |key: &TimerKey| REACTOR.update_timer(*key, cx.waker());
         // When it was set the clock was asked, and need not be asked twice (bench: `timer_reset`).
-        if let Some(key) = key.as_mut().filter(|key| key.is_ahead) {
-            key.is_ahead = false;
-            if REACTOR.update_timer(*key, cx.waker()) {
-                attend(cx.waker());
-                return Poll::Pending;
+        let is_ahead = key.as_mut().is_some_and(|key| mem::take(&mut key.is_ahead));
+        if !(is_ahead && key.as_ref().is_some_and(still_waits)) {
+            let now = Instant::now();
+            if now >= deadline {
+                let key = key.take();
+                self.state = TimerState::new(self.next(deadline, now));
+                key.into_iter().for_each(|key| REACTOR.clear_timer(key));
+                return Poll::Ready(deadline);
             }
-        }
-        let now = Instant::now();
-        if now >= deadline {
-            let key = key.take();
-            self.state = TimerState::new(self.next(deadline, now));
-            if let Some(key) = key {
-                REACTOR.clear_timer(key);
+            if !key.as_ref().is_some_and(still_waits) {
+                *key = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
             }
-            return Poll::Ready(deadline);
-        }
-        if !key.is_some_and(|key| REACTOR.update_timer(key, cx.waker())) {
-            *key = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
         }
         attend(cx.waker());
         Poll::Pending
@@ -5585,9 +5540,8 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         match &mut self.state {
-            TimerState::Set(_, key) => {
-                key.take().into_iter().for_each(|key| REACTOR.clear_timer(key))
-            }
+            TimerState::Set(_, Some(key)) => REACTOR.clear_timer(*key),
+            TimerState::Set(_, None) => {}
             TimerState::Never(waiter) => shielded(|| drop(waiter.take())),
         }
     }
@@ -5609,12 +5563,10 @@ impl Stream for Timer {
     }
 }
 
-/// Gives a future so much time from now on, and not more. A time too long for the clock means for
-/// ever.
+/// Gives a future so much time from the call on; a time too long for the clock means for ever.
 ///
-/// The time runs from the call, not from the first poll. The future is polled first, so that one
-/// that is ready at the same moment wins. On `Err` it has been dropped; whether that loses
-/// something is a matter of the future. Cancel-safe if the future is.
+/// The future is polled first, so that one that is ready at the same moment wins. On `Err` it has
+/// been dropped; whether that loses something is a matter of the future. Cancel-safe if it is.
 ///
 /// ```
 /// use std::time::Duration;
@@ -6855,29 +6807,27 @@ where
 // uses §1 §5 §6 §8 §9 · used by §11-§12 · locks: none of its own
 //
 // PROBLEM   std's types for sockets, files and processes have a good interface, and block.
-// IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation, and
-//           when it says WouldBlock, wait for the reactor's news and try again. Regular files, which
-//           the kernel always calls ready, go through a lane of the pool.
-// I10.1     The thing is owned, and lent out as `&T` only, and taken out of the poller before it is dropped:
-//           so a registered handle is never closed (§5, `Kernel::add`).
-// I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and its like
-//           cannot know; what they leave behind is bounded (`Side::put`).
+// IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation,
+//           and when it says WouldBlock, wait for the reactor's news and try again. Regular files,
+//           which the kernel always calls ready, go through a lane of the pool.
+// I10.1     The thing is owned, and lent out as `&T` only, and taken out of the poller before it is
+//           dropped: so a registered handle is never closed (§5, `Kernel::add`).
+// I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and
+//           its like cannot know; what they leave behind is bounded (`Side::put`).
 // NEVER     says WouldBlock or Interrupted to the user.
 
 /// A socket, pipe, file, process or other thing of the operating system, made asynchronous.
 ///
 /// `T` is std's type, and its name tells what there is: `Async::<TcpStream>::connect`,
 /// `Async::<UdpSocket>::bind`, `Async::<File>::open`, `Async::<Child>::spawn`. Whatever else std
-/// has is reached through [`get_ref`](Async::get_ref); and any other handle that the system's
-/// poller knows, such as an inotify or timer descriptor, can be wrapped with [`Async::new`] and
-/// used with
+/// has is reached through [`get_ref`](Async::get_ref). Any other handle that the system's poller
+/// knows, such as an inotify or timer descriptor, is wrapped with [`Async::new`] and used with
 /// [`read_with`](Async::read_with) and [`readable`](Async::readable).
 ///
 /// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks
-/// may wait for the same handle. All methods can be called from any thread and under any executor.
-/// They are cancel-safe: a future that is dropped has either done nothing, or finished. Not so on
-/// files, where a write goes on; see `Async::<File>::from`, also for what holds if many use one
-/// handle.
+/// may wait for it, on any thread and under any executor. All methods are cancel-safe: a future
+/// that is dropped has either done nothing, or finished. Not so on files, where a write goes on;
+/// see `Async::<File>::from`, also for what holds if many use one handle.
 ///
 /// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is
 /// closed when the last handle is dropped.
@@ -6911,7 +6861,8 @@ pub struct Async<T> {
 /// A thing and who drives it.
 struct Driven<T> {
     driver: Driver<T>,
-    io: Holder<T>,
+    /// `None`: it was taken out, or is a process, which std wants to change when it looks at it.
+    io: Option<Holder<T>>,
 }
 
 enum Driver<T> {
@@ -6919,26 +6870,45 @@ enum Driver<T> {
     Polled(Arc<Source>, fn(&T) -> Borrowed<'_>),
     /// Each operation goes to the pool.
     Pooled(Arc<Lane<Arc<File>>>),
-    /// Neither: a process, whose own matter it is how it is waited for.
-    Other(Box<dyn Any + Send + Sync>),
-}
-
-impl<T> Drop for Driven<T> {
-    fn drop(&mut self) {
-        // Before the handle is closed (I10.1).
-        if let (Driver::Polled(source, borrow), Holder::Own(io)) = (&self.driver, &self.io) {
-            source.deregister(borrow(io));
-        }
-    }
+    /// The system tells when it has ended (§12).
+    Process(Parent),
 }
 
 /// The thing itself, which a lane shares.
 enum Holder<T> {
     Own(T),
     Shared(Arc<T>),
-    /// It was taken out; or it is with its driver, behind a lock: a child, which std wants to
-    /// change when it looks at it.
-    Elsewhere,
+}
+
+/// What the handles to a child share. The pipes are closed with the last handle, whoever waits.
+struct Parent {
+    process: Arc<Process>,
+    pipes: Mutex<[Option<Async<File>>; 3]>,
+}
+
+/// A child process. It may outlive the handles to it: somebody has to take its status in the end.
+struct Process {
+    /// Readable when the child has ended, where there is such a thing.
+    pidfd: Option<Async<File>>,
+    state: Mutex<ProcessState>,
+}
+
+struct ProcessState {
+    child: Child,
+    /// How it ended, or the system's error: then somebody else took the status.
+    end: Option<Result<ExitStatus, i32>>,
+    kill_on_drop: bool,
+    /// Who waits without a pidfd. Those that gave up have dropped their wakers.
+    waiters: Vec<Weak<Waker>>,
+}
+
+impl<T> Drop for Driven<T> {
+    fn drop(&mut self) {
+        // Before the handle is closed (I10.1).
+        if let (Driver::Polled(source, borrow), Some(Holder::Own(io))) = (&self.driver, &self.io) {
+            source.deregister(borrow(io));
+        }
+    }
 }
 
 /// What the poller knows a handle by.
@@ -6951,14 +6921,11 @@ fn borrow<T: AsHandle>(io: &T) -> Borrowed<'_> {
 
 impl<T: AsHandle + 'static> Async<T> {
     /// Makes a handle asynchronous: sets it to non-blocking mode and registers it with the poller.
-    ///
-    /// # Errors
-    ///
-    /// If the poller does not take it. Regular files and directories are of that kind; for them
-    /// there is `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared
-    /// with other processes; [`Unblock`] is for them.
-    ///
     /// On Windows only sockets can be wrapped.
+    ///
+    /// Fails if the poller does not take it, as for regular files and directories: for files there
+    /// is `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared with
+    /// other processes; [`Unblock`] is for them.
     ///
     /// What is wrapped must be owned, not borrowed: it could be closed while it is registered.
     ///
@@ -6978,10 +6945,11 @@ impl<T: AsHandle + 'static> Async<T> {
         if let Driver::Polled(source, borrow) = &this.shared.driver {
             REACTOR.poller()?;
             source.register(borrow(this.get_ref())).map_err(|err| match err.kind() {
-                io::ErrorKind::PermissionDenied => io::Error::new(
-                    io::ErrorKind::PermissionDenied,
-                    "the system cannot poll this handle; for a regular file, use Async::<File>::from",
-                ),
+                kind @ io::ErrorKind::PermissionDenied => {
+                    let why = "the system cannot poll this handle; \
+                        for a regular file, use Async::<File>::from";
+                    io::Error::new(kind, why)
+                }
                 _ => err,
             })?;
         }
@@ -6991,7 +6959,7 @@ impl<T: AsHandle + 'static> Async<T> {
     /// A handle that is registered when it blocks for the first time.
     fn polled(io: T, is_tcp: bool) -> Async<T> {
         let driver = Driver::Polled(Source::new(is_tcp), borrow);
-        Async { shared: Arc::new(Driven { driver, io: Holder::Own(io) }), desk: None }
+        Async { shared: Arc::new(Driven { driver, io: Some(Holder::Own(io)) }), desk: None }
     }
 }
 
@@ -7027,36 +6995,36 @@ impl<T> Drop for Waiting<'_, T> {
 }
 
 impl<T> Async<T> {
-    /// The thing itself.
-    ///
-    /// A polled handle is in non-blocking mode, so that its own operations do not block but may say
-    /// `WouldBlock`.
+    /// The thing itself. A polled handle is in non-blocking mode, so that its own operations do not
+    /// block but may say `WouldBlock`.
     ///
     /// # Panics
     ///
     /// For a `Child`, which is behind a lock. `Async<Child>` has all that could be done with it.
     pub fn get_ref(&self) -> &T {
-        match &self.shared.io {
-            Holder::Own(io) => io,
-            Holder::Shared(io) => io,
-            Holder::Elsewhere => panic!("get_ref cannot be used on Async<Child>"),
+        self.thing().expect("get_ref cannot be used on Async<Child>")
+    }
+
+    fn thing(&self) -> Option<&T> {
+        match self.shared.io.as_ref()? {
+            Holder::Own(io) => Some(io),
+            Holder::Shared(io) => Some(io),
         }
     }
 
     /// Takes the thing out and deregisters it. It stays in non-blocking mode; on Unix,
     /// `OwnedFd::try_from` gives one that blocks.
     ///
-    /// # Errors
-    ///
-    /// If there are clones of this handle, or a file operation is under way, or one that was
-    /// dropped has read from something that cannot seek; and always for a `Child`. The handle is
-    /// dropped then.
+    /// Fails, and drops the handle, if there are clones of it, or a file operation is under way, or
+    /// one that was dropped has read from something that cannot seek; and always for a `Child`.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared = Arc::try_unwrap(self.shared);
         let mut shared = shared.map_err(|_| busy("there are clones of this handle"))?;
         match (&shared.driver, &shared.io) {
-            (Driver::Polled(source, borrow), Holder::Own(io)) => source.deregister(borrow(io)),
+            (Driver::Polled(source, borrow), Some(Holder::Own(io))) => {
+                source.deregister(borrow(io))
+            }
             (Driver::Pooled(lane), _) => {
                 let mut state = lock(&lane.state);
                 if !state.is_quiet() {
@@ -7067,22 +7035,20 @@ impl<T> Async<T> {
             }
             _ => {}
         }
-        match mem::replace(&mut shared.io, Holder::Elsewhere) {
-            Holder::Own(io) => Ok(io),
-            Holder::Shared(io) => {
+        match shared.io.take() {
+            Some(Holder::Own(io)) => Ok(io),
+            Some(Holder::Shared(io)) => {
                 Arc::try_unwrap(io).map_err(|_| busy("an operation is under way"))
             }
-            Holder::Elsewhere => Err(busy("a process cannot be taken out")),
+            None => Err(busy("a process cannot be taken out")),
         }
     }
 
-    /// Waits until the handle is readable: until there are bytes, a connection, an event, or its
-    /// end.
+    /// Waits until the handle is readable: there are bytes, a connection, an event, or its end.
     ///
     /// It asks the system, not its own memory, so that it can be followed by an operation of one's
-    /// own on
-    /// [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for `WouldBlock`. A regular
-    /// file is always readable.
+    /// own on [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for
+    /// `WouldBlock`. A regular file is always readable.
     pub async fn readable(&self) -> io::Result<()> {
         self.wait_ready(Direction::Read).await
     }
@@ -7145,27 +7111,22 @@ impl<T> Async<T> {
         loop {
             let seen = source.look();
             if seen & direction.bit() != 0 {
-                match op(self.get_ref()) {
+                match retry(|| op(self.get_ref())) {
                     Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                         source.blocked(direction, seen)
                     }
-                    Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-                    Ok(output) => {
-                        if fell_short(&output) {
+                    result => {
+                        if result.as_ref().is_ok_and(fell_short) {
                             source.fell_short(direction, seen);
                         }
-                        return Poll::Ready(Ok(output));
+                        return Poll::Ready(result);
                     }
-                    Err(err) => return Poll::Ready(Err(err)),
                 }
             }
-            match source.wait(borrow(self.get_ref()), direction, token.as_deref_mut(), cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
-                Poll::Pending => {
-                    attend(cx.waker());
-                    return Poll::Pending;
-                }
+            let handle = borrow(self.get_ref());
+            if source.wait(handle, direction, token.as_deref_mut(), cx)?.is_pending() {
+                attend(cx.waker());
+                return Poll::Pending;
             }
         }
     }
@@ -7196,42 +7157,29 @@ impl<T> Clone for Async<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Async<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut tuple = f.debug_tuple("Async");
-        match &self.shared.io {
-            Holder::Own(io) => tuple.field(io),
-            Holder::Shared(io) => tuple.field(io),
-            Holder::Elsewhere => tuple.field(&format_args!("{}", std::any::type_name::<T>())),
-        };
-        tuple.finish()
+        match self.thing() {
+            Some(io) => f.debug_tuple("Async").field(io).finish(),
+            None => write!(f, "Async({})", std::any::type_name::<T>()),
+        }
     }
 }
 
-#[cfg(unix)]
-impl<T: AsRawFd> AsRawFd for Async<T> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.get_ref().as_raw_fd()
-    }
+macro_rules! lend_handle {
+    ($($system:ident: $trait:ident :: $method:ident -> $handle:ty;)*) => {$(
+        #[cfg($system)]
+        impl<T: $trait> $trait for Async<T> {
+            fn $method(&self) -> $handle {
+                self.get_ref().$method()
+            }
+        }
+    )*};
 }
 
-#[cfg(unix)]
-impl<T: AsHandle> AsHandle for Async<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.get_ref().as_fd()
-    }
-}
-
-#[cfg(windows)]
-impl<T: AsRawSocket> AsRawSocket for Async<T> {
-    fn as_raw_socket(&self) -> RawSocket {
-        self.get_ref().as_raw_socket()
-    }
-}
-
-#[cfg(windows)]
-impl<T: AsHandle> AsHandle for Async<T> {
-    fn as_socket(&self) -> BorrowedSocket<'_> {
-        self.get_ref().as_socket()
-    }
+lend_handle! {
+    unix: AsRawFd::as_raw_fd -> RawFd;
+    unix: AsHandle::as_fd -> BorrowedFd<'_>;
+    windows: AsRawSocket::as_raw_socket -> RawSocket;
+    windows: AsHandle::as_socket -> BorrowedSocket<'_>;
 }
 
 /// Reads from a file: what the page cache has at once, the rest on the pool.
@@ -7479,13 +7427,13 @@ where
 // §11  Sockets: TCP, UDP and Unix on `Async<T>`
 // ============================================================================================
 //
-// uses §1 §5 §6 §8-§10 · used by nobody · locks: none
+// uses §1 §5 §6 §8-§10 · used by §12 · locks: none
 //
 // PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that
 //           pass.
-// IDEA      Thin methods over std's; what two kinds of sockets have in common is written once, as a
-//           macro. `connect` races addresses as RFC 8305 says, with a delay between the starts;
-//           `accept` holds back errors that only time can cure, so that a loop does not spin.
+// IDEA      Thin methods over std's; what two kinds of sockets have in common is a macro. `connect`
+//           races addresses as RFC 8305 says, with a delay between the starts; `accept` holds back
+//           errors that only time can cure, so that a loop does not spin.
 // NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits there
 //           for a connection.
 
@@ -7563,10 +7511,8 @@ fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why.into())
 }
 
-/// Finds the addresses of a name. Numeric addresses are returned as they are.
-///
-/// The operating system does it, on a thread of the pool; dropping the future does not stop that
-/// thread.
+/// Finds the addresses of a name: the operating system does, on a thread of the pool, which goes on
+/// if the future is dropped. Numeric addresses are returned as they are.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -7578,42 +7524,36 @@ pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
     // In a loop, others get a turn.
     poll_fn(spend).await;
     match addr.to_target() {
-        Target::Named(host, port) => unblock(move || look_up(&host, port)).await,
         Target::Known(addrs) => addrs,
+        name => unblock(move || look_up(name)).await,
     }
 }
 
-/// The same without a pool, for methods that are not `async`: a name blocks the thread.
-fn resolve_now(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
-    match addr.to_target() {
-        Target::Named(host, port) => look_up(&host, port),
+/// The same on this thread, which a name blocks: for methods that are not `async`.
+fn look_up(target: Target) -> io::Result<Vec<SocketAddr>> {
+    match target {
         Target::Known(addrs) => addrs,
-    }
-}
-
-fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    match (host, port).to_socket_addrs() {
-        Ok(addrs) => Ok(addrs.collect()),
-        Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
+        Target::Named(host, port) => match (&*host, port).to_socket_addrs() {
+            Ok(addrs) => Ok(addrs.collect()),
+            Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
+        },
     }
 }
 
 /// Whether an error of `accept` is for want of something that others may soon give back.
 fn is_exhaustion(err: &io::Error) -> bool {
     #[cfg(unix)]
-    {
-        use rustix::io::Errno;
-        let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-        codes.iter().any(|code| err.raw_os_error() == Some(code.raw_os_error()))
-    }
-    // WSAEMFILE and WSAENOBUFS.
+    use rustix::io::Errno;
+    #[cfg(unix)]
+    let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
     #[cfg(windows)]
-    matches!(err.raw_os_error(), Some(10024 | 10055))
+    let codes = [10024, 10055]; // WSAEMFILE, WSAENOBUFS
+    err.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// A listener with a queue as long as the system allows. std asks for 128 connections, and whoever
-/// finds no room tries again after a second. All systems take a larger number for their own limit;
-/// and if one did not, the queue would stay as it is. (On Windows std alone cannot ask.)
+/// finds no room tries again after a second. All systems take a larger number for their own limit,
+/// and if one did not, the queue would stay as it is. (On Windows std cannot ask.)
 fn listener<L: AsHandle + 'static>(socket: L) -> io::Result<Async<L>> {
     #[cfg(unix)]
     let _ = rustix::net::listen(&socket, i32::MAX);
@@ -7628,9 +7568,9 @@ macro_rules! accept {
             ///
             /// # Errors
             ///
-            /// An error is usually about one connection, and the next call may succeed. When the
-            /// process or the system is out of descriptors or memory, the error comes some
-            /// milliseconds later, so that a loop around `accept` lets others go on.
+            /// Most are about one connection, and the next call may succeed. When descriptors or
+            /// memory are short, the error comes some milliseconds later, so that a loop around
+            /// `accept` lets others go on.
             pub async fn accept(&self) -> io::Result<(Async<$stream>, $addr)> {
                 let result = self.read_with(Self::accept_now).await;
                 if result.as_ref().is_err_and(is_exhaustion) {
@@ -7722,24 +7662,18 @@ datagrams!(UnixDatagram, UnixAddr);
 try_from_std!(UnixListener, UnixStream, UnixDatagram);
 
 impl Async<TcpListener> {
-    /// Listens on an address; port 0 lets the system choose one. The queue of connections that wait
-    /// to be accepted is as long as the system allows.
-    ///
-    /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the
-    /// first that works is taken.
+    /// Listens on an address; port 0 lets the system choose one. Of several addresses the first
+    /// that works is taken. A name (not: a numeric address) is looked up on the calling thread.
+    /// The queue of connections that wait to be accepted is as long as the system allows.
     pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
-        listener(TcpListener::bind(&*resolve_now(addr)?)?)
+        listener(TcpListener::bind(&*look_up(addr.to_target())?)?)
     }
 }
 
 impl Async<TcpStream> {
-    /// Connects to an address.
-    ///
-    /// If there are several, the families take turns, beginning with that of the first; the next
-    /// one is tried when one has failed, or after 250 ms. The first that answers wins, and the
-    /// others are closed (RFC 8305).
-    ///
-    /// # Errors
+    /// Connects to an address. If there are several, the families take turns, beginning with that
+    /// of the first; the next one is tried when one has failed, or after 250 ms. The first that
+    /// answers wins, and the others are closed (RFC 8305).
     ///
     /// The error names each address that was tried, and is of the kind of the last that failed.
     pub async fn connect(addr: impl ToAddrs) -> io::Result<Async<TcpStream>> {
@@ -7787,13 +7721,12 @@ impl Async<TcpStream> {
 /// Orders addresses so that the two families take turns (RFC 8305 section 4).
 fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addrs.first().is_some_and(SocketAddr::is_ipv6);
-    let (same, other): (Vec<_>, Vec<_>) =
+    let (mut turns, other): (Vec<_>, Vec<_>) =
         addrs.into_iter().partition(|addr| addr.is_ipv6() == first_is_v6);
-    let (mut same, mut other) = (same.into_iter(), other.into_iter());
-    let pairs = iter::from_fn(|| {
-        Some([same.next(), other.next()]).filter(|pair| pair.iter().any(Option::is_some))
-    });
-    pairs.flatten().flatten().collect()
+    for (i, addr) in other.into_iter().enumerate() {
+        turns.insert((2 * i + 1).min(turns.len()), addr);
+    }
+    turns
 }
 
 fn cannot_connect(kind: io::ErrorKind, failed: &[String]) -> io::Error {
@@ -7859,12 +7792,10 @@ fn new_socket(family: rustix::net::AddressFamily) -> io::Result<OwnedFd> {
 
 impl Async<UdpSocket> {
     /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not:
-    /// a numeric address) is looked up on the calling thread.
-    ///
-    /// To talk to one peer only, use `get_ref().connect(addr)`, [`send`](Async::send) and
-    /// [`recv`](Async::recv).
+    /// a numeric address) is looked up on the calling thread. To talk to one peer only, use
+    /// `get_ref().connect(addr)`, [`send`](Async::send) and [`recv`](Async::recv).
     pub fn bind(addr: impl ToAddrs) -> io::Result<Async<UdpSocket>> {
-        Async::new(UdpSocket::bind(&*resolve_now(addr)?)?)
+        Async::new(UdpSocket::bind(&*look_up(addr.to_target())?)?)
     }
 
     /// Sends one datagram to an address, the first one if there are several.
@@ -7903,20 +7834,16 @@ use std::os::linux::net::SocketAddrExt;
 /// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on
 /// Linux.
 #[cfg(unix)]
-fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
+fn unix_addr(path: impl AsRef<Path>) -> io::Result<UnixAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        use std::os::unix::ffi::OsStrExt;
-        if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"\0") {
-            return UnixAddr::from_abstract_name(name);
-        }
+    if let Some(name) = path.as_ref().as_os_str().as_encoded_bytes().strip_prefix(b"\0") {
+        return UnixAddr::from_abstract_name(name);
     }
     UnixAddr::from_pathname(path)
 }
 
-/// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells
-/// when that is so (connect(2); and a socket without a peer always counts as writable), so this
-/// tries again and again.
+/// Performs an operation on a Unix socket until somebody else's queue is not full, again and again,
+/// since nothing tells when (connect(2); and a socket without a peer always counts as writable).
 #[cfg(unix)]
 async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     let mut pause = Duration::from_millis(1);
@@ -7934,7 +7861,7 @@ impl Async<UnixListener> {
     /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is
     /// a name in the abstract namespace (unix(7)).
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixListener>> {
-        Self::bind_addr(&unix_addr(path.as_ref())?)
+        Self::bind_addr(&unix_addr(path)?)
     }
 
     /// Listens on an address of std's.
@@ -7947,7 +7874,7 @@ impl Async<UnixListener> {
 impl Async<UnixStream> {
     /// Connects to the listener at a path, or an abstract name. Waits while its queue is full.
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<Async<UnixStream>> {
-        Self::connect_addr(&unix_addr(path.as_ref())?).await
+        Self::connect_addr(&unix_addr(path)?).await
     }
 
     /// Connects to the listener at an address of std's. Waits while its queue is full.
@@ -7980,7 +7907,7 @@ impl Async<UnixStream> {
 impl Async<UnixDatagram> {
     /// Makes a socket that receives at a path, which must not exist yet, or an abstract name.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixDatagram>> {
-        Self::bind_addr(&unix_addr(path.as_ref())?)
+        Self::bind_addr(&unix_addr(path)?)
     }
 
     /// Makes a socket that receives at an address of std's.
@@ -8001,7 +7928,7 @@ impl Async<UnixDatagram> {
 
     /// Sends one datagram to a path or an abstract name. Waits while the receiver's queue is full.
     pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
-        self.send_to_addr(buf, &unix_addr(path.as_ref())?).await
+        self.send_to_addr(buf, &unix_addr(path)?).await
     }
 
     /// Sends one datagram to an address of std's, such as [`recv_from`](Async::recv_from) tells.
@@ -8017,8 +7944,8 @@ impl Async<UnixDatagram> {
 // uses §1 §6 §8-§11 · used by nobody · locks: MINDED < state (of a process); pipes (leaf)
 //
 // PROBLEM   A read from a disk blocks and a child's end is no bytes.
-// IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page cache has
-//           (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd
+// IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page
+//           cache has (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd
 //           (pidfd_open(2)) is a handle like any other; where there is none, and for those whose
 //           handles are gone, one thread waits, for all of them together.
 // I12.1     A process is reaped once, under its lock, and never signalled after that: its number
@@ -8040,13 +7967,12 @@ impl Async<File> {
         Ok(Async::from(unblock(move || File::create(path)).await?))
     }
 
-    /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this
-    /// has not.
+    /// Runs a closure with the file on the pool: for all that std's [`File`] has and this has not.
     ///
     /// It may run beside a read or write of another user. It sees the user's position, since
     /// nothing is read ahead; only what cannot seek, a pipe for one, may have given bytes to a read
-    /// that was dropped, which the next read gets. If the future is dropped, a closure that has
-    /// begun runs to its end.
+    /// that was dropped, which the next read gets. A closure that has begun runs to its end, also
+    /// if the future is dropped.
     ///
     /// ```
     /// use smol::Async;
@@ -8070,14 +7996,12 @@ impl Async<File> {
         })
         .await
     }
-}
 
-impl Async<File> {
-    /// Reads all that is left, and returns how much that was.
+    /// Reads all that is left, and returns how much that was. If the future is dropped, `buf` has
+    /// what was read so far.
     ///
-    /// It does what the method of the same name in [`AsyncReadExt`](io::AsyncReadExt) does, which
-    /// fills all of the buffer that is free with zeros whenever it is polled: for a large file,
-    /// longer than others may be held up. If the future is dropped, `buf` has what was read so far.
+    /// The method of the same name in [`AsyncReadExt`](io::AsyncReadExt) fills all of the free
+    /// buffer with zeros whenever it is polled, which for a large file holds up others.
     pub fn read_to_end<'a>(
         &'a mut self,
         buf: &'a mut Vec<u8>,
@@ -8153,7 +8077,7 @@ impl From<File> for Async<File> {
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
         let file = Arc::new(file);
         let driver = Driver::Pooled(Lane::new(file.clone(), goes_back));
-        let shared = Arc::new(Driven { driver, io: Holder::Shared(file) });
+        let shared = Arc::new(Driven { driver, io: Some(Holder::Shared(file)) });
         Async { shared, desk: Some(Arc::default()) }
     }
 }
@@ -8188,11 +8112,8 @@ impl AsyncSeek for Async<File> {
 impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
     type Error = io::Error;
 
-    /// The descriptor, out of the poller and blocking again.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    /// The descriptor, out of the poller and blocking again. Fails as
+    /// [`into_inner`](Async::into_inner) does: if there are clones of the handle, for one.
     fn try_from(handle: Async<T>) -> io::Result<OwnedFd> {
         let fd = handle.into_inner()?.into();
         rustix::io::ioctl_fionbio(&fd, false)?;
@@ -8204,11 +8125,7 @@ impl TryFrom<Async<File>> for Stdio {
     type Error = io::Error;
 
     /// A file or pipe for a child that is about to be started: the output of one child can be the
-    /// input of the next.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    /// input of the next. Fails as [`into_inner`](Async::into_inner) does.
     fn try_from(handle: Async<File>) -> io::Result<Stdio> {
         #[cfg(unix)]
         return Ok(Stdio::from(OwnedFd::try_from(handle)?));
@@ -8217,47 +8134,25 @@ impl TryFrom<Async<File>> for Stdio {
     }
 }
 
-/// A child process. It may outlive the handles to it: somebody has to take its status in the end.
-struct Process {
-    id: u32,
-    /// Readable when the child has ended.
-    #[cfg(target_os = "linux")]
-    pidfd: Option<Async<OwnedFd>>,
-    state: Mutex<ProcessState>,
-}
-
-struct ProcessState {
-    child: Child,
-    /// How it ended, or the system's error: then somebody else took the status.
-    end: Option<Result<ExitStatus, i32>>,
-    kill_on_drop: bool,
-    /// Who waits without a pidfd.
-    waiters: Slab<Waker>,
-    /// Whether it is among the children that a thread minds.
-    minded: bool,
-}
-
-/// What the handles to a child share. The pipes are closed with the last handle, whoever waits.
-struct Parent {
-    process: Arc<Process>,
-    pipes: Mutex<[Option<Async<File>>; 3]>,
-}
-
 impl ProcessState {
     /// Takes the status from the system if the child has ended. Returns whom to tell once the lock
     /// is let go.
-    fn reap(&mut self) -> Vec<Waker> {
+    fn reap(&mut self) -> Vec<Arc<Waker>> {
         if self.end.is_none() {
-            self.end = match self.child.try_wait() {
-                Ok(status) => status.map(Ok),
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => None,
-                Err(err) => Some(Err(err.raw_os_error().unwrap_or_default())),
-            };
+            let end = retry(|| self.child.try_wait()).transpose();
+            self.end = end.map(|end| end.map_err(|err| err.raw_os_error().unwrap_or_default()));
         }
         match self.end {
             None => Vec::new(),
-            Some(_) => mem::take(&mut self.waiters).into_values().collect(),
+            Some(_) => mem::take(&mut self.waiters).iter().filter_map(Weak::upgrade).collect(),
         }
+    }
+}
+
+/// Tells those who wait for a child.
+fn tell(waiters: Vec<Arc<Waker>>) {
+    for waiter in waiters {
+        shielded(move || waiter.wake_by_ref());
     }
 }
 
@@ -8267,25 +8162,24 @@ fn pid_of(child: &Child) -> Option<rustix::process::Pid> {
     i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
 }
 
+/// A handle that is readable when the child has ended.
+#[cfg(target_os = "linux")]
+fn pidfd_of(child: &Child) -> Option<Async<File>> {
+    use rustix::process::{PidfdFlags, pidfd_open};
+    let fd = pidfd_open(pid_of(child)?, PidfdFlags::empty()).ok()?;
+    Some(Async::polled(File::from(fd), false))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd_of(_: &Child) -> Option<Async<File>> {
+    None
+}
+
 impl Process {
     fn new(child: Child) -> Process {
-        let state = ProcessState {
-            child,
-            end: None,
-            kill_on_drop: false,
-            waiters: Slab::new(),
-            minded: false,
-        };
-        Process {
-            id: state.child.id(),
-            #[cfg(target_os = "linux")]
-            pidfd: {
-                use rustix::process::{PidfdFlags, pidfd_open};
-                let fd = pid_of(&state.child).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
-                fd.and_then(Result::ok).map(|fd| Async::polled(fd, false))
-            },
-            state: Mutex::new(state),
-        }
+        let pidfd = pidfd_of(&child);
+        let state = ProcessState { child, end: None, kill_on_drop: false, waiters: Vec::new() };
+        Process { pidfd, state: Mutex::new(state) }
     }
 
     /// Does something with the child under the lock, where nobody else can reap it, after a look
@@ -8296,7 +8190,7 @@ impl Process {
         let waiters = state.reap();
         let result = act(&mut state, known);
         drop(state);
-        wake_all(waiters);
+        tell(waiters);
         result
     }
 
@@ -8311,16 +8205,12 @@ impl Process {
             None => send(&mut state.child),
             // It has just ended by itself, and who sent this could not know.
             Some(Ok(_)) if !known => Ok(()),
-            Some(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the process has ended and was waited for",
-            )),
+            Some(_) => Err(invalid("the process has ended and was waited for")),
         })
     }
 
     /// Waits until the child has ended. Cancel-safe: nothing is taken until it says so.
     async fn wait(self: &Arc<Self>) -> io::Result<ExitStatus> {
-        #[cfg(target_os = "linux")]
         if let (Some(pidfd), None) = (&self.pidfd, self.look()) {
             // It may be ready too early, if a debugger has the child; and the poller may be
             // impossible.
@@ -8331,44 +8221,26 @@ impl Process {
             if let Some(end) = self.look() {
                 return end;
             }
-            let limit = if mind(self, false) { LOOK_BESIDE } else { pause };
-            let _ = timeout(limit, Told { process: self, key: None }).await;
+            let limit = if mind(self) { LOOK_BESIDE } else { pause };
+            let _ = timeout(limit, self.told()).await;
             pause = (pause * 2).min(LOOK_LAST);
         }
     }
-}
 
-/// Waits until somebody has seen that the child ended.
-struct Told<'a> {
-    process: &'a Process,
-    key: Option<usize>,
-}
-
-impl Future for Told<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut waker = cx.waker().clone(); // what it replaces is dropped without the lock
-        let mut state = lock(&self.process.state);
-        if state.end.is_some() {
-            return Poll::Ready(());
-        }
-        match self.key.and_then(|key| state.waiters.get_mut(key)) {
-            Some(old) => mem::swap(old, &mut waker),
-            None => {
-                let key = state.waiters.insert(waker);
-                drop(state);
-                self.key = Some(key);
+    /// Waits until somebody has seen that the child ended.
+    async fn told(&self) {
+        let mut told = None;
+        poll_fn(|cx| {
+            let waker = told.insert(Arc::new(cx.waker().clone()));
+            let mut state = lock(&self.state);
+            if state.end.is_some() {
+                return Poll::Ready(());
             }
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        let waker = self.key.and_then(|key| lock(&self.process.state).waiters.remove(key));
-        drop(waker);
+            state.waiters.retain(|waiter| waiter.strong_count() > 0);
+            state.waiters.push(Arc::downgrade(waker));
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -8386,28 +8258,31 @@ static MINDED: Mutex<Minded> = Mutex::new(Minded { children: Vec::new(), thread:
 
 struct Minded {
     children: Vec<Arc<Process>>,
-    /// Whether a thread waits for them. There is one as long as there are any, if there can be one.
+    /// Whether a thread waits for them. There is one as long as there are any, if there can be one;
+    /// else the next `spawn` looks at them.
     thread: bool,
 }
 
-/// Has a thread wait for this child with the others; says whether there is one. If there can be
-/// none, those that were abandoned are put down all the same, for the next `spawn` to look at.
-fn mind(process: &Arc<Process>, abandoned: bool) -> bool {
+/// Has a thread wait for this child with the others; says whether there is one.
+fn mind(process: &Arc<Process>) -> bool {
     let mut minded = lock(&MINDED);
+    if !minded.children.iter().any(|other| Arc::ptr_eq(other, process)) {
+        minded.children.push(process.clone());
+    }
     if !minded.thread && may_start_thread() {
         minded.thread = start_thread("smol-children".into(), mind_children);
-    }
-    let put_down = minded.thread || abandoned;
-    if put_down && !mem::replace(&mut lock(&process.state).minded, true) {
-        minded.children.push(process.clone());
     }
     minded.thread
 }
 
-/// Looks at all of them. Says whether any has ended, and whether any is left.
-fn look_at_all() -> (bool, bool) {
+/// Looks at all of them, if that is one's part. Says whether any has ended, and whether any is
+/// left.
+fn look_at_all(is_thread: bool) -> (bool, bool) {
     let mut waiters = Vec::new();
     let mut minded = lock(&MINDED);
+    if minded.thread != is_thread {
+        return (false, true);
+    }
     let all = mem::take(&mut minded.children).into_iter();
     let (running, ended): (Vec<_>, Vec<_>) = all.partition(|process| {
         let mut state = lock(&process.state);
@@ -8416,8 +8291,9 @@ fn look_at_all() -> (bool, bool) {
     });
     let left = !running.is_empty();
     minded.children = running;
+    minded.thread = is_thread && left;
     drop(minded);
-    wake_all(waiters);
+    tell(waiters);
     (!ended.is_empty(), left)
 }
 
@@ -8426,21 +8302,15 @@ fn mind_children() {
     let mut pause = LOOK_FIRST;
     loop {
         wait_for_any_end();
-        let (ended, left) = look_at_all();
-        if !left {
-            let mut minded = lock(&MINDED);
-            if minded.children.is_empty() {
-                minded.thread = false;
-                return;
+        match look_at_all(true) {
+            (_, false) => return,
+            (true, true) => pause = LOOK_FIRST,
+            (false, true) => {
+                // The system tells of a child that is not among them, again and again until
+                // somebody reaps it.
+                thread::sleep(pause);
+                pause = (pause * 2).min(LOOK_LAST);
             }
-        }
-        if ended {
-            pause = LOOK_FIRST;
-        } else {
-            // The system tells of a child that is not among them, again and again until somebody
-            // reaps it.
-            thread::sleep(pause);
-            pause = (pause * 2).min(LOOK_LAST);
         }
     }
 }
@@ -8467,16 +8337,15 @@ impl Drop for Parent {
         }
         // Somebody must take its status when it ends. (Windows keeps it no longer than we do.)
         if self.process.look().is_none() && cfg!(unix) {
-            mind(&self.process, true);
+            mind(&self.process);
         }
     }
 }
 
 impl Async<Child> {
-    /// Starts a program. What is to be piped is set on the command, as with std:
-    /// [`Command::stdin`], [`Command::stdout`], [`Command::stderr`].
+    /// Starts a program, which blocks the calling thread for some hundred microseconds. What is to
+    /// be piped is set on the command, as with std.
     ///
-    /// Starting takes some hundred microseconds, during which the calling thread is blocked.
     /// Dropping all handles neither leaves a zombie nor kills the child, unless
     /// [`kill_on_drop`](Async::kill_on_drop) was called; it closes those pipes that were not taken.
     ///
@@ -8501,32 +8370,26 @@ impl Async<Child> {
     /// # #[cfg(windows)] fn main() {}
     /// ```
     pub fn spawn(command: &mut Command) -> io::Result<Async<Child>> {
-        if !lock(&MINDED).thread {
-            // Those that were abandoned when no thread could be started.
-            look_at_all();
-        }
+        // Those that were abandoned when no thread could be started.
+        look_at_all(false);
         let mut child = command.spawn()?;
         let mut take_pipes = || -> io::Result<_> {
-            let stdin = child.stdin.take().map(pipe_from).transpose()?;
-            let stdout = child.stdout.take().map(pipe_from).transpose()?;
-            let stderr = child.stderr.take().map(pipe_from).transpose()?;
-            Ok([stdin, stdout, stderr])
+            Ok([
+                child.stdin.take().map(pipe_from).transpose()?,
+                child.stdout.take().map(pipe_from).transpose()?,
+                child.stderr.take().map(pipe_from).transpose()?,
+            ])
         };
-        let pipes = match take_pipes() {
-            Ok(pipes) => Mutex::new(pipes),
-            Err(err) => {
-                // Then it is as if it had never been.
-                let _ = child.kill().and_then(|()| child.wait());
-                return Err(err);
-            }
-        };
-        let parent = Parent { process: Arc::new(Process::new(child)), pipes };
-        let driver = Driver::Other(Box::new(parent));
-        Ok(Async { shared: Arc::new(Driven { driver, io: Holder::Elsewhere }), desk: None })
+        let pipes = take_pipes().inspect_err(|_| {
+            // Then it is as if it had never been.
+            let _ = child.kill().and_then(|()| child.wait());
+        })?;
+        let parent = Parent { process: Arc::new(Process::new(child)), pipes: Mutex::new(pipes) };
+        let driver = Driver::Process(parent);
+        Ok(Async { shared: Arc::new(Driven { driver, io: None }), desk: None })
     }
 
-    /// Runs a program to its end, with its streams as they are set on the command: ours, if nothing
-    /// is.
+    /// Runs a program to its end, with its streams as set on the command: ours, if nothing is.
     ///
     /// The program is started by this call, and goes on if the future is dropped. Blocks and fails
     /// as [`spawn`](Async::spawn) and [`status`](Async::status) do.
@@ -8553,42 +8416,32 @@ impl Async<Child> {
         async move { child?.status().await }
     }
 
-    /// Runs a program to its end and collects what it writes to its standard output and standard
-    /// error, which are made pipes whatever was set. Its standard input is as set on the command:
-    /// ours, if nothing is.
-    ///
-    /// The program is started by this call, and goes on without its pipes if the future is dropped.
-    /// Blocks and fails as [`spawn`](Async::spawn) and [`output`](Async::output) do. There is an
-    /// example at [`run`](Async::run).
+    /// [`run`](Async::run) that collects what the program writes to its standard output and error,
+    /// which are made pipes whatever was set. They are closed if the future is dropped. Fails as
+    /// [`spawn`](Async::spawn) and [`output`](Async::output) do.
     pub fn capture(
         command: &mut Command,
     ) -> impl Future<Output = io::Result<Output>> + Send + use<> {
-        use std::process::Stdio;
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = Async::<Child>::spawn(command);
         async move { child?.output().await }
     }
 
     fn parent(&self) -> &Parent {
-        let parent = match &self.shared.driver {
-            Driver::Other(parent) => parent.downcast_ref(),
-            _ => None,
-        };
-        parent.expect("an Async<Child> is made by `spawn` only")
+        match &self.shared.driver {
+            Driver::Process(parent) => parent,
+            _ => unreachable!("an Async<Child> is made by `spawn` only"),
+        }
     }
 
     /// The number of the process. Once it has ended and was waited for, the number may be
     /// another's.
     pub fn id(&self) -> u32 {
-        self.parent().process.id
+        lock(&self.parent().process.state).child.id()
     }
 
     /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it
-    /// gone.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` if it has ended and was waited for.
+    /// gone. `InvalidInput` if it has ended and was waited for.
     pub fn kill(&self) -> io::Result<()> {
         self.parent().process.signal(Child::kill)
     }
@@ -8597,31 +8450,28 @@ impl Async<Child> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the process has ended and was waited for, or if the number is that of no
-    /// signal or of a real-time one. `PermissionDenied` if it runs as another user.
+    /// `InvalidInput` if the process has ended and was waited for, or if there is no such signal or
+    /// it is a real-time one. `PermissionDenied` if it runs as another user.
     #[cfg(unix)]
     pub fn signal(&self, number: i32) -> io::Result<()> {
         use rustix::process::{Signal, kill_process};
-        let signal = Signal::from_named_raw(number).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "there is no signal of this number")
-        })?;
+        let signal = Signal::from_named_raw(number);
+        let signal = signal.ok_or_else(|| invalid("there is no signal of this number"))?;
         self.parent().process.signal(|child| {
             let pid = pid_of(child).ok_or(io::ErrorKind::InvalidData)?;
             Ok(kill_process(pid, signal)?)
         })
     }
 
-    /// Whether the process is to be killed when the last handle to it is dropped, if it still runs
-    /// then. It is not unless this was called. A future of [`output`](Async::output) holds a
-    /// handle.
+    /// Whether the process is to be killed if it still runs when the last handle to it is dropped;
+    /// not unless this was called. A future of [`output`](Async::output) holds a handle.
     pub fn kill_on_drop(&self, kill: bool) {
         lock(&self.parent().process.state).kill_on_drop = kill;
     }
 
-    /// Waits until the process has ended, and gives its status; any number of times.
+    /// Waits until the process has ended, and gives its status; any number of times. Cancel-safe.
     ///
-    /// The pipe to its standard input is closed first, unless it was taken, so that the child does
-    /// not wait for us. Cancel-safe.
+    /// The pipe to its standard input is closed first, unless it was taken: it may wait for that.
     ///
     /// # Errors
     ///
@@ -8635,23 +8485,15 @@ impl Async<Child> {
     }
 
     /// The status if the process has ended, and `None` if it still runs. Never waits, and closes no
-    /// pipe.
-    ///
-    /// # Errors
-    ///
-    /// As for [`status`](Async::status).
+    /// pipe. Fails as [`status`](Async::status) does.
     pub fn try_status(&self) -> io::Result<Option<ExitStatus>> {
         self.parent().process.look().transpose()
     }
 
     /// Waits until the process has ended, and collects what it writes to those pipes that were not
-    /// taken.
+    /// taken. Fails as [`status`](Async::status) does, or if a pipe cannot be read.
     ///
     /// Not cancel-safe: what was collected is lost if the future is dropped, and so is this handle.
-    ///
-    /// # Errors
-    ///
-    /// As for [`status`](Async::status), or if a pipe cannot be read.
     pub async fn output(self) -> io::Result<Output> {
         drop(self.take_stdin());
         let (out, err) =
@@ -8666,10 +8508,9 @@ impl Async<Child> {
         lock(&self.parent().pipes)[0].take()
     }
 
-    /// The pipe from the child's standard output, if there is one and it was not taken yet.
-    ///
-    /// For the input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe
-    /// that is still non-blocking, at which most programs fail.)
+    /// The pipe from the child's standard output, if there is one and it was not taken yet. For the
+    /// input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe that is
+    /// still non-blocking, at which most programs fail.)
     pub fn take_stdout(&self) -> Option<Async<File>> {
         lock(&self.parent().pipes)[1].take()
     }
