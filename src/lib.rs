@@ -38,6 +38,9 @@
 //! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and
 //!   `lock` re-export async-channel and async-lock, which work with any runtime, and nothing more.
 //!
+//! [The guide](crate::guide) answers questions, each with a program that runs, and has tables for
+//! those who come from smol 1 or 2, or from tokio.
+//!
 //! Everything works under any executor, and any future, also one made for another runtime's traits,
 //! can be run by this one. The number of workers is `SMOL_THREADS`, else that of the processors;
 //! the blocking pool has up to `BLOCKING_MAX_THREADS`, else 500.
@@ -8583,3 +8586,35 @@ struct StaysOnItsThread;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(any(doc, doctest))]
+pub mod guide {
+    #![doc = include_str!("guide/guide.md")]
+    #![doc = include_str!("guide/life.svg")]
+    #[doc = include_str!("guide/from_smol.md")]
+    pub mod from_smol {}
+    #[doc = include_str!("guide/from_tokio.md")]
+    pub mod from_tokio {}
+    #[doc = include_str!("guide/threads.md")]
+    pub mod threads {}
+    #[doc = include_str!("guide/cpu_bound.md")]
+    pub mod cpu_bound {}
+    #[doc = include_str!("guide/cancellation.md")]
+    pub mod cancellation {}
+    #[doc = include_str!("guide/shutdown.md")]
+    pub mod shutdown {}
+    #[doc = include_str!("guide/scopes.md")]
+    pub mod scopes {}
+    #[doc = include_str!("guide/processes.md")]
+    pub mod processes {}
+    #[doc = include_str!("guide/files.md")]
+    pub mod files {}
+    #[doc = include_str!("guide/handles.md")]
+    pub mod handles {}
+    #[doc = include_str!("guide/other_runtimes.md")]
+    pub mod other_runtimes {}
+    #[doc = include_str!("guide/other_loops.md")]
+    pub mod other_loops {}
+    #[doc = include_str!("guide/testing.md")]
+    pub mod testing {}
+}
