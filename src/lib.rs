@@ -256,11 +256,11 @@ const SLOT_RUNS: u32 = 3;
 const CALL: Duration = Duration::from_micros(50);
 /// A worker's queue: what does not fit goes to the injector, half of the queue at a time.
 const LOCAL_QUEUE: usize = 256;
-/// So many tickets of a full queue change places with some of the injector at each look, so that
-/// tasks that yield share their worker with those outside. Two workers at the injector cost each
-/// other: 1,000 tasks yield at 24 ns each with 2, and 29 with 4. With an odd number, 61 + 1 and 256
-/// have a common factor, and every other ticket stays.
+/// So many tickets of a full queue change places with some of the injector at each fourth look, so
+/// that tasks that yield share their worker with those outside. Two workers at the injector cost
+/// each other: at each look, `yield_1000x1000` takes a fifth longer.
 const ROTATION: usize = 2;
+const LOOKS_PER_ROTATION: u32 = 4;
 /// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
@@ -1239,7 +1239,8 @@ impl<'a> Worker<'a> {
                 return first;
             }
         }
-        if self.slot_runs.get() < SLOT_RUNS && !late {
+        // (Looking costs nothing, while `pop` of an empty slot is a locked operation.)
+        if !local.slot.is_empty() && self.slot_runs.get() < SLOT_RUNS && !late {
             if let Ok(runnable) = local.slot.pop() {
                 self.slot_runs.set(self.slot_runs.get() + 1);
                 return Some(runnable);
@@ -1299,7 +1300,8 @@ impl<'a> Worker<'a> {
         if len > 0 {
             let workers = self.queues.locals().len().max(1);
             let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
-            if LOCAL_QUEUE - local.queue.len() < ROTATION {
+            let is_turn = self.ticks.get() % (TASKS_PER_LOOK * LOOKS_PER_ROTATION) == 0;
+            if is_turn && LOCAL_QUEUE - local.queue.len() < ROTATION {
                 self.queues.inject(local.queue.try_iter().take(ROTATION));
             }
             let room = LOCAL_QUEUE - local.queue.len();
