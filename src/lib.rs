@@ -28,13 +28,18 @@
 //!
 //! - [`block_on`] runs a future on this thread. [`spawn`] starts a [`Task`] on the worker threads,
 //!   [`spawn_local`] one that is not `Send` on this thread, and [`scope`] children that may borrow.
-//! - [`Async<T>`](Async) makes std's sockets, files, pipes and processes asynchronous, and any other handle that
-//!   the system's poller knows. [`resolve`] looks up names.
+//! - [`Async<T>`](Async) makes std's sockets, files, pipes and processes asynchronous, and any
+//!   other handle that the system's poller knows. [`resolve`] looks up names.
 //! - [`Timer`] is a deadline or an interval, and [`timeout`] a limit for any future.
 //! - [`unblock`] runs a closure where it may block, [`Unblock`] a reader, writer or iterator.
 //! - [`Executor`] and [`LocalExecutor`] are for those who want one of their own.
-//! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and `lock`
-//!   re-export async-channel and async-lock, which work with any runtime, and nothing more.
+//! - [`on_stall`], or `SMOL_STALLS=20` in the environment, tells which task keeps its thread, and
+//!   where it was spawned; [`tasks`] lists all of them.
+//! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and
+//!   `lock` re-export async-channel and async-lock, which work with any runtime, and nothing more.
+//!
+//! [The guide](crate::guide) answers questions, each with a program that runs, and has tables for
+//! those who come from smol 1 or 2, or from tokio.
 //!
 //! Everything works under any executor, and any future, also one made for another runtime's traits,
 //! can be run by this one. The number of workers is `SMOL_THREADS`, else that of the processors;
@@ -72,16 +77,18 @@
 //!
 //! ## The life of a task
 //!
-//! 1. `spawn(future)` (§6) boxes the future once (§2) and yields two ends: a `Runnable`, the ticket that
-//!    allows one poll, and a [`Task`], the handle that receives the output.
+//! 1. `spawn(future)` (§6) boxes the future once (§2) and yields two ends: a `Runnable`, the ticket
+//!    that allows one poll, and a [`Task`], the handle that receives the output.
 //! 2. The ticket goes into a queue: that of the worker we are on, or else the injector (§3).
 //! 3. A worker takes it, or steals it, and runs it: one `poll`, on that thread.
-//! 4. `Pending`: the ticket is used up. Nothing refers to the task now but the wakers that its future has left
-//!    with others. If it has left none, nobody will ever poll it again: the commonest bug in futures
-//!    written by hand.
-//! 5. A waker fires: there is a ticket again, go to 2. Firing twice before 3 is the same as firing once.
-//! 6. `Ready`: the output moves to the handle, and whoever awaits it is woken. A panic travels the same way.
-//!    Dropping the handle cancels: the ticket is issued one last time, and the future dies on a worker.
+//! 4. `Pending`: the ticket is used up. Nothing refers to the task now but the wakers that its
+//!    future has left with others. If it has left none, nobody will ever poll it again: the
+//!    commonest bug in futures written by hand.
+//! 5. A waker fires: there is a ticket again, go to 2. Firing twice before 3 is the same as firing
+//!    once.
+//! 6. `Ready`: the output moves to the handle, and whoever awaits it is woken. A panic travels the
+//!    same way. Dropping the handle cancels: the ticket is issued one last time, and the future
+//!    dies on a worker.
 //!
 //! ## The life of a wake-up
 //!
@@ -104,7 +111,7 @@
 //! alarm is set that makes the watcher look. A seat must not stay empty while something is waited
 //! for:
 //!
-//! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `settle`      |
+//! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `finish`      |
 //! |---------------------------------------|-----------------------------------------------|
 //! | A1 note the source or the timer       | S1 change the word: the seat, the alarm       |
 //! | A2 look at the word: seat or alarm?   | S2' look whether anything is waited for       |
@@ -146,8 +153,8 @@
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
 //! - a lane's `state` < a handle's desk (§9)
 //! - `MINDED` < `state` of a process (§12)
-//! - leaves: `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
-//!   list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
+//! - leaves: `KNOWN` (§2), `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the
+//!   state of `IDLE` (§6), the list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
 //!
 //! ## Where to change what
 //!
@@ -170,7 +177,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -182,6 +189,7 @@ use std::mem;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::ops::{Deref, DerefMut};
 #[cfg(unix)]
 use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, BorrowedFd as Borrowed, OwnedFd, RawFd};
 #[cfg(unix)]
@@ -190,7 +198,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, Uni
 use std::os::windows::io::BorrowedSocket as Borrowed;
 #[cfg(windows)]
 use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -248,11 +256,11 @@ const SLOT_RUNS: u32 = 3;
 const CALL: Duration = Duration::from_micros(50);
 /// A worker's queue: what does not fit goes to the injector, half of the queue at a time.
 const LOCAL_QUEUE: usize = 256;
-/// So many tickets of a full queue change places with some of the injector at each look, so that
-/// tasks that yield share their worker with those outside. Two workers at the injector cost each
-/// other: 1,000 tasks yield at 24 ns each with 2, and 29 with 4. With an odd number, 61 + 1 and 256
-/// have a common factor, and every other ticket stays.
+/// So many tickets of a full queue change places with some of the injector at each fourth look, so
+/// that tasks that yield share their worker with those outside. Two workers at the injector cost
+/// each other: at each look, `yield_1000x1000` takes a fifth longer.
 const ROTATION: usize = 2;
+const LOOKS_PER_ROTATION: u32 = 4;
 /// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
@@ -552,6 +560,12 @@ fn tick_clock() {
     CLOCK.fetch_add(1, Ordering::Relaxed);
 }
 
+/// When time began, for those who count it.
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}
+
 /// The time of a clock that costs little and moves only every few milliseconds (clock_gettime(2)),
 /// where there is one.
 #[inline]
@@ -562,7 +576,7 @@ fn coarse_time() -> Duration {
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    Timers::epoch().elapsed()
+    epoch().elapsed()
 }
 
 /// Tells somebody who polls tasks and is never idle when it is time to look at something else:
@@ -606,15 +620,18 @@ impl Pace {
 // §2  Task: a future in a box, with a handle outside and a ticket inside
 // ============================================================================================
 //
-// uses §1 · used by §3 §4 §6 §9
+// uses §1 · used by §3 §4 §6 §9 · locks: KNOWN (leaf)
 //
-// PROBLEM   A future is inert. Someone must own it, poll it when it was woken, and pass its output on.
-// IDEA      async-task puts future, state and output into one allocation with two ends: [`Task`], the
-//           handle of whoever wants the output, and `Runnable`, the ticket that allows one poll. There
-//           is never more than one ticket for a task; waking a task means to issue it.
-// I2.1      A panic of the future travels to whoever awaits the handle; the thread that polls survives.
+// PROBLEM   A future is inert. Someone must own it, poll it when it was woken, and pass its output
+//           on.
+// IDEA      async-task puts future, state and output into one allocation with two ends: [`Task`],
+//           the handle of whoever wants the output, and `Runnable`, the ticket that allows one
+//           poll. There is never more than one ticket for a task; waking a task means to issue it.
+// I2.1      A panic of the future travels to whoever awaits the handle; the thread that polls
+//           survives.
 // I2.2      A panic of the future's destructor is reported by the panic hook and ends there.
-//           (async-task aborts the process instead, for want of a place to raise it; see `Guarded`.)
+//           (async-task aborts the process instead, for want of a place to raise it; see
+//           `Guarded`.)
 // NEVER     knows an executor: who queues tickets is the schedule function's business.
 
 pin_project! {
@@ -650,9 +667,24 @@ impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
     }
 }
 
+/// Where a task comes from: the caller of `spawn`, and whether it is a closure on the pool.
+#[derive(Clone, Copy)]
+struct Origin {
+    place: &'static Location<'static>,
+    may_block: bool,
+}
+
+impl Origin {
+    #[track_caller]
+    fn here(may_block: bool) -> Origin {
+        Origin { place: Location::caller(), may_block }
+    }
+}
+
 /// Boxes a future together with the function that queues its tickets.
 fn new_task<F, S>(
     future: F,
+    origin: Origin,
     after: impl FnMut() + Send + 'static,
     schedule: S,
 ) -> (Runnable, Task<F::Output>)
@@ -663,8 +695,13 @@ where
 {
     tour!(1, "a future of {} bytes is boxed: one ticket, one handle", mem::size_of::<F>());
     // The fewer moves of a large future, the smaller the stack that suffices for them.
-    if mem::size_of::<F>() >= LARGE_FUTURE {
-        return box_task(Box::pin(future), after, schedule);
+    if mem::size_of::<F>() >= LARGE_FUTURE || is_watching() {
+        let future = Box::pin(future);
+        if is_watching() {
+            let future: future::Boxed<F::Output> = future;
+            return box_task(Watched::new(future, origin), after, schedule);
+        }
+        return box_task(future, after, schedule);
     }
     box_task(future, after, schedule)
 }
@@ -684,6 +721,221 @@ where
     Builder::new().propagate_panic(true).spawn(move |()| future, WithInfo(schedule))
 }
 
+// ---------- Which task is stuck ----------
+
+/// A task that has kept its thread for long, as [`on_stall`] tells it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Stall {
+    /// Where the task was spawned.
+    pub place: &'static Location<'static>,
+    /// How long the poll has lasted that is under way.
+    pub time: Duration,
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (place, millis) = (self.place, self.time.as_millis());
+        write!(f, "a task spawned at {place} has kept its thread for {millis} ms")
+    }
+}
+
+/// Calls `report` when a task has kept its thread for longer than `limit`: it computes, or it
+/// blocks, in a lock, a system call or a nested [`block_on`]. Nobody else can say where.
+///
+/// `SMOL_STALLS=20` in the environment prints such tasks to standard error, here with a limit of 20
+/// milliseconds. A place is told once, and not more than one in a second. Tasks are known that were
+/// spawned after this call, by [`spawn`], [`spawn_local`] and the executors; closures of
+/// [`unblock`] may block. While it is on, each task costs an allocation and each poll two locks,
+/// and a thread (`smol-stalls`) looks several times in each `limit`. A second call takes the place
+/// of the first.
+///
+/// # Errors
+///
+/// If the thread cannot be started.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use std::time::Duration;
+///
+/// let (sender, stalls) = mpsc::channel();
+/// smol::on_stall(Duration::from_millis(10), move |stall| sender.send(stall).unwrap())?;
+/// smol::spawn(async { std::thread::sleep(Duration::from_millis(100)) }).detach();
+/// assert_eq!(stalls.recv().unwrap().place.file(), file!());
+/// # std::io::Result::Ok(())
+/// ```
+pub fn on_stall(limit: Duration, report: impl FnMut(Stall) + Send + 'static) -> io::Result<()> {
+    {
+        let mut known = lock(&KNOWN);
+        known.limit = limit;
+        known.told = BTreeSet::new();
+        let old = known.report.replace(Box::new(report));
+        let has_thread = mem::replace(&mut known.has_thread, true);
+        drop(known);
+        shielded(|| drop(old));
+        if !has_thread {
+            let thread = thread::Builder::new().name("smol-stalls".into());
+            thread.spawn(look_for_stalls).inspect_err(|_| lock(&KNOWN).has_thread = false)?;
+        }
+    }
+    // Ordering: Relaxed. A switch; what it switches on is under a lock.
+    WATCHING.store(ON, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The tasks and closures that exist, as a value to be printed with `{:#?}`: where each was
+/// spawned, how often it was polled, whether it runs or waits, and since when. Known are those that
+/// [`on_stall`] knows, and the closures of [`unblock`].
+pub fn tasks() -> impl fmt::Debug + Send + use<> {
+    struct Tasks(Vec<KnownTask>);
+    impl fmt::Debug for Tasks {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_list().entries(&self.0).finish()
+        }
+    }
+    Tasks(lock(&KNOWN).tasks.values().copied().collect())
+}
+
+/// A task of which [`tasks`] knows.
+#[derive(Clone, Copy)]
+struct KnownTask {
+    origin: Origin,
+    polls: u64,
+    runs: bool,
+    /// When it began to run, or to wait.
+    since: Instant,
+}
+
+impl fmt::Debug for KnownTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.origin.may_block { "closure" } else { "task" };
+        let doing = if self.runs { "running" } else { "waiting" };
+        let (place, polls, time) = (self.origin.place, self.polls, self.since.elapsed());
+        write!(f, "{what} spawned at {place}: polled {polls} times, {doing} for {time:?}")
+    }
+}
+
+struct KnownTasks {
+    tasks: Slab<KnownTask>,
+    /// The keys of those that run.
+    running: Vec<usize>,
+    limit: Duration,
+    /// The places that were told.
+    told: BTreeSet<&'static Location<'static>>,
+    /// Taken out while it is called.
+    report: Option<Box<dyn FnMut(Stall) + Send>>,
+    has_thread: bool,
+}
+
+static KNOWN: Mutex<KnownTasks> = Mutex::new(KnownTasks {
+    tasks: Slab::new(),
+    running: Vec::new(),
+    limit: Duration::ZERO,
+    told: BTreeSet::new(),
+    report: None,
+    has_thread: false,
+});
+
+/// Atomic: whether tasks that are spawned are noted.
+static WATCHING: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const OFF: u8 = 1;
+const ON: u8 = 2;
+
+#[inline]
+fn is_watching() -> bool {
+    // Ordering: Relaxed, as in `on_stall`.
+    match WATCHING.load(Ordering::Relaxed) {
+        UNKNOWN => ask_environment(),
+        state => state == ON,
+    }
+}
+
+#[cold]
+fn ask_environment() -> bool {
+    // Ordering: Relaxed, as above. Nobody else has decided meanwhile.
+    let _ = WATCHING.compare_exchange(UNKNOWN, OFF, Ordering::Relaxed, Ordering::Relaxed);
+    let millis = std::env::var("SMOL_STALLS").ok().and_then(|text| text.trim().parse().ok());
+    if let Some(millis @ 1..) = millis {
+        let print = |stall| drop(writeln!(std::io::stderr(), "smol: {stall}"));
+        return on_stall(Duration::from_millis(millis), print).is_ok();
+    }
+    false
+}
+
+/// A future that is noted among the known tasks. It is boxed, so that where nobody watches, tasks
+/// are not a byte larger for it.
+struct Watched<P> {
+    future: P,
+    key: usize,
+}
+
+impl<P> Watched<P> {
+    fn new(future: P, origin: Origin) -> Watched<P> {
+        let known = KnownTask { origin, polls: 0, runs: false, since: Instant::now() };
+        Watched { future, key: lock(&KNOWN).tasks.insert(known) }
+    }
+}
+
+impl<P: Future + Unpin> Future for Watched<P> {
+    type Output = P::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<P::Output> {
+        let key = self.key;
+        let note = move |runs: bool| {
+            let mut known = lock(&KNOWN);
+            let KnownTasks { tasks, running, .. } = &mut *known;
+            if let Some(task) = tasks.get_mut(key) {
+                (task.runs, task.since) = (runs, Instant::now());
+                task.polls += u64::from(runs);
+            }
+            match runs {
+                true => running.push(key),
+                false => running.retain(|other| *other != key),
+            }
+        };
+        note(true);
+        let _after = OnDrop(|| note(false));
+        Pin::new(&mut self.future).poll(cx)
+    }
+}
+
+impl<P> Drop for Watched<P> {
+    fn drop(&mut self) {
+        lock(&KNOWN).tasks.remove(self.key);
+    }
+}
+
+/// The life of the thread that looks for stalls.
+fn look_for_stalls() {
+    let mut pause = Duration::ZERO;
+    loop {
+        thread::sleep(pause);
+        let (stall, report) = {
+            let mut known = lock(&KNOWN);
+            pause = (known.limit / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
+            let running = known.running.iter().filter_map(|key| known.tasks.get(*key));
+            let stall =
+                |task: &KnownTask| Stall { place: task.origin.place, time: task.since.elapsed() };
+            let is_new =
+                |stall: &Stall| stall.time >= known.limit && !known.told.contains(stall.place);
+            let mut stalls = running.filter(|task| !task.origin.may_block).map(stall);
+            let Some(stall) = stalls.find(is_new) else { continue };
+            known.told.insert(stall.place);
+            (stall, known.report.take())
+        };
+        if let Some(mut report) = report {
+            shielded(|| report(stall));
+            let mut known = lock(&KNOWN);
+            if known.report.is_none() {
+                known.report = Some(report);
+            }
+        }
+        // Not more than one in a second.
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
 // ============================================================================================
 // §3  Executor: tickets in queues, workers that take them
 // ============================================================================================
@@ -692,20 +944,24 @@ where
 //
 // PROBLEM   Tasks become ready on any thread; some thread must poll each of them soon, and a thread
 //           that finds nothing must sleep without missing what comes next.
-// IDEA      Each worker has a queue of its own, which costs no contention. What comes from elsewhere
-//           goes to the injector. A worker without work takes a share of the injector, else steals
-//           half of another's queue (Blumofe and Leiserson, "Scheduling Multithreaded Computations by
-//           Work Stealing", 1999). Who finds nothing at all announces that it sleeps, looks once more,
-//           and sleeps: the drivers of an [`Executor`] here, the threads of our own in §6.
-// I3.1      A ticket is in a queue that every worker can reach. A slot is left to its owner as long as
-//           that gets on: drivers take from it last, our own threads never, but the watcher empties it.
-// I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's queue
-//           after 61 tasks, and after each one while the clock of §1 goes on between two tasks.
-// I3.3      The drivers of an `Executor` may do something else before they search. So each push there
-//           wakes one more of them, and who was woken passes it on before it polls anything else.
+// IDEA      Each worker has a queue of its own, which costs no contention. What comes from
+//           elsewhere goes to the injector. A worker without work takes a share of the injector,
+//           else steals half of another's queue (Blumofe and Leiserson, "Scheduling Multithreaded
+//           Computations by Work Stealing", 1999). Who finds nothing at all announces that it
+//           sleeps, looks once more, and sleeps: the drivers of an [`Executor`] here, the threads
+//           of our own in §6.
+// I3.1      A ticket is in a queue that every worker can reach. A slot is left to its owner as long
+//           as that gets on: drivers take from it last, our own threads never, but the watcher
+//           empties it.
+// I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's
+//           queue after 61 tasks, and after each one while the clock of §1 goes on between two
+//           tasks.
+// I3.3      The drivers of an `Executor` may do something else before they search. So each push
+//           there wakes one more of them, and who was woken passes it on before it polls anything
+//           else.
 // NEVER     mentions the reactor or a thread: it knows wakers.
-// REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price of a
-//           spawn); one global queue (yields cost double as soon as two workers contend).
+// REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price
+//           of a spawn); one global queue (yields cost double as soon as two workers contend).
 
 /// The queues of one worker. The owner pushes and pops, thieves pop.
 struct Local {
@@ -797,7 +1053,7 @@ enum Pushed {
 
 impl Here {
     /// Queues a ticket on the worker that runs on this thread.
-    fn push(&self, queues: &Queues, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+    fn push(&self, queues: &Queues, runnable: Runnable, is_last: bool) -> Pushed {
         let mode = self.mode.get();
         if mode == Mode::Late {
             let _ = queues.injector.push(runnable);
@@ -805,8 +1061,8 @@ impl Here {
         }
         let local = &self.local;
         let mut next = Some(runnable);
-        // A task that woke itself goes behind all others. What it woke before it goes to the slot.
-        if mode == Mode::Task && !info.woken_while_running {
+        // What the running task woke goes to the slot.
+        if mode == Mode::Task && !is_last {
             next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
         }
         let alone = match next.map(|runnable| local.queue.push(runnable)) {
@@ -873,13 +1129,15 @@ impl Queues {
     }
 
     /// Queues a ticket: this is what every waker of a task ends in. This is W1 of the proof in §0.
-    fn push(&self, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+    /// A task that is new or woke itself is the last for which others should wait (bench:
+    /// `spawn_remote_stalled`).
+    fn push(&self, runnable: Runnable, is_last: bool) -> Pushed {
         tour!(2, "a ticket is queued");
         let mut ticket = Some(runnable);
         let pushed = HERE.try_with(|here| {
             let here = here.borrow();
             let here = here.as_ref().filter(|here| here.queues == self.id())?;
-            Some(here.push(self, ticket.take()?, info))
+            Some(here.push(self, ticket.take()?, is_last))
         });
         if let Some(runnable) = ticket {
             // From outside. The injector is never closed, so that this cannot fail.
@@ -981,7 +1239,8 @@ impl<'a> Worker<'a> {
                 return first;
             }
         }
-        if self.slot_runs.get() < SLOT_RUNS && !late {
+        // (Looking costs nothing, while `pop` of an empty slot is a locked operation.)
+        if !local.slot.is_empty() && self.slot_runs.get() < SLOT_RUNS && !late {
             if let Ok(runnable) = local.slot.pop() {
                 self.slot_runs.set(self.slot_runs.get() + 1);
                 return Some(runnable);
@@ -1041,7 +1300,8 @@ impl<'a> Worker<'a> {
         if len > 0 {
             let workers = self.queues.locals().len().max(1);
             let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
-            if LOCAL_QUEUE - local.queue.len() < ROTATION {
+            let is_turn = self.ticks.get() % (TASKS_PER_LOOK * LOOKS_PER_ROTATION) == 0;
+            if is_turn && LOCAL_QUEUE - local.queue.len() < ROTATION {
                 self.queues.inject(local.queue.try_iter().take(ROTATION));
             }
             let room = LOCAL_QUEUE - local.queue.len();
@@ -1207,8 +1467,8 @@ impl Crew {
         })
     }
 
-    fn schedule(&self, runnable: Runnable, info: ScheduleInfo) {
-        if self.queues.push(runnable, info) != Pushed::Collected {
+    fn schedule(&self, runnable: Runnable, is_last: bool) {
+        if self.queues.push(runnable, is_last) != Pushed::Collected {
             self.notify();
         }
     }
@@ -1232,19 +1492,20 @@ impl Crew {
     }
 
     /// Boxes a future into a task that is dropped with this crew, and queues its first ticket.
-    fn spawn<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
+    fn spawn<F>(self: &Arc<Self>, future: F, origin: Origin) -> Task<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let crew = self.clone();
-        let schedule = move |runnable, info| crew.schedule(runnable, info);
+        let schedule =
+            move |runnable, info: ScheduleInfo| crew.schedule(runnable, info.woken_while_running);
         let (runnable, task) = {
             let mut active = lock(&self.active);
             // Moves the future, and runs nothing of it.
-            active.enlist(|key| new_task(future, self.forget(key), schedule))
+            active.enlist(|key| new_task(future, origin, self.forget(key), schedule))
         };
-        runnable.schedule();
+        self.schedule(runnable, true);
         task
     }
 
@@ -1470,11 +1731,12 @@ impl<'a> Executor<'a> {
     }
 
     /// Spawns a task, which runs while somebody drives this executor.
+    #[track_caller]
     pub fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
-        self.crew().spawn(future)
+        self.crew().spawn(future, Origin::here(false))
     }
 
     /// Runs tasks until the future is ready, and returns its output.
@@ -1543,16 +1805,18 @@ impl fmt::Debug for Executor<'_> {
 // uses §1-§3 · used by §6 · locks: mail (leaf)
 //
 // PROBLEM   A future that is not `Send` must be polled and dropped on the thread that made it.
-// IDEA      A plain queue for what is woken while this thread drives the executor, and a letter box under
-//           a lock for what is woken otherwise: tickets are `Send`. async-task checks the thread at each
-//           poll and drop. Neither needs an atomic, and who sleeps leaves a waker in the letter box.
-// I4.1      Tickets are taken out on the owner's thread only: `LocalExecutor` is not `Send`, and neither
-//           what it runs nor its destructor can get away from there.
-// I4.2      The letter box is emptied at the beginning of every round, however short, so that a task
-//           that was woken from elsewhere runs also under the shortest of drives.
+// IDEA      A plain queue for what is woken while this thread drives the executor, and a letter box
+//           under a lock for what is woken otherwise: tickets are `Send`. async-task checks the
+//           thread at each poll and drop. Neither needs an atomic, and who sleeps leaves a waker in
+//           the letter box.
+// I4.1      Tickets are taken out on the owner's thread only: `LocalExecutor` is not `Send`, and
+//           neither what it runs nor its destructor can get away from there.
+// I4.2      The letter box is emptied at the beginning of every round, however short, so that a
+//           task that was woken from elsewhere runs also under the shortest of drives.
 // I4.3      A ticket knows how many local tasks were being polled on this thread, one inside of the
 //           other, when its task was spawned. A nested `block_on` runs those tasks only that were
-//           spawned at least as deep as itself: what the surrounding task has spawned, not its siblings.
+//           spawned at least as deep as itself: what the surrounding task has spawned, not its
+//           siblings.
 // NEVER     drops a ticket elsewhere: that would drop the future.
 
 /// The tasks of one thread.
@@ -1624,14 +1888,19 @@ impl LocalTasks {
     }
 
     /// The same as [`Crew::spawn`], for a future that stays on this thread.
-    fn spawn<F>(self: &Rc<Self>, future: F) -> Task<F::Output>
+    fn spawn<F>(self: &Rc<Self>, future: F, origin: Origin) -> Task<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
     {
         // As in `new_task`.
-        if mem::size_of::<F>() >= LARGE_FUTURE {
-            return self.box_task(Box::pin(future));
+        if mem::size_of::<F>() >= LARGE_FUTURE || is_watching() {
+            let future = Box::pin(future);
+            if is_watching() {
+                let future: future::BoxedLocal<F::Output> = future;
+                return self.box_task(Watched::new(future, origin));
+            }
+            return self.box_task(future);
         }
         self.box_task(future)
     }
@@ -1800,8 +2069,9 @@ impl<'a> LocalExecutor<'a> {
     }
 
     /// Spawns a task, which runs while this executor is driven.
+    #[track_caller]
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.tasks().spawn(future)
+        self.tasks().spawn(future, Origin::here(false))
     }
 
     /// Runs tasks until the future is ready, and returns its output. See [`Executor::run`].
@@ -1953,28 +2223,33 @@ impl fmt::Debug for LocalExecutor<'_> {
 //
 // uses §1 · used by §6 §8 §9 §10 §11 · locks: waiters < sources; timers; asked (held by the seat)
 //
-// PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has news; and
-//           a task that waits for a deadline, when the clock has passed it.
-// IDEA      A source for each handle: who waits in which direction. A wheel of deadlines. One thread at a
-//           time has the seat: it asks the kernel, until the earliest deadline at most, and wakes.
-// STATE     of a direction:  ready --WouldBlock--> blocked --event--> ready. A new handle counts as ready,
-//           and is registered with the kernel only when an operation first says WouldBlock.
+// PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has
+//           news; and a task that waits for a deadline, when the clock has passed it.
+// IDEA      A source for each handle: who waits in which direction. A wheel of deadlines. One
+//           thread at a time has the seat: it asks the kernel, until the earliest deadline at most,
+//           and wakes.
+// STATE     of a direction:  ready --WouldBlock--> blocked --event--> ready. A new handle counts as
+//           ready, and is registered with the kernel only when an operation first says WouldBlock.
 // I5.1      Whoever holds the seat is the only thread inside the poller.
-// I5.2      Readiness is taken back only by somebody who saw WouldBlock after the last event: the word of a
-//           source counts its events, and taking back is a compare-exchange on that count. So an event that
-//           comes between a failing read and its consequences is never lost. The count is the source's
-//           own; a count shared by all sources makes fresh news look stale (async-io issue 78).
-// I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor notes
-//           the event first, then takes the waiters under the lock. One of them sees the other.
-// I5.4      `until` says when the thread in the poller means to wake up. It changes under the timers' lock
-//           only, so that a new timer either is seen by that thread or sees that it must interrupt it.
-// I5.5      In edge mode the kernel tells each change once, for both directions, and reading goes on until
-//           WouldBlock, or on TCP until less comes than was asked for, if the end is not near
-//           (`fell_short`). Else (oneshot) an event disarms the handle, and it is armed again with the
-//           union of what is still waited for.
+// I5.2      Readiness is taken back only by somebody who saw WouldBlock after the last event: the
+//           word of a source counts its events, and taking back is a compare-exchange on that
+//           count. So an event that comes between a failing read and its consequences is never
+//           lost. The count is the source's own; a count shared by all sources makes fresh news
+//           look stale (async-io issue 78).
+// I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor
+//           notes the event first, then takes the waiters under the lock. One of them sees the
+//           other.
+// I5.4      `until` says when the thread in the poller means to wake up. It changes under the
+//           timers' lock only, so that a new timer either is seen by that thread or sees that it
+//           must interrupt it.
+// I5.5      In edge mode the kernel tells each change once, for both directions, and reading goes
+//           on until WouldBlock, or on TCP until less comes than was asked for, if the end is not
+//           near (`fell_short`). Else (oneshot) an event disarms the handle, and it is armed again
+//           with the union of what is still waited for.
 // NEVER     mentions the executor · runs user code with a lock held · blocks except in `turn`.
-// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread
-//           data); a number instead of a borrowed handle (`unsafe`, and nobody knows who closed it).
+// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on
+//           unread data); a number instead of a borrowed handle (`unsafe`, and nobody knows who
+//           closed it).
 
 /// The kernel's poller, by way of `polling`. On Linux its descriptor is that of epoll(7), of which
 /// two things are asked directly: to tell the end of a stream (`RDHUP`), without which each message
@@ -1985,8 +2260,8 @@ struct Kernel {
     /// Atomic: a handle could not be deleted, and `polling` may remember its number.
     has_stale: AtomicBool,
     /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
-    #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
-    clock: Option<OwnedFd>,
+    #[allow(dead_code)] // elsewhere
+    clock: Option<TimerFd>,
 }
 
 /// The kernel's answer.
@@ -1994,21 +2269,13 @@ struct Asked {
     events: polling::Events,
     news: Vec<News>,
     /// The moment the clock was last set to.
-    #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+    #[allow(dead_code)] // elsewhere
     alarm: Option<Instant>,
 }
 
 impl Asked {
     fn new() -> Asked {
-        Asked {
-            events: polling::Events::new(),
-            news: Vec::new(),
-            #[cfg(all(
-                any(target_os = "linux", target_os = "android"),
-                not(polling_test_poll_backend)
-            ))]
-            alarm: None,
-        }
+        Asked { events: polling::Events::new(), news: Vec::new(), alarm: None }
     }
 
     /// Asks `polling`.
@@ -2036,20 +2303,8 @@ impl Asked {
 impl Kernel {
     fn new() -> io::Result<Kernel> {
         let poller = Poller::new()?;
-        #[cfg(all(
-            any(target_os = "linux", target_os = "android"),
-            not(polling_test_poll_backend)
-        ))]
         let clock = Kernel::new_clock(&poller);
-        Ok(Kernel {
-            poller,
-            has_stale: AtomicBool::new(false),
-            #[cfg(all(
-                any(target_os = "linux", target_os = "android"),
-                not(polling_test_poll_backend)
-            ))]
-            clock,
-        })
+        Ok(Kernel { poller, has_stale: AtomicBool::new(false), clock })
     }
 
     /// Whether the kernel tells each change once, to whoever is registered.
@@ -2089,10 +2344,8 @@ impl Kernel {
     const CLOCK: usize = usize::MAX - 1;
 
     /// Without one (some sandboxes) deadlines are kept in milliseconds.
-    fn new_clock(poller: &Poller) -> Option<OwnedFd> {
-        use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let clock = timerfd_create(TimerfdClockId::Monotonic, flags).ok()?;
+    fn new_clock(poller: &Poller) -> Option<TimerFd> {
+        let clock = new_timer_fd(false)?;
         let data = epoll::EventData::new_u64(Kernel::CLOCK as u64);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(poller, &clock, data, flags).ok()?;
@@ -2140,7 +2393,7 @@ impl Kernel {
         // An alarm that comes too early is cheaper, since it comes once, than setting the clock
         // each time.
         if !asked.alarm.is_some_and(|at| now < at && at <= deadline) {
-            set_timer_descriptor(clock, Some(time));
+            set_timer_fd(clock, Some(time));
             asked.alarm = Some(now + time);
         }
         None
@@ -2170,6 +2423,10 @@ impl Kernel {
 
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
 impl Kernel {
+    fn new_clock(_: &Poller) -> Option<TimerFd> {
+        None
+    }
+
     /// Registers a handle, in edge mode for both directions and else for what is waited for.
     ///
     /// `polling` must be told of a handle before it is closed. It holds because an [`Async`] owns
@@ -2210,9 +2467,23 @@ impl Kernel {
     }
 }
 
-/// Sets a timer descriptor to ring once, or stops it.
+/// A timer descriptor (timerfd_create(2)): it can be set and stopped without waking the thread that
+/// sleeps on it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn set_timer_descriptor(timer: &OwnedFd, after: Option<Duration>) {
+type TimerFd = OwnedFd;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+type TimerFd = std::convert::Infallible;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn new_timer_fd(is_blocking: bool) -> Option<TimerFd> {
+    use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+    let flags = if is_blocking { TimerfdFlags::empty() } else { TimerfdFlags::NONBLOCK };
+    timerfd_create(TimerfdClockId::Monotonic, flags | TimerfdFlags::CLOEXEC).ok()
+}
+
+/// Sets it to ring once, or stops it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_timer_fd(timer: &TimerFd, after: Option<Duration>) {
     use rustix::time::{Itimerspec, TimerfdTimerFlags, timerfd_settime};
     // Zero would mean to stop it.
     let time = after.map_or(Duration::ZERO, |after| after.max(Duration::from_nanos(1)));
@@ -2222,6 +2493,27 @@ fn set_timer_descriptor(timer: &OwnedFd, after: Option<Duration>) {
     };
     // It can fail only if somebody closed the descriptor; then the poller is broken as well.
     let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &value);
+}
+
+/// Sleeps until it rings, or a signal comes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn wait_for_timer_fd(timer: &TimerFd) {
+    let _ = rustix::io::read(timer, &mut [0; 8]);
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn new_timer_fd(_is_blocking: bool) -> Option<TimerFd> {
+    None
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn set_timer_fd(timer: &TimerFd, _after: Option<Duration>) {
+    match *timer {}
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn wait_for_timer_fd(timer: &TimerFd) {
+    match *timer {}
 }
 
 /// Whether an operation would not block right now.
@@ -2589,15 +2881,9 @@ impl Timers {
         }
     }
 
-    /// When time began.
-    fn epoch() -> Instant {
-        static EPOCH: OnceLock<Instant> = OnceLock::new();
-        *EPOCH.get_or_init(Instant::now)
-    }
-
     /// A moment as a number. Five hundred years from now are as good as never.
     fn count(at: Instant) -> u64 {
-        let time = at.saturating_duration_since(Timers::epoch());
+        let time = at.saturating_duration_since(epoch());
         let nanos = time.as_secs().saturating_mul(1_000_000_000);
         nanos.saturating_add(u64::from(time.subsec_nanos()))
     }
@@ -2761,7 +3047,7 @@ impl Timers {
     fn begin_sleep(&mut self) -> Option<Instant> {
         let earliest = self.first().map(|(level, slot)| self.levels[level].slots[slot].earliest);
         self.until = Until::Asleep(earliest.unwrap_or(u64::MAX));
-        Timers::epoch().checked_add(Duration::from_nanos(earliest?))
+        epoch().checked_add(Duration::from_nanos(earliest?))
     }
 
     /// It is back: takes the timers that are due, in the order of their deadlines; of equal ones,
@@ -3095,34 +3381,40 @@ impl Source {
 //
 // uses §1-§5 · used by §8-§12 · locks: idle (leaf)
 //
-// PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread does, the
-//           other two must not suffer. No thread may be needed that is not there.
-// IDEA      Whoever is idle and finds the seat free sits down in the poller; who finds it taken parks.
-//           Workers are preferred, since most news is for tasks. Who sleeps where, who sits and how many
-//           there are lies under one lock; whoever queues a ticket looks at one word. A watcher (Go's
-//           `sysmon` is the model) comes when somebody is late: leaving the poller sets its alarm, going
-//           back to sleep stops it, so that it does not even wake up while all is well.
+// PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread
+//           does, the other two must not suffer. No thread may be needed that is not there.
+// IDEA      Whoever is idle and finds the seat free sits down in the poller; who finds it taken
+//           parks. Workers are preferred, since most news is for tasks. Who sleeps where, who sits
+//           and how many there are lies under one lock; whoever queues a ticket looks at one word.
+//           A watcher (Go's `sysmon` is the model) comes when somebody is late: leaving the poller
+//           sets its alarm, going back to sleep stops it, so that it does not even wake up while
+//           all is well.
 // STATE     of a thread's signal:  EMPTY --sleep--> PARKED or POLLING --wake--> NOTIFIED --> EMPTY
 //           of a worker:  running --nothing--> searching --nothing--> asleep, in the seat or parked
-//                            ^-- found a ticket --'   ^---- called ----'       --one too many--> gone
-//           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is busy and
-//                         only has a look, or the watcher --leave--> free
+//                            ^-- found a ticket --'   ^---- called ----'   --one too many--> gone
+//           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is
+//                         busy and only has a look, or the watcher --leave--> free
 //           of the watcher's alarm:  stopped --a worker is called, or the seat left--> set
 //                         --all workers asleep and the seat taken, or time passed--> stopped
-// I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the watcher
-//           fills a seat that is empty for a whole tick; or there is no other thread that could be late.
-// I6.2      A worker that is awake means that the alarm is set: should it block, the watcher finds what
-//           it has in its queue, and starts one more worker if none gets on.
-// I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a task which
-//           blocks holds up no main future. (The one exception: no thread could be started.)
-// I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker. One
-//           who searches is enough; the last one to stop calls the next if it leaves work behind.
-// I6.5      There are as many workers as processors that are not blocked as far as we know; the watcher
-//           adds one when no worker gets on although tickets are queued. Who is too many and idle, ends.
+// I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the
+//           watcher fills a seat that is empty for a whole tick; or there is no other thread that
+//           could be late.
+// I6.2      A worker that is awake means that the alarm is set: should it block, the watcher finds
+//           what it has in its queue, and starts one more worker if none gets on.
+// I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a
+//           task which blocks holds up no main future. (The one exception: no thread could be
+//           started.)
+// I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker.
+//           One who searches is enough; the last one to stop calls the next if it leaves work
+//           behind.
+// I6.5      There are as many workers as processors that are not blocked as far as we know; the
+//           watcher adds one when no worker gets on although tickets are queued. Who is too many
+//           and idle, ends.
 // NEVER     starts a thread for a program that only calls `block_on` from one thread.
-// REJECTED  A thread for the reactor (two context switches for each message); handing the seat over before
-//           each task (a futex call for each event); waking the watcher whenever the seat is left (five
-//           wake-ups for a message, bench `message_20ms`); tasks on `block_on`'s thread (async-std 644).
+// REJECTED  A thread for the reactor (two context switches for each message); handing the seat over
+//           before each task (a futex call for each event); waking the watcher whenever the seat is
+//           left (five wake-ups for a message, bench `message_20ms`); tasks on `block_on`'s thread
+//           (async-std 644).
 
 /// How a thread is woken, wherever it sleeps.
 struct Signal {
@@ -3467,13 +3759,15 @@ impl IdleState {
         self.active() > 0 && self.watcher == Watcher::Present
     }
 
-    /// Somebody who sleeps and can have the seat, to be woken; `true` if it counts as searching
-    /// now.
-    fn pop_sitter(&mut self) -> Option<(Arc<Signal>, bool)> {
-        let worker = self.workers.pop().map(|signal| (signal, true));
-        let for_others = worker.is_none() && !self.is_for_workers();
-        let other = if for_others { self.others.pop() } else { None };
-        worker.or(other.map(|signal| (signal, false)))
+    fn sleepers(&mut self, workers: bool) -> &mut Vec<Arc<Signal>> {
+        if workers { &mut self.workers } else { &mut self.others }
+    }
+
+    /// Takes somebody off its list. `false`: it was called, and is not there any more.
+    fn take_off(&mut self, signal: &Arc<Signal>, is_worker: bool) -> bool {
+        let sleepers = self.sleepers(is_worker);
+        let place = sleepers.iter().rposition(|other| Arc::ptr_eq(other, signal));
+        place.map(|place| sleepers.remove(place)).is_some()
     }
 
     /// All may be calm: then the alarm is not needed.
@@ -3488,13 +3782,124 @@ impl IdleState {
     }
 }
 
-/// What became of a call for a worker.
-#[derive(PartialEq)]
-enum Called {
-    /// Somebody comes, or will look in any case.
-    Enough,
-    /// A thread must be started; it counts as present and searching already.
-    Start,
+/// A change of the state, under its lock: who is called because of it, and how many workers more
+/// search then. `finish` publishes it and lets go of the lock, and only then calls.
+struct Change {
+    state: MutexGuard<'static, IdleState>,
+    searching: isize,
+    called: Option<Arc<Signal>>,
+    /// Whoever sits in the poller is to look around.
+    interrupts: bool,
+}
+
+impl Deref for Change {
+    type Target = IdleState;
+
+    fn deref(&self) -> &IdleState {
+        &self.state
+    }
+}
+
+impl DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut IdleState {
+        &mut self.state
+    }
+}
+
+impl Change {
+    /// Makes the word say what the state says, and how many more search.
+    fn publish(&mut self) {
+        let state = &mut *self.state;
+        let flag = |yes, flag| if yes { flag } else { 0 };
+        let word = state.asleep() * ASLEEP
+            + flag(!state.others.is_empty(), OTHERS)
+            + flag(state.seat != Sitter::Nobody, SEATED)
+            + flag(state.watcher == Watcher::Present, WATCHED)
+            + flag(state.is_armed, ARMED)
+            + flag(state.present >= state.wanted(), FULL)
+            + flag(state.is_stranded(), STRANDED);
+        let searching = mem::take(&mut self.searching);
+        let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
+        state.published = word;
+        if change != 0 {
+            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 (§0).
+            IDLE.word.fetch_add(change, Ordering::SeqCst);
+        }
+    }
+
+    fn finish(mut self) {
+        self.mind_alarm();
+        self.publish();
+        // S2': whoever has begun to wait in between saw the old word.
+        if !self.is_armed && !self.is_calm() {
+            self.mind_alarm();
+            self.publish();
+        }
+        let Change { state, called, interrupts, .. } = self;
+        drop(state);
+        if interrupts {
+            REACTOR.interrupt();
+        }
+        if let Some(signal) = called {
+            signal.wake();
+        }
+    }
+
+    /// Counts a worker whose thread is about to be started: it searches already.
+    fn add_worker(&mut self) {
+        self.present += 1;
+        self.searching += 1;
+    }
+
+    /// Calls a worker that was taken off its list: it counts as searching.
+    fn call_worker(&mut self, worker: Arc<Signal>) {
+        self.searching += 1;
+        self.called = Some(worker);
+    }
+
+    /// Calls somebody who sleeps to the seat, if there is one who can have it: a worker, since most
+    /// news is for tasks, or else a thread in `block_on`.
+    fn call_sitter(&mut self) -> bool {
+        if let Some(worker) = self.workers.pop() {
+            self.call_worker(worker);
+        } else if !self.is_for_workers() {
+            self.called = self.others.pop();
+        }
+        self.called.is_some()
+    }
+
+    /// Calls a thread in `block_on` to stand in for the workers, if none can be started. (Else it
+    /// is one that looks before it sleeps, or `spawn` does it.)
+    fn call_stand_in(&mut self) {
+        if self.is_stranded() {
+            self.called = self.others.pop();
+            self.interrupts |= self.called.is_none() && self.seat == Sitter::Other;
+        }
+    }
+
+    /// Where somebody sleeps who is on the list: in the seat, or else perhaps a worker is called
+    /// who should have it.
+    fn choose(&mut self, signal: &Arc<Signal>, is_worker: bool) -> Option<Seat> {
+        if self.seat != Sitter::Nobody {
+            return None;
+        }
+        if is_worker {
+            self.workers.pop();
+            self.seated = Some(signal.clone());
+            self.seat = Sitter::Worker;
+            return Some(Seat::new());
+        }
+        if let Some(worker) = self.workers.pop() {
+            self.call_worker(worker);
+            return None;
+        }
+        if self.is_for_workers() {
+            return None;
+        }
+        self.others.pop();
+        self.seat = Sitter::Other;
+        Some(Seat::new())
+    }
 }
 
 /// What somebody does who falls asleep.
@@ -3520,299 +3925,198 @@ impl Idle {
         self.look() & (ARMED | WATCHED) == WATCHED
     }
 
-    /// To be called by everybody but the watcher: something happens.
-    fn change(&self) -> MutexGuard<'_, IdleState> {
-        let mut state = lock(&self.state);
-        state.is_quiet = false;
-        state
+    /// For the watcher.
+    fn lock(&'static self) -> Change {
+        Change { state: lock(&self.state), searching: 0, called: None, interrupts: false }
     }
 
-    /// Makes the word say what the state says, and `searching` more workers search.
-    fn publish(&self, state: &mut IdleState, searching: isize) {
-        let flag = |yes, flag| if yes { flag } else { 0 };
-        let word = state.asleep() * ASLEEP
-            + flag(!state.others.is_empty(), OTHERS)
-            + flag(state.seat != Sitter::Nobody, SEATED)
-            + flag(state.watcher == Watcher::Present, WATCHED)
-            + flag(state.is_armed, ARMED)
-            + flag(state.present >= state.wanted(), FULL)
-            + flag(state.is_stranded(), STRANDED);
-        let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
-        state.published = word;
-        if change != 0 {
-            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 (§0).
-            self.word.fetch_add(change, Ordering::SeqCst);
-        }
-    }
-
-    /// The same at the end of a change, and sees to the alarm.
-    fn settle(&self, state: &mut IdleState, searching: isize) {
-        state.mind_alarm();
-        self.publish(state, searching);
-        // S2': whoever has begun to wait in between saw the old word.
-        if !state.is_armed && !state.is_calm() {
-            state.mind_alarm();
-            self.publish(state, 0);
-        }
+    /// For everybody else: something happens.
+    fn change(&'static self) -> Change {
+        let mut change = self.lock();
+        change.is_quiet = false;
+        change
     }
 
     /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this
     /// looks at what is waited for (S2').
-    fn fall_asleep(&self, signal: &Arc<Signal>, is_worker: bool, searching: bool) -> Bedtime {
+    fn fall_asleep(
+        &'static self,
+        signal: &Arc<Signal>,
+        is_worker: bool,
+        searching: bool,
+    ) -> Bedtime {
         let had_interest = REACTOR.prepare();
-        let mut called = None;
-        let mut state = self.change();
-        let list = if is_worker { &mut state.workers } else { &mut state.others };
-        list.push(signal.clone());
+        let mut change = self.change();
+        change.sleepers(is_worker).push(signal.clone());
+        change.searching -= searching as isize;
         let mut seat = None;
         if had_interest {
-            (seat, called) = Idle::choose(&mut state, signal, is_worker);
+            seat = change.choose(signal, is_worker);
         }
-        let called_one = called.is_some() as isize;
-        self.publish(&mut state, called_one - searching as isize);
+        change.publish();
         if !had_interest && REACTOR.prepare() {
-            (seat, called) = Idle::choose(&mut state, signal, is_worker);
-            self.publish(&mut state, called.is_some() as isize);
+            seat = change.choose(signal, is_worker);
         }
-        self.settle(&mut state, 0);
         let is_parked = seat.is_none();
         let bedtime = Bedtime {
             seat,
-            is_excess: is_worker && state.present > state.wanted(),
-            is_unwatched: is_parked && state.watcher != Watcher::Present,
+            is_excess: is_worker && change.present > change.wanted(),
+            is_unwatched: is_parked && change.watcher != Watcher::Present,
         };
-        let interrupts = is_parked && state.seat == Sitter::Watcher;
-        state.is_wanted |= interrupts;
-        drop(state);
-        if interrupts {
-            REACTOR.interrupt();
+        if is_parked && change.seat == Sitter::Watcher {
+            (change.is_wanted, change.interrupts) = (true, true);
         }
-        if let Some(signal) = called {
-            signal.wake();
-        }
+        change.finish();
         bedtime
-    }
-
-    /// Where somebody sleeps who is on the list: in the seat, or else perhaps somebody is called
-    /// who should have it.
-    fn choose(
-        state: &mut IdleState,
-        signal: &Arc<Signal>,
-        is_worker: bool,
-    ) -> (Option<Seat>, Option<Arc<Signal>>) {
-        if state.seat != Sitter::Nobody {
-            return (None, None);
-        }
-        if is_worker {
-            state.workers.pop();
-            state.seated = Some(signal.clone());
-            state.seat = Sitter::Worker;
-            return (Some(Seat::new()), None);
-        }
-        let worker = state.workers.pop();
-        if worker.is_some() || state.is_for_workers() {
-            return (None, worker);
-        }
-        state.others.pop();
-        state.seat = Sitter::Other;
-        (Some(Seat::new()), None)
     }
 
     /// A thread that parked is awake again. Says whether it was called; a worker counts as
     /// searching then.
-    fn withdraw(&self, signal: &Arc<Signal>, is_worker: bool) -> bool {
-        let mut state = self.change();
-        let list = if is_worker { &mut state.workers } else { &mut state.others };
-        let place = list.iter().rposition(|other| Arc::ptr_eq(other, signal));
-        let own = place.map(|place| list.remove(place));
-        self.settle(&mut state, 0);
-        drop(state);
-        own.is_none()
+    fn withdraw(&'static self, signal: &Arc<Signal>, is_worker: bool) -> bool {
+        let mut change = self.change();
+        let was_called = !change.take_off(signal, is_worker);
+        change.finish();
+        was_called
     }
 
     /// Takes the seat for a look, or for the watcher.
-    fn sit(&self, how: Sitter) -> Option<Seat> {
+    fn sit(&'static self, how: Sitter) -> Option<Seat> {
         if self.look() & SEATED != 0 || !REACTOR.prepare() {
             return None;
         }
-        let mut state = self.change();
-        if state.seat != Sitter::Nobody {
+        let mut change = self.change();
+        if change.seat != Sitter::Nobody {
             return None;
         }
-        state.seat = how;
-        self.publish(&mut state, 0);
+        change.seat = how;
+        change.publish();
         Some(Seat::new())
     }
 
     /// Gives the seat back. Says whether somebody has called for it: whether a worker that slept in
     /// it counts as searching, or the watcher has made room for another.
-    fn leave(&self, _seat: Seat, is_worker: bool) -> bool {
-        let mut state = self.change();
-        let was_watcher = state.seat == Sitter::Watcher;
-        state.seat = Sitter::Nobody;
-        let called = is_worker && state.seated.take().is_none();
+    fn leave(&'static self, _seat: Seat, is_worker: bool) -> bool {
+        let mut change = self.change();
+        let was_watcher = change.seat == Sitter::Watcher;
+        change.seat = Sitter::Nobody;
+        let was_called = is_worker && change.seated.take().is_none();
         // The watcher makes room for somebody; and where there is no watcher, whoever leaves does.
-        let is_wanted = mem::take(&mut state.is_wanted) && was_watcher;
-        let mut next = None;
-        if (is_wanted || state.watcher != Watcher::Present) && REACTOR.has_interest() {
-            next = state.pop_sitter();
+        let is_wanted = mem::take(&mut change.is_wanted) && was_watcher;
+        if (is_wanted || change.watcher != Watcher::Present) && REACTOR.has_interest() {
+            change.call_sitter();
         }
-        self.settle(&mut state, next.as_ref().map_or(0, |(_, searches)| *searches as isize));
-        drop(state);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
-        called || is_wanted
+        change.finish();
+        was_called || is_wanted
     }
 
     /// The seat may be empty although something is waited for: somebody who sleeps sits down, or
     /// else the watcher; which needs not be told if a worker is awake, unless it is `urgent`.
-    fn fill_seat(&self, urgent: bool) {
+    fn fill_seat(&'static self, urgent: bool) {
         if self.look() & SEATED != 0 || is_forked() {
             return;
         }
-        let mut state = self.change();
-        if state.seat != Sitter::Nobody || !REACTOR.has_interest() {
+        let mut change = self.change();
+        if change.seat != Sitter::Nobody || !REACTOR.has_interest() {
             return;
         }
-        let next = state.pop_sitter();
-        let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
-        if next.is_none() && state.watcher == Watcher::Present && (urgent || state.active() == 0) {
-            state.is_urgent = true;
+        let is_late = urgent || change.active() == 0;
+        if !change.call_sitter() && change.watcher == Watcher::Present && is_late {
+            change.is_urgent = true;
             ALARM.set(Some(Duration::ZERO));
         }
-        self.settle(&mut state, searches as isize);
-        drop(state);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
+        change.finish();
     }
 
     /// Somebody begins to wait while nobody sits: the watcher sees to it, should this thread block.
     #[cold]
-    fn mind(&self) {
+    fn mind(&'static self) {
         if !is_forked() {
-            let mut state = self.change();
-            self.settle(&mut state, 0);
+            self.change().finish();
         }
     }
 
-    /// W3: calls a worker that sleeps, or else says that one must be started, if that may be tried.
-    /// `anyhow`: even if another searches, since that has not helped.
-    fn call_worker(&self, anyhow: bool, may_try: bool) -> Called {
+    /// W3: calls a worker that sleeps. `true`: a thread must be started, which counts as present
+    /// and searching already; only if that may be tried. `anyhow`: even if another searches, since that
+    /// has not helped.
+    fn call_worker(&'static self, anyhow: bool, may_try: bool) -> bool {
         if is_forked() {
-            return Called::Enough;
+            return false;
         }
-        let mut state = self.change();
+        let mut change = self.change();
         if self.look() & COUNT > 0 && !anyhow {
-            return Called::Enough;
+            return false;
         }
-        let worker = state.workers.pop().or_else(|| state.seated.take());
-        let mut called = Called::Enough;
-        let mut other = None;
-        if worker.is_none() {
-            // The first worker is tried for each time, since without it nothing goes on.
-            let may_start = state.may_start() || state.present == state.blocked;
-            if may_try && state.present < state.wanted() && may_start {
-                state.present += 1;
-                called = Called::Start;
-            } else if state.is_stranded() {
-                // Whoever is in `block_on` stands in.
-                other = state.others.pop();
-                if other.is_none() && state.seat == Sitter::Other {
-                    REACTOR.interrupt();
-                }
-            }
+        // The first worker is tried for each time, since without it nothing goes on.
+        let may_start = change.may_start() || change.present == change.blocked;
+        let worker = change.workers.pop().or_else(|| change.seated.take());
+        let starts = worker.is_none() && may_try && may_start && change.present < change.wanted();
+        match worker {
+            Some(worker) => change.call_worker(worker),
+            None if starts => change.add_worker(),
+            None => change.call_stand_in(),
         }
-        let searches = worker.is_some() || called == Called::Start;
-        self.settle(&mut state, searches as isize);
-        drop(state);
-        if let Some(signal) = worker.or(other) {
-            signal.wake();
-        }
-        called
+        change.finish();
+        starts
     }
 
     /// Counts one worker more than there should be, if that is not too many.
-    fn add_spare(&self) -> bool {
-        let mut state = self.change();
-        let may_start = state.present < MAX_WORKERS && state.may_start();
+    fn add_spare(&'static self) -> bool {
+        let mut change = self.change();
+        let may_start = change.present < MAX_WORKERS && change.may_start();
         if may_start {
-            state.present += 1;
+            change.add_worker();
         }
-        self.settle(&mut state, may_start as isize);
+        change.finish();
         may_start
     }
 
     /// The thread of a worker was started or not.
-    fn started(&self, success: bool) {
-        let mut other = None;
-        let mut state = self.change();
+    fn started(&'static self, success: bool) {
+        let mut change = self.change();
         if success {
-            state.failed = None;
+            change.failed = None;
         } else {
-            state.present -= 1;
-            state.failed = Some(Instant::now());
-            if state.is_stranded() {
-                // A thread in `block_on` stands in: one that sleeps, perhaps relying on the worker
-                // that never came, or one that looks before it sleeps. Else `spawn` does it.
-                other = state.others.pop();
-                if other.is_none() && state.seat == Sitter::Other {
-                    REACTOR.interrupt();
-                }
-            }
+            change.present -= 1;
+            change.searching -= 1;
+            change.failed = Some(Instant::now());
+            // It may sleep, relying on the worker that never came.
+            change.call_stand_in();
         }
-        self.settle(&mut state, if success { 0 } else { -1 });
-        drop(state);
-        if let Some(signal) = other {
-            signal.wake();
-        }
+        change.finish();
     }
 
     /// A worker that sleeps and was not called ends, if there are too many.
-    fn retire(&self, signal: &Arc<Signal>) -> bool {
-        let mut state = self.change();
-        let is_own = |other: &Arc<Signal>| Arc::ptr_eq(other, signal);
-        let is_seated = state.seated.as_ref().is_some_and(is_own);
-        let place = state.workers.iter().rposition(is_own);
-        if state.present <= state.wanted() || !(is_seated || place.is_some()) {
+    fn retire(&'static self, signal: &Arc<Signal>) -> bool {
+        let mut change = self.change();
+        let is_excess = change.present > change.wanted();
+        let is_seated = change.seated.as_ref().is_some_and(|other| Arc::ptr_eq(other, signal));
+        if !is_excess || !(is_seated || change.take_off(signal, true)) {
             return false;
         }
-        state.present -= 1;
-        let mut next = None;
+        change.present -= 1;
         if is_seated {
-            state.seated = None;
-            state.seat = Sitter::Nobody;
-            next = state.pop_sitter();
+            change.seated = None;
+            change.seat = Sitter::Nobody;
+            change.call_sitter();
         }
-        let own = place.map(|place| state.workers.remove(place));
-        self.settle(&mut state, next.as_ref().map_or(0, |(_, searches)| *searches as isize));
-        drop(state);
-        drop(own);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
+        change.finish();
         true
     }
 
     /// A worker that is awake and does not search ends, if there are too many.
-    fn retire_awake(&self) -> bool {
-        let mut state = self.change();
-        let is_excess = state.present > state.wanted();
-        state.present -= is_excess as usize;
-        self.settle(&mut state, 0);
+    fn retire_awake(&'static self) -> bool {
+        let mut change = self.change();
+        let is_excess = change.present > change.wanted();
+        change.present -= is_excess as usize;
+        change.finish();
         is_excess
     }
 
     /// A worker's task waits in a nested `block_on`, or no longer.
-    fn set_blocked(&self, blocked: bool) {
-        let mut state = self.change();
-        if blocked {
-            state.blocked += 1
-        } else {
-            state.blocked -= 1
-        }
-        self.settle(&mut state, 0);
+    fn set_blocked(&'static self, blocked: bool) {
+        let mut change = self.change();
+        change.blocked = if blocked { change.blocked + 1 } else { change.blocked - 1 };
+        change.finish();
     }
 
     /// Whether there are tickets, and nobody else to run them because no thread could be started.
@@ -3821,63 +4125,37 @@ impl Idle {
     }
 }
 
-/// What wakes the watcher: on Linux a timer descriptor, which can be set and stopped without waking
-/// the thread that sleeps on it. Elsewhere, and where there is none, setting it wakes the watcher,
-/// which then waits for a tick.
+/// What wakes the watcher: a timer descriptor. Where there is none, setting the alarm wakes the
+/// watcher, which then waits for a tick.
 struct Alarm {
-    bell: OnceLock<Bell>,
+    bell: OnceLock<Option<TimerFd>>,
     unparker: OnceLock<Unparker>,
 }
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-type Bell = Option<OwnedFd>;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-type Bell = Option<std::convert::Infallible>;
 
 static ALARM: Alarm = Alarm { bell: OnceLock::new(), unparker: OnceLock::new() };
 
 impl Alarm {
-    fn bell(&self) -> &Bell {
-        self.bell.get_or_init(|| {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            {
-                use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-                timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).ok()
-            }
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            None
-        })
+    fn bell(&self) -> &Option<TimerFd> {
+        self.bell.get_or_init(|| new_timer_fd(true))
     }
 
     /// Sets the alarm, or stops it.
     fn set(&self, after: Option<Duration>) {
-        match self.bell() {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Some(bell) => set_timer_descriptor(bell, after),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Some(never) => match *never {},
-            None => {
-                if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
-                    unparker.unpark();
-                }
-            }
+        if let Some(bell) = self.bell() {
+            set_timer_fd(bell, after);
+        } else if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
+            unparker.unpark();
         }
     }
 
     /// Sleeps until the alarm rings.
     fn wait(&self, parker: &Parker) {
-        match self.bell() {
-            // A signal ends it early, which does no harm.
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Some(bell) => drop(rustix::io::read(bell, &mut [0; 8])),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Some(never) => match *never {},
-            None => {
-                parker.park();
-                if !lock(&IDLE.state).is_urgent {
-                    parker.park_timeout(TICK);
-                }
-            }
+        if let Some(bell) = self.bell() {
+            return wait_for_timer_fd(bell);
+        }
+        parker.park();
+        if !lock(&IDLE.state).is_urgent {
+            parker.park_timeout(TICK);
         }
     }
 }
@@ -3888,14 +4166,14 @@ fn notify() {
     // I6.4, and I6.2: those who are awake find the ticket before they sleep, or the watcher does.
     let is_full = asleep(word) == 0 && word & FULL != 0;
     let is_seen = word & ARMED != 0 && (word & COUNT > 0 || is_full);
-    if !is_seen && IDLE.call_worker(false, true) == Called::Start {
+    if !is_seen && IDLE.call_worker(false, true) {
         start_worker();
     }
 }
 
 /// Queues a ticket of the global executor.
-fn schedule(runnable: Runnable, info: ScheduleInfo) {
-    match QUEUES.push(runnable, info) {
+fn schedule(runnable: Runnable, is_last: bool) {
+    match QUEUES.push(runnable, is_last) {
         Pushed::Queued => notify(),
         // The worker looks at its own queue next, and the alarm is set should it block before
         // (I6.2).
@@ -3936,23 +4214,23 @@ fn start_worker() {
 /// Starts the watcher, unless it is there. `false` if it cannot be.
 fn start_watcher() -> bool {
     {
-        let mut state = lock(&IDLE.state);
-        match state.watcher {
+        let mut change = IDLE.lock();
+        match change.watcher {
             Watcher::Present => return true,
-            _ if !state.may_start() => return false,
-            _ => state.watcher = Watcher::Present,
+            _ if !change.may_start() => return false,
+            _ => change.watcher = Watcher::Present,
         }
         ALARM.bell();
-        IDLE.settle(&mut state, 0);
+        change.finish();
     }
     if start_thread("smol-watch".into(), watch) {
         return true;
     }
     {
-        let mut state = lock(&IDLE.state);
-        (state.watcher, state.failed) = (Watcher::Impossible, Some(Instant::now()));
-        (state.is_armed, state.is_urgent) = (false, false);
-        IDLE.settle(&mut state, 0);
+        let mut change = IDLE.lock();
+        (change.watcher, change.failed) = (Watcher::Impossible, Some(Instant::now()));
+        (change.is_armed, change.is_urgent) = (false, false);
+        change.finish();
     }
     // Whoever relied on it meanwhile looks again.
     IDLE.fill_seat(false);
@@ -4039,8 +4317,9 @@ fn attend(waker: &Waker) {
         // it.
         if is_watched && word & (SEATED | ARMED) == 0 {
             IDLE.mind();
-        } else if !is_watched && word & OTHERS != 0 {
-            start_watcher();
+        } else if !is_watched && word & OTHERS != 0 && !start_watcher() {
+            // Nor can there be one soon: one of those who sleep elsewhere sits down.
+            IDLE.fill_seat(false);
         }
         // A task that polls in a circle without ever yielding would wait for itself.
         if OVERDRAWN.try_with(Cell::take).unwrap_or(false) {
@@ -4579,10 +4858,13 @@ fn sleep(sleeper: &Sleeper) {
 /// let task = smol::spawn(async { 1 + 2 });
 /// assert_eq!(smol::block_on(task), 3);
 /// ```
+#[track_caller]
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
     check_for_fork_outside();
-    let (runnable, task) = new_task(future, || {}, schedule);
-    runnable.schedule();
+    let schedule_woken =
+        |runnable, info: ScheduleInfo| schedule(runnable, info.woken_while_running);
+    let (runnable, task) = new_task(future, Origin::here(false), || {}, schedule_woken);
+    schedule(runnable, true);
     if IDLE.look() & STRANDED != 0 && !is_in_loop() {
         stand_in_at_once();
     }
@@ -4606,9 +4888,10 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
 ///     assert_eq!(task.await, 7);
 /// });
 /// ```
+#[track_caller]
 pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     match LOCAL.try_with(|local| local.tasks().clone()) {
-        Ok(tasks) => tasks.spawn(future),
+        Ok(tasks) => tasks.spawn(future, Origin::here(false)),
         Err(_) => panic!("smol::spawn_local was called on a thread whose local tasks are gone"),
     }
 }
@@ -4656,13 +4939,12 @@ fn watch() {
 
 /// Sets the alarm once more, or stops it if all is calm, or quiet.
 fn rest(is_quiet: bool) {
-    let mut state = lock(&IDLE.state);
-    if !state.stop_alarm(is_quiet) {
-        state.is_armed = true;
-        state.set_alarm();
+    let mut change = IDLE.lock();
+    if !change.stop_alarm(is_quiet) {
+        change.is_armed = true;
+        change.set_alarm();
     }
-    IDLE.settle(&mut state, 0);
-    drop(state);
+    change.finish();
     look_after_tickets(is_quiet);
 }
 
@@ -4678,31 +4960,23 @@ fn look_after_tickets(was_quiet: bool) {
 /// one turn. `true`: we should go on.
 fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     let has_interest = REACTOR.prepare();
-    let mut limit = None;
-    let next = {
-        let mut state = lock(&IDLE.state);
-        if !has_interest && REACTOR.has_interest() {
-            // It came in between: once more, at once if it is urgent.
-            return false;
-        }
-        let is_due = mem::take(&mut state.is_urgent) || is_empty_for_long;
-        if !is_due || state.seat != Sitter::Nobody || !has_interest {
-            return false;
-        }
-        let next = state.pop_sitter();
-        if next.is_none() {
-            state.seat = Sitter::Watcher;
-            // Workers may be blocked, and then we are needed elsewhere.
-            limit = (!state.stop_alarm(is_quiet)).then_some(TICK);
-        }
-        let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
-        IDLE.settle(&mut state, searches as isize);
-        next.map(|(signal, _)| signal)
-    };
-    if let Some(signal) = next {
-        signal.wake();
+    let mut change = IDLE.lock();
+    if !has_interest && REACTOR.has_interest() {
+        // It came in between: once more, at once if it is urgent.
         return false;
     }
+    let is_due = mem::take(&mut change.is_urgent) || is_empty_for_long;
+    if !is_due || change.seat != Sitter::Nobody || !has_interest {
+        return false;
+    }
+    if change.call_sitter() {
+        change.finish();
+        return false;
+    }
+    change.seat = Sitter::Watcher;
+    // Workers may be blocked, and then we are needed elsewhere.
+    let limit = (!change.stop_alarm(is_quiet)).then_some(TICK);
+    change.finish();
     look_after_tickets(is_quiet);
     let mut woken = Vec::new();
     REACTOR.turn(&Seat::new(), true, limit, &mut woken);
@@ -4776,7 +5050,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
     }
     let is_asleep = asleep(word) > 0;
     if is_asleep || word & FULL == 0 {
-        if IDLE.call_worker(true, true) == Called::Start {
+        if IDLE.call_worker(true, true) {
             start_worker();
         }
         return;
@@ -5632,23 +5906,29 @@ impl Pool {
                 state.end_job();
                 continue;
             }
-            state.idle += 1;
-            let idle = |state: &mut PoolState| state.called + state.sent_away == 0;
-            let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            // Whoever called or sent us away has taken us off `idle`.
-            if state.called > 0 {
-                state.called -= 1;
-                came = true;
-            } else if state.sent_away > 0 {
-                state.sent_away -= 1;
-                return;
-            } else {
-                state.idle -= 1;
-                state.threads -= 1;
-                return;
-            }
+            let Some(called) = self.idle(state) else { return };
+            (state, came) = (called, true);
         }
+    }
+
+    /// Waits until somebody calls this thread. `None`: it ends.
+    fn idle<'a>(&self, mut state: MutexGuard<'a, PoolState>) -> Option<MutexGuard<'a, PoolState>> {
+        state.idle += 1;
+        let idle = |state: &mut PoolState| state.called + state.sent_away == 0;
+        let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        // Whoever called or sent us away has taken us off `idle`.
+        if state.called > 0 {
+            state.called -= 1;
+            return Some(state);
+        }
+        if state.sent_away > 0 {
+            state.sent_away -= 1;
+        } else {
+            state.idle -= 1;
+            state.threads -= 1;
+        }
+        None
     }
 }
 
@@ -5674,8 +5954,10 @@ impl Pool {
 /// })
 /// # }
 /// ```
+#[track_caller]
 pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    let (runnable, task) = new_task(async move { f() }, || {}, |runnable, _| POOL.submit(runnable));
+    let schedule = |runnable, _| POOL.submit(runnable);
+    let (runnable, task) = new_task(async move { f() }, Origin::here(true), || {}, schedule);
     runnable.schedule();
     task
 }
@@ -6102,35 +6384,8 @@ impl<S: Send + 'static> Lane<S> {
         }
         drop(state);
         let len = buf.len().min(POOL_CHUNK);
-        let take = |state: &mut LaneState<S>| {
-            let (io, mut ahead) = (state.io.as_mut()?, state.ahead.take()?);
-            let rest = &ahead.bytes[ahead.seen..];
-            let len = buf.len().min(rest.len());
-            if ahead.at.is_some_and(|at| !pass(io, at, len)) {
-                return None;
-            }
-            buf[..len].copy_from_slice(&rest[..len]);
-            ahead.seen += len;
-            state.moves += u64::from(goes_back);
-            state.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
-            Some(Answer::Number(Ok(len as u64)))
-        };
-        let op = || {
-            Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
-                // Bytes that are nowhere else are first seen by somebody.
-                if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
-                    return Answer::Number(Ok(ahead.unseen() as u64));
-                }
-                let mut bytes = vec![0; len];
-                let read = read(io, &mut bytes);
-                *ahead = None;
-                Answer::Number(read.map(|(len, at)| {
-                    bytes.truncate(len);
-                    *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
-                    len as u64
-                }))
-            }) as Op<S>
-        };
+        let take = |state: &mut LaneState<S>| state.take_ahead(buf, goes_back, pass);
+        let op = || read_ahead(len, read);
         let answer = ready!(self.poll_op(who, cx, (Request::Read, &[]), take, op));
         Poll::Ready(answer.number().map(|len| {
             spend_bytes(len as usize);
@@ -6213,7 +6468,49 @@ impl<S: Send + 'static> Lane<S> {
     }
 }
 
+/// The operation that reads.
+fn read_ahead<S>(
+    len: usize,
+    read: impl FnOnce(&mut S, &mut [u8]) -> io::Result<(usize, Option<u64>)> + Send + 'static,
+) -> Op<S> {
+    Box::new(move |io, ahead| {
+        // Bytes that are nowhere else are first seen by somebody.
+        if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
+            return Answer::Number(Ok(ahead.unseen() as u64));
+        }
+        let mut bytes = vec![0; len];
+        let read = read(io, &mut bytes);
+        *ahead = None;
+        Answer::Number(read.map(|(len, at)| {
+            bytes.truncate(len);
+            *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
+            len as u64
+        }))
+    })
+}
+
 impl<S> LaneState<S> {
+    /// Gives bytes that were read to somebody, and moves the position by so many (`pass`), if that
+    /// was not moved when they were read.
+    fn take_ahead(
+        &mut self,
+        buf: &mut [u8],
+        goes_back: bool,
+        pass: impl FnOnce(&mut S, u64, usize) -> bool,
+    ) -> Option<Answer> {
+        let (io, mut ahead) = (self.io.as_mut()?, self.ahead.take()?);
+        let rest = &ahead.bytes[ahead.seen..];
+        let len = buf.len().min(rest.len());
+        if ahead.at.is_some_and(|at| !pass(io, at, len)) {
+            return None;
+        }
+        buf[..len].copy_from_slice(&rest[..len]);
+        ahead.seen += len;
+        self.moves += u64::from(goes_back);
+        self.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
+        Some(Answer::Number(Ok(len as u64)))
+    }
+
     fn add_waiter(&mut self, waker: Arc<Waker>) -> Option<Arc<Waker>> {
         let vtable: *const _ = waker.vtable();
         self.waiters.insert((waker.data() as usize, vtable as usize), waker)
@@ -8297,3 +8594,35 @@ struct StaysOnItsThread;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(any(doc, doctest))]
+pub mod guide {
+    #![doc = include_str!("guide/guide.md")]
+    #![doc = include_str!("guide/life.svg")]
+    #[doc = include_str!("guide/from_smol.md")]
+    pub mod from_smol {}
+    #[doc = include_str!("guide/from_tokio.md")]
+    pub mod from_tokio {}
+    #[doc = include_str!("guide/threads.md")]
+    pub mod threads {}
+    #[doc = include_str!("guide/cpu_bound.md")]
+    pub mod cpu_bound {}
+    #[doc = include_str!("guide/cancellation.md")]
+    pub mod cancellation {}
+    #[doc = include_str!("guide/shutdown.md")]
+    pub mod shutdown {}
+    #[doc = include_str!("guide/scopes.md")]
+    pub mod scopes {}
+    #[doc = include_str!("guide/processes.md")]
+    pub mod processes {}
+    #[doc = include_str!("guide/files.md")]
+    pub mod files {}
+    #[doc = include_str!("guide/handles.md")]
+    pub mod handles {}
+    #[doc = include_str!("guide/other_runtimes.md")]
+    pub mod other_runtimes {}
+    #[doc = include_str!("guide/other_loops.md")]
+    pub mod other_loops {}
+    #[doc = include_str!("guide/testing.md")]
+    pub mod testing {}
+}
