@@ -13,7 +13,7 @@ use crate::smol::Async;
 
 pub use sim::scheduler::{
     at_once, at_rest, expect_panics, fork, is_thread_of_the_scenario, needs, random, set_starts,
-    takes, time_means_nothing, wakes_of,
+    starts, takes, time_means_nothing, wakes_of,
 };
 
 /// Starts a thread of the scenario, which always succeeds.

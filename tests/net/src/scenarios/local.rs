@@ -16,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_local_executor_is_driven_and_spawned_onto),
         scenario!(a_local_driver_leaves_and_the_other_goes_on),
         scenario!(a_thread_ends_while_its_local_tasks_are_woken),
+        scenario!(a_local_executor_is_dropped_while_a_ticket_is_on_its_way),
         scenario!(a_destructor_of_a_thread_local_uses_the_runtime),
         scenario!(a_worker_has_local_tasks_of_its_own),
         scenario!(a_local_task_waits_for_a_timer).may_be_late(2),
@@ -131,6 +132,25 @@ fn a_thread_ends_while_its_local_tasks_are_woken() {
     sender.send(());
     join([owner]);
     tally.all_have_ended(1);
+}
+
+/// Whoever wakes the task has issued it and not queued it yet.
+fn a_local_executor_is_dropped_while_a_ticket_is_on_its_way() {
+    let tally = Tally::default();
+    let executor = LocalExecutor::new();
+    let (sender, receiver) = oneshot();
+    let counted = tally.begin();
+    executor
+        .spawn(async move {
+            receiver.await;
+            drop(counted);
+        })
+        .detach();
+    assert!(executor.try_tick());
+    let waker = thread("waker", move || sender.send(()));
+    drop(executor);
+    tally.all_have_ended(1);
+    join([waker]);
 }
 
 struct Uses(RefCell<Option<Sender<u32>>>);

@@ -20,6 +20,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_task_spawns_more_than_its_worker_can_do),
         scenario!(tasks_are_cancelled_while_they_are_woken),
         scenario!(a_task_blocks_until_another_one_runs).needs_the_watcher(),
+        scenario!(a_task_blocks_until_the_one_behind_it_runs).processors(2, 3),
         scenario!(a_task_blocks_in_block_on_until_another_one_runs),
         scenario!(a_queue_overflows).processors(2, 3).steps(200_000).one_in(10),
     ]
@@ -207,6 +208,21 @@ fn a_task_blocks_until_another_one_runs() {
         other.await;
     });
     block_on(blocked);
+}
+
+/// Both come from outside, and whoever takes the first sees to it that there is somebody for the
+/// second.
+fn a_task_blocks_until_the_one_behind_it_runs() {
+    for _ in 0..2 {
+        let flag = Flag::default();
+        let first = spawn({
+            let flag = flag.clone();
+            async move { flag.wait() }
+        });
+        let second = spawn(async move { flag.set() });
+        block_on(first);
+        block_on(second);
+    }
 }
 
 fn a_task_blocks_in_block_on_until_another_one_runs() {

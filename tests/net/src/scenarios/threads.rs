@@ -1,9 +1,11 @@
 //! Threads: those that cannot be started, those that are too many, and a process that forks.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::{self, Child, Command, Stdio};
 
 use super::{Scenario, scenario};
-use crate::smol::{Async, Timer, block_on, spawn, spawn_local, unblock};
+use crate::smol::{Async, Timer, block_on, io::AsyncReadExt, spawn, spawn_local, unblock};
 use crate::tools::*;
 
 /// More attempts than any scenario makes.
@@ -18,6 +20,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(tasks_are_queued_while_a_start_fails).starts(2, 2).may_be_late(1010),
         scenario!(a_task_that_no_thread_can_run_waits_at_rest).may_be_late(2),
         scenario!(a_worker_retires_beside_one_that_blocks),
+        scenario!(a_worker_retires_from_the_poller_and_another_one_sits_down).processors(1, 2),
         scenario!(workers_block_and_return_while_tasks_arrive),
         scenario!(a_process_forks_and_the_child_is_told),
         scenario!(a_process_forks_and_the_child_polls_a_timer),
@@ -118,6 +121,25 @@ fn a_worker_retires_beside_one_that_blocks() {
         block_on(spawn(async {}));
         join([again]);
     }
+}
+
+/// Nobody but a worker hears the byte.
+fn a_worker_retires_from_the_poller_and_another_one_sits_down() {
+    let (mut left, right) = UnixStream::pair().unwrap();
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move {
+            Async::new(right).unwrap().read_exact(&mut [0]).await.unwrap();
+            done.set();
+        }
+    })
+    .detach();
+    for _ in 0..2 {
+        foreign_block_on(spawn(async { block_on(spawn(async {})) }));
+    }
+    left.write_all(b"x").unwrap();
+    done.wait();
 }
 
 fn workers_block_and_return_while_tasks_arrive() {
