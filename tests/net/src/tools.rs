@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::smol::Async;
 
 pub use sim::scheduler::{
-    at_once, at_rest, expect_panics, fork, is_thread_of_the_scenario, needs, random, set_starts,
-    starts, takes, time_means_nothing, wakes_of,
+    alive, at_once, at_rest, expect_panics, fork, is_thread_of_the_scenario, needs, random,
+    set_starts, starts, takes, time_means_nothing, wakes_of,
 };
 
 /// Starts a thread of the scenario, which always succeeds.
@@ -32,6 +32,9 @@ pub fn join<T>(threads: impl IntoIterator<Item = JoinHandle<T>>) -> Vec<T> {
 pub fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
+
+/// More attempts to start a thread than any scenario makes.
+pub const ALL: usize = 1_000_000;
 
 /// Yes or no.
 pub fn perhaps() -> bool {

@@ -20,6 +20,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_destructor_of_a_thread_local_uses_the_runtime),
         scenario!(a_worker_has_local_tasks_of_its_own),
         scenario!(a_local_task_waits_for_a_timer).may_be_late(2),
+        scenario!(a_local_task_blocks_until_its_sibling_runs).may_be_late(2),
     ]
 }
 
@@ -198,4 +199,14 @@ fn a_local_task_waits_for_a_timer() {
     needs(millis(3));
     let task = spawn_local(async { Timer::after(millis(3)).await });
     block_on(task);
+}
+
+/// It is patient, since siblings may take their time, but not for ever.
+fn a_local_task_blocks_until_its_sibling_runs() {
+    needs(millis(100));
+    let (sender, receiver) = oneshot();
+    let blocks = spawn_local(async { block_on(receiver) });
+    let sibling = spawn_local(async move { sender.send(5) });
+    assert_eq!(block_on(blocks), Some(5));
+    block_on(sibling);
 }
