@@ -20,6 +20,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_task_spawns_more_than_its_worker_can_do),
         scenario!(tasks_are_cancelled_while_they_are_woken),
         scenario!(a_task_blocks_until_another_one_runs).needs_the_watcher(),
+        scenario!(the_very_first_task_blocks_and_nobody_is_in_block_on).needs_the_watcher(),
         scenario!(a_task_blocks_until_the_one_behind_it_runs).processors(2, 3),
         scenario!(a_task_blocks_in_block_on_until_another_one_runs),
         scenario!(a_queue_overflows).processors(2, 3).steps(200_000).one_in(10),
@@ -208,6 +209,24 @@ fn a_task_blocks_until_another_one_runs() {
         other.await;
     });
     block_on(blocked);
+}
+
+/// Nothing else happens that could set the watcher's alarm.
+fn the_very_first_task_blocks_and_nobody_is_in_block_on() {
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move {
+            let other = spawn({
+                let done = done.clone();
+                async move { done.set() }
+            });
+            done.wait();
+            other.await;
+        }
+    })
+    .detach();
+    done.wait();
 }
 
 /// Both come from outside, and whoever takes the first sees to it that there is somebody for the
