@@ -28,13 +28,18 @@
 //!
 //! - [`block_on`] runs a future on this thread. [`spawn`] starts a [`Task`] on the worker threads,
 //!   [`spawn_local`] one that is not `Send` on this thread, and [`scope`] children that may borrow.
-//! - [`Async<T>`](Async) makes std's sockets, files, pipes and processes asynchronous, and any other handle that
-//!   the system's poller knows. [`resolve`] looks up names.
+//! - [`Async<T>`](Async) makes std's sockets, files, pipes and processes asynchronous, and any
+//!   other handle that the system's poller knows. [`resolve`] looks up names.
 //! - [`Timer`] is a deadline or an interval, and [`timeout`] a limit for any future.
 //! - [`unblock`] runs a closure where it may block, [`Unblock`] a reader, writer or iterator.
 //! - [`Executor`] and [`LocalExecutor`] are for those who want one of their own.
-//! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and `lock`
-//!   re-export async-channel and async-lock, which work with any runtime, and nothing more.
+//! - [`on_stall`], or `SMOL_STALLS=20` in the environment, tells which task keeps its thread, and
+//!   where it was spawned; [`tasks`] lists all of them.
+//! - [`future`], [`stream`], [`io`] and [`prelude`] are futures-lite's. The features `channel` and
+//!   `lock` re-export async-channel and async-lock, which work with any runtime, and nothing more.
+//!
+//! [The guide](crate::guide) answers questions, each with a program that runs, and has tables for
+//! those who come from smol 1 or 2, or from tokio.
 //!
 //! Everything works under any executor, and any future, also one made for another runtime's traits,
 //! can be run by this one. The number of workers is `SMOL_THREADS`, else that of the processors;
@@ -72,16 +77,18 @@
 //!
 //! ## The life of a task
 //!
-//! 1. `spawn(future)` (§6) boxes the future once (§2) and yields two ends: a `Runnable`, the ticket that
-//!    allows one poll, and a [`Task`], the handle that receives the output.
+//! 1. `spawn(future)` (§6) boxes the future once (§2) and yields two ends: a `Runnable`, the ticket
+//!    that allows one poll, and a [`Task`], the handle that receives the output.
 //! 2. The ticket goes into a queue: that of the worker we are on, or else the injector (§3).
 //! 3. A worker takes it, or steals it, and runs it: one `poll`, on that thread.
-//! 4. `Pending`: the ticket is used up. Nothing refers to the task now but the wakers that its future has left
-//!    with others. If it has left none, nobody will ever poll it again: the commonest bug in futures
-//!    written by hand.
-//! 5. A waker fires: there is a ticket again, go to 2. Firing twice before 3 is the same as firing once.
-//! 6. `Ready`: the output moves to the handle, and whoever awaits it is woken. A panic travels the same way.
-//!    Dropping the handle cancels: the ticket is issued one last time, and the future dies on a worker.
+//! 4. `Pending`: the ticket is used up. Nothing refers to the task now but the wakers that its
+//!    future has left with others. If it has left none, nobody will ever poll it again: the
+//!    commonest bug in futures written by hand.
+//! 5. A waker fires: there is a ticket again, go to 2. Firing twice before 3 is the same as firing
+//!    once.
+//! 6. `Ready`: the output moves to the handle, and whoever awaits it is woken. A panic travels the
+//!    same way. Dropping the handle cancels: the ticket is issued one last time, and the future
+//!    dies on a worker.
 //!
 //! ## The life of a wake-up
 //!
@@ -104,7 +111,7 @@
 //! alarm is set that makes the watcher look. A seat must not stay empty while something is waited
 //! for:
 //!
-//! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `settle`      |
+//! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `finish`      |
 //! |---------------------------------------|-----------------------------------------------|
 //! | A1 note the source or the timer       | S1 change the word: the seat, the alarm       |
 //! | A2 look at the word: seat or alarm?   | S2' look whether anything is waited for       |
@@ -146,8 +153,8 @@
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
 //! - a lane's `state` < a handle's desk (§9)
 //! - `MINDED` < `state` of a process (§12)
-//! - leaves: `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
-//!   list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
+//! - leaves: `KNOWN` (§2), `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the
+//!   state of `IDLE` (§6), the list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
 //!
 //! ## Where to change what
 //!
@@ -170,19 +177,19 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
-use std::iter;
 use std::marker::PhantomData;
 use std::mem;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::ops::{Deref, DerefMut};
 #[cfg(unix)]
 use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, BorrowedFd as Borrowed, OwnedFd, RawFd};
 #[cfg(unix)]
@@ -191,13 +198,13 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, Uni
 use std::os::windows::io::BorrowedSocket as Borrowed;
 #[cfg(windows)]
 use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 use std::thread;
@@ -249,11 +256,11 @@ const SLOT_RUNS: u32 = 3;
 const CALL: Duration = Duration::from_micros(50);
 /// A worker's queue: what does not fit goes to the injector, half of the queue at a time.
 const LOCAL_QUEUE: usize = 256;
-/// So many tickets of a full queue change places with some of the injector at each look, so that
-/// tasks that yield share their worker with those outside. Two workers at the injector cost each
-/// other: 1,000 tasks yield at 24 ns each with 2, and 29 with 4. With an odd number, 61 + 1 and 256
-/// have a common factor, and every other ticket stays.
+/// So many tickets of a full queue change places with some of the injector at each fourth look, so
+/// that tasks that yield share their worker with those outside. Two workers at the injector cost
+/// each other: at each look, `yield_1000x1000` takes a fifth longer.
 const ROTATION: usize = 2;
+const LOOKS_PER_ROTATION: u32 = 4;
 /// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
@@ -553,17 +560,37 @@ fn tick_clock() {
     CLOCK.fetch_add(1, Ordering::Relaxed);
 }
 
+/// When time began, for those who count it.
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}
+
+/// The time of a clock that costs little and moves only every few milliseconds (clock_gettime(2)),
+/// where there is one.
+#[inline]
+fn coarse_time() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    epoch().elapsed()
+}
+
 /// Tells somebody who polls tasks and is never idle when it is time to look at something else:
-/// after so many polls, or at a tick of the watcher, or after a millisecond.
+/// after so many polls, or at a tick of the watcher, or after some milliseconds.
 struct Pace {
     polls: Cell<u32>,
     clock: Cell<u32>,
-    last: Cell<Option<Instant>>,
+    /// When it counted the first of these polls.
+    since: Cell<Duration>,
 }
 
 impl Pace {
     fn new() -> Pace {
-        Pace { polls: Cell::new(0), clock: Cell::new(clock()), last: Cell::new(None) }
+        Pace { polls: Cell::new(0), clock: Cell::new(clock()), since: Cell::default() }
     }
 
     /// Counts a poll; says whether it is time.
@@ -572,16 +599,16 @@ impl Pace {
         let polls = self.polls.get() + 1;
         self.polls.set(polls);
         let is_late = self.clock.replace(clock()) != clock();
-        // The real clock costs as much as a task; so only at the first, second, fourth, eighth …
-        // poll.
+        // Even that clock costs a tenth of a poll; so only at the first, second, fourth … poll.
         if !polls.is_power_of_two() && polls < TASKS_PER_GLANCE && !is_late {
             return false;
         }
-        let now = Instant::now();
-        let last = self.last.get().unwrap_or(now);
-        let is_late = is_late || now.saturating_duration_since(last) > Duration::from_millis(1);
+        let now = coarse_time();
+        if polls == 1 {
+            self.since.set(now);
+        }
+        let is_late = is_late || now.saturating_sub(self.since.get()) > Duration::from_millis(1);
         let is_due = is_late || polls >= TASKS_PER_GLANCE;
-        self.last.set(if is_due { None } else { Some(last) });
         if is_due {
             self.polls.set(0);
         }
@@ -593,15 +620,18 @@ impl Pace {
 // §2  Task: a future in a box, with a handle outside and a ticket inside
 // ============================================================================================
 //
-// uses §1 · used by §3 §4 §6 §9
+// uses §1 · used by §3 §4 §6 §9 · locks: KNOWN (leaf)
 //
-// PROBLEM   A future is inert. Someone must own it, poll it when it was woken, and pass its output on.
-// IDEA      async-task puts future, state and output into one allocation with two ends: [`Task`], the
-//           handle of whoever wants the output, and `Runnable`, the ticket that allows one poll. There
-//           is never more than one ticket for a task; waking a task means to issue it.
-// I2.1      A panic of the future travels to whoever awaits the handle; the thread that polls survives.
+// PROBLEM   A future is inert. Someone must own it, poll it when it was woken, and pass its output
+//           on.
+// IDEA      async-task puts future, state and output into one allocation with two ends: [`Task`],
+//           the handle of whoever wants the output, and `Runnable`, the ticket that allows one
+//           poll. There is never more than one ticket for a task; waking a task means to issue it.
+// I2.1      A panic of the future travels to whoever awaits the handle; the thread that polls
+//           survives.
 // I2.2      A panic of the future's destructor is reported by the panic hook and ends there.
-//           (async-task aborts the process instead, for want of a place to raise it; see `Guarded`.)
+//           (async-task aborts the process instead, for want of a place to raise it; see
+//           `Guarded`.)
 // NEVER     knows an executor: who queues tickets is the schedule function's business.
 
 pin_project! {
@@ -637,9 +667,24 @@ impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
     }
 }
 
+/// Where a task comes from: the caller of `spawn`, and whether it is a closure on the pool.
+#[derive(Clone, Copy)]
+struct Origin {
+    place: &'static Location<'static>,
+    may_block: bool,
+}
+
+impl Origin {
+    #[track_caller]
+    fn here(may_block: bool) -> Origin {
+        Origin { place: Location::caller(), may_block }
+    }
+}
+
 /// Boxes a future together with the function that queues its tickets.
 fn new_task<F, S>(
     future: F,
+    origin: Origin,
     after: impl FnMut() + Send + 'static,
     schedule: S,
 ) -> (Runnable, Task<F::Output>)
@@ -650,8 +695,13 @@ where
 {
     tour!(1, "a future of {} bytes is boxed: one ticket, one handle", mem::size_of::<F>());
     // The fewer moves of a large future, the smaller the stack that suffices for them.
-    if mem::size_of::<F>() >= LARGE_FUTURE {
-        return box_task(Box::pin(future), after, schedule);
+    if mem::size_of::<F>() >= LARGE_FUTURE || is_watching() {
+        let future = Box::pin(future);
+        if is_watching() {
+            let future: future::Boxed<F::Output> = future;
+            return box_task(Watched::new(future, origin), after, schedule);
+        }
+        return box_task(future, after, schedule);
     }
     box_task(future, after, schedule)
 }
@@ -671,6 +721,221 @@ where
     Builder::new().propagate_panic(true).spawn(move |()| future, WithInfo(schedule))
 }
 
+// ---------- Which task is stuck ----------
+
+/// A task that has kept its thread for long, as [`on_stall`] tells it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Stall {
+    /// Where the task was spawned.
+    pub place: &'static Location<'static>,
+    /// How long the poll has lasted that is under way.
+    pub time: Duration,
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (place, millis) = (self.place, self.time.as_millis());
+        write!(f, "a task spawned at {place} has kept its thread for {millis} ms")
+    }
+}
+
+/// Calls `report` when a task has kept its thread for longer than `limit`: it computes, or it
+/// blocks, in a lock, a system call or a nested [`block_on`]. Nobody else can say where.
+///
+/// `SMOL_STALLS=20` in the environment prints such tasks to standard error, here with a limit of 20
+/// milliseconds. A place is told once, and not more than one in a second. Tasks are known that were
+/// spawned after this call, by [`spawn`], [`spawn_local`] and the executors; closures of
+/// [`unblock`] may block. While it is on, each task costs an allocation and each poll two locks,
+/// and a thread (`smol-stalls`) looks several times in each `limit`. A second call takes the place
+/// of the first.
+///
+/// # Errors
+///
+/// If the thread cannot be started.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use std::time::Duration;
+///
+/// let (sender, stalls) = mpsc::channel();
+/// smol::on_stall(Duration::from_millis(10), move |stall| sender.send(stall).unwrap())?;
+/// smol::spawn(async { std::thread::sleep(Duration::from_millis(100)) }).detach();
+/// assert_eq!(stalls.recv().unwrap().place.file(), file!());
+/// # std::io::Result::Ok(())
+/// ```
+pub fn on_stall(limit: Duration, report: impl FnMut(Stall) + Send + 'static) -> io::Result<()> {
+    {
+        let mut known = lock(&KNOWN);
+        known.limit = limit;
+        known.told = BTreeSet::new();
+        let old = known.report.replace(Box::new(report));
+        let has_thread = mem::replace(&mut known.has_thread, true);
+        drop(known);
+        shielded(|| drop(old));
+        if !has_thread {
+            let thread = thread::Builder::new().name("smol-stalls".into());
+            thread.spawn(look_for_stalls).inspect_err(|_| lock(&KNOWN).has_thread = false)?;
+        }
+    }
+    // Ordering: Relaxed. A switch; what it switches on is under a lock.
+    WATCHING.store(ON, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The tasks and closures that exist, as a value to be printed with `{:#?}`: where each was
+/// spawned, how often it was polled, whether it runs or waits, and since when. Known are those that
+/// [`on_stall`] knows, and the closures of [`unblock`].
+pub fn tasks() -> impl fmt::Debug + Send + use<> {
+    struct Tasks(Vec<KnownTask>);
+    impl fmt::Debug for Tasks {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_list().entries(&self.0).finish()
+        }
+    }
+    Tasks(lock(&KNOWN).tasks.values().copied().collect())
+}
+
+/// A task of which [`tasks`] knows.
+#[derive(Clone, Copy)]
+struct KnownTask {
+    origin: Origin,
+    polls: u64,
+    runs: bool,
+    /// When it began to run, or to wait.
+    since: Instant,
+}
+
+impl fmt::Debug for KnownTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.origin.may_block { "closure" } else { "task" };
+        let doing = if self.runs { "running" } else { "waiting" };
+        let (place, polls, time) = (self.origin.place, self.polls, self.since.elapsed());
+        write!(f, "{what} spawned at {place}: polled {polls} times, {doing} for {time:?}")
+    }
+}
+
+struct KnownTasks {
+    tasks: Slab<KnownTask>,
+    /// The keys of those that run.
+    running: Vec<usize>,
+    limit: Duration,
+    /// The places that were told.
+    told: BTreeSet<&'static Location<'static>>,
+    /// Taken out while it is called.
+    report: Option<Box<dyn FnMut(Stall) + Send>>,
+    has_thread: bool,
+}
+
+static KNOWN: Mutex<KnownTasks> = Mutex::new(KnownTasks {
+    tasks: Slab::new(),
+    running: Vec::new(),
+    limit: Duration::ZERO,
+    told: BTreeSet::new(),
+    report: None,
+    has_thread: false,
+});
+
+/// Atomic: whether tasks that are spawned are noted.
+static WATCHING: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const OFF: u8 = 1;
+const ON: u8 = 2;
+
+#[inline]
+fn is_watching() -> bool {
+    // Ordering: Relaxed, as in `on_stall`.
+    match WATCHING.load(Ordering::Relaxed) {
+        UNKNOWN => ask_environment(),
+        state => state == ON,
+    }
+}
+
+#[cold]
+fn ask_environment() -> bool {
+    // Ordering: Relaxed, as above. Nobody else has decided meanwhile.
+    let _ = WATCHING.compare_exchange(UNKNOWN, OFF, Ordering::Relaxed, Ordering::Relaxed);
+    let millis = std::env::var("SMOL_STALLS").ok().and_then(|text| text.trim().parse().ok());
+    if let Some(millis @ 1..) = millis {
+        let print = |stall| drop(writeln!(std::io::stderr(), "smol: {stall}"));
+        return on_stall(Duration::from_millis(millis), print).is_ok();
+    }
+    false
+}
+
+/// A future that is noted among the known tasks. It is boxed, so that where nobody watches, tasks
+/// are not a byte larger for it.
+struct Watched<P> {
+    future: P,
+    key: usize,
+}
+
+impl<P> Watched<P> {
+    fn new(future: P, origin: Origin) -> Watched<P> {
+        let known = KnownTask { origin, polls: 0, runs: false, since: Instant::now() };
+        Watched { future, key: lock(&KNOWN).tasks.insert(known) }
+    }
+}
+
+impl<P: Future + Unpin> Future for Watched<P> {
+    type Output = P::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<P::Output> {
+        let key = self.key;
+        let note = move |runs: bool| {
+            let mut known = lock(&KNOWN);
+            let KnownTasks { tasks, running, .. } = &mut *known;
+            if let Some(task) = tasks.get_mut(key) {
+                (task.runs, task.since) = (runs, Instant::now());
+                task.polls += u64::from(runs);
+            }
+            match runs {
+                true => running.push(key),
+                false => running.retain(|other| *other != key),
+            }
+        };
+        note(true);
+        let _after = OnDrop(|| note(false));
+        Pin::new(&mut self.future).poll(cx)
+    }
+}
+
+impl<P> Drop for Watched<P> {
+    fn drop(&mut self) {
+        lock(&KNOWN).tasks.remove(self.key);
+    }
+}
+
+/// The life of the thread that looks for stalls.
+fn look_for_stalls() {
+    let mut pause = Duration::ZERO;
+    loop {
+        thread::sleep(pause);
+        let (stall, report) = {
+            let mut known = lock(&KNOWN);
+            pause = (known.limit / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
+            let running = known.running.iter().filter_map(|key| known.tasks.get(*key));
+            let stall =
+                |task: &KnownTask| Stall { place: task.origin.place, time: task.since.elapsed() };
+            let is_new =
+                |stall: &Stall| stall.time >= known.limit && !known.told.contains(stall.place);
+            let mut stalls = running.filter(|task| !task.origin.may_block).map(stall);
+            let Some(stall) = stalls.find(is_new) else { continue };
+            known.told.insert(stall.place);
+            (stall, known.report.take())
+        };
+        if let Some(mut report) = report {
+            shielded(|| report(stall));
+            let mut known = lock(&KNOWN);
+            if known.report.is_none() {
+                known.report = Some(report);
+            }
+        }
+        // Not more than one in a second.
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
 // ============================================================================================
 // §3  Executor: tickets in queues, workers that take them
 // ============================================================================================
@@ -679,20 +944,24 @@ where
 //
 // PROBLEM   Tasks become ready on any thread; some thread must poll each of them soon, and a thread
 //           that finds nothing must sleep without missing what comes next.
-// IDEA      Each worker has a queue of its own, which costs no contention. What comes from elsewhere
-//           goes to the injector. A worker without work takes a share of the injector, else steals
-//           half of another's queue (Blumofe and Leiserson, "Scheduling Multithreaded Computations by
-//           Work Stealing", 1999). Who finds nothing at all announces that it sleeps, looks once more,
-//           and sleeps: the drivers of an [`Executor`] here, the threads of our own in §6.
-// I3.1      A ticket is in a queue that every worker can reach. A slot is left to its owner as long as
-//           that gets on: drivers take from it last, our own threads never, but the watcher empties it.
-// I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's queue
-//           after 61 tasks, and after each one while the clock of §1 goes on between two tasks.
-// I3.3      The drivers of an `Executor` may do something else before they search. So each push there
-//           wakes one more of them, and who was woken passes it on before it polls anything else.
+// IDEA      Each worker has a queue of its own, which costs no contention. What comes from
+//           elsewhere goes to the injector. A worker without work takes a share of the injector,
+//           else steals half of another's queue (Blumofe and Leiserson, "Scheduling Multithreaded
+//           Computations by Work Stealing", 1999). Who finds nothing at all announces that it
+//           sleeps, looks once more, and sleeps: the drivers of an [`Executor`] here, the threads
+//           of our own in §6.
+// I3.1      A ticket is in a queue that every worker can reach. A slot is left to its owner as long
+//           as that gets on: drivers take from it last, our own threads never, but the watcher
+//           empties it.
+// I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's
+//           queue after 61 tasks, and after each one while the clock of §1 goes on between two
+//           tasks.
+// I3.3      The drivers of an `Executor` may do something else before they search. So each push
+//           there wakes one more of them, and who was woken passes it on before it polls anything
+//           else.
 // NEVER     mentions the reactor or a thread: it knows wakers.
-// REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price of a
-//           spawn); one global queue (yields cost double as soon as two workers contend).
+// REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price
+//           of a spawn); one global queue (yields cost double as soon as two workers contend).
 
 /// The queues of one worker. The owner pushes and pops, thieves pop.
 struct Local {
@@ -784,7 +1053,7 @@ enum Pushed {
 
 impl Here {
     /// Queues a ticket on the worker that runs on this thread.
-    fn push(&self, queues: &Queues, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+    fn push(&self, queues: &Queues, runnable: Runnable, is_last: bool) -> Pushed {
         let mode = self.mode.get();
         if mode == Mode::Late {
             let _ = queues.injector.push(runnable);
@@ -792,8 +1061,8 @@ impl Here {
         }
         let local = &self.local;
         let mut next = Some(runnable);
-        // A task that woke itself goes behind all others. What it woke before it goes to the slot.
-        if mode == Mode::Task && !info.woken_while_running {
+        // What the running task woke goes to the slot.
+        if mode == Mode::Task && !is_last {
             next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
         }
         let alone = match next.map(|runnable| local.queue.push(runnable)) {
@@ -860,13 +1129,15 @@ impl Queues {
     }
 
     /// Queues a ticket: this is what every waker of a task ends in. This is W1 of the proof in §0.
-    fn push(&self, runnable: Runnable, info: ScheduleInfo) -> Pushed {
+    /// A task that is new or woke itself is the last for which others should wait (bench:
+    /// `spawn_remote_stalled`).
+    fn push(&self, runnable: Runnable, is_last: bool) -> Pushed {
         tour!(2, "a ticket is queued");
         let mut ticket = Some(runnable);
         let pushed = HERE.try_with(|here| {
             let here = here.borrow();
             let here = here.as_ref().filter(|here| here.queues == self.id())?;
-            Some(here.push(self, ticket.take()?, info))
+            Some(here.push(self, ticket.take()?, is_last))
         });
         if let Some(runnable) = ticket {
             // From outside. The injector is never closed, so that this cannot fail.
@@ -968,7 +1239,8 @@ impl<'a> Worker<'a> {
                 return first;
             }
         }
-        if self.slot_runs.get() < SLOT_RUNS && !late {
+        // (Looking costs nothing, while `pop` of an empty slot is a locked operation.)
+        if !local.slot.is_empty() && self.slot_runs.get() < SLOT_RUNS && !late {
             if let Ok(runnable) = local.slot.pop() {
                 self.slot_runs.set(self.slot_runs.get() + 1);
                 return Some(runnable);
@@ -1028,7 +1300,8 @@ impl<'a> Worker<'a> {
         if len > 0 {
             let workers = self.queues.locals().len().max(1);
             let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
-            if LOCAL_QUEUE - local.queue.len() < ROTATION {
+            let is_turn = self.ticks.get() % (TASKS_PER_LOOK * LOOKS_PER_ROTATION) == 0;
+            if is_turn && LOCAL_QUEUE - local.queue.len() < ROTATION {
                 self.queues.inject(local.queue.try_iter().take(ROTATION));
             }
             let room = LOCAL_QUEUE - local.queue.len();
@@ -1194,8 +1467,8 @@ impl Crew {
         })
     }
 
-    fn schedule(&self, runnable: Runnable, info: ScheduleInfo) {
-        if self.queues.push(runnable, info) != Pushed::Collected {
+    fn schedule(&self, runnable: Runnable, is_last: bool) {
+        if self.queues.push(runnable, is_last) != Pushed::Collected {
             self.notify();
         }
     }
@@ -1219,19 +1492,20 @@ impl Crew {
     }
 
     /// Boxes a future into a task that is dropped with this crew, and queues its first ticket.
-    fn spawn<F>(self: &Arc<Self>, future: F) -> Task<F::Output>
+    fn spawn<F>(self: &Arc<Self>, future: F, origin: Origin) -> Task<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         let crew = self.clone();
-        let schedule = move |runnable, info| crew.schedule(runnable, info);
+        let schedule =
+            move |runnable, info: ScheduleInfo| crew.schedule(runnable, info.woken_while_running);
         let (runnable, task) = {
             let mut active = lock(&self.active);
             // Moves the future, and runs nothing of it.
-            active.enlist(|key| new_task(future, self.forget(key), schedule))
+            active.enlist(|key| new_task(future, origin, self.forget(key), schedule))
         };
-        runnable.schedule();
+        self.schedule(runnable, true);
         task
     }
 
@@ -1457,11 +1731,12 @@ impl<'a> Executor<'a> {
     }
 
     /// Spawns a task, which runs while somebody drives this executor.
+    #[track_caller]
     pub fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
-        self.crew().spawn(future)
+        self.crew().spawn(future, Origin::here(false))
     }
 
     /// Runs tasks until the future is ready, and returns its output.
@@ -1530,16 +1805,18 @@ impl fmt::Debug for Executor<'_> {
 // uses §1-§3 · used by §6 · locks: mail (leaf)
 //
 // PROBLEM   A future that is not `Send` must be polled and dropped on the thread that made it.
-// IDEA      A plain queue for what is woken while this thread drives the executor, and a letter box under
-//           a lock for what is woken otherwise: tickets are `Send`. async-task checks the thread at each
-//           poll and drop. Neither needs an atomic, and who sleeps leaves a waker in the letter box.
-// I4.1      Tickets are taken out on the owner's thread only: `LocalExecutor` is not `Send`, and neither
-//           what it runs nor its destructor can get away from there.
-// I4.2      The letter box is emptied at the beginning of every round, however short, so that a task
-//           that was woken from elsewhere runs also under the shortest of drives.
+// IDEA      A plain queue for what is woken while this thread drives the executor, and a letter box
+//           under a lock for what is woken otherwise: tickets are `Send`. async-task checks the
+//           thread at each poll and drop. Neither needs an atomic, and who sleeps leaves a waker in
+//           the letter box.
+// I4.1      Tickets are taken out on the owner's thread only: `LocalExecutor` is not `Send`, and
+//           neither what it runs nor its destructor can get away from there.
+// I4.2      The letter box is emptied at the beginning of every round, however short, so that a
+//           task that was woken from elsewhere runs also under the shortest of drives.
 // I4.3      A ticket knows how many local tasks were being polled on this thread, one inside of the
 //           other, when its task was spawned. A nested `block_on` runs those tasks only that were
-//           spawned at least as deep as itself: what the surrounding task has spawned, not its siblings.
+//           spawned at least as deep as itself: what the surrounding task has spawned, not its
+//           siblings.
 // NEVER     drops a ticket elsewhere: that would drop the future.
 
 /// The tasks of one thread.
@@ -1551,8 +1828,10 @@ struct LocalTasks {
     deep: Cell<usize>,
     active: RefCell<Active>,
     names: Cell<u64>,
-    /// How many calls are driving this, one inside of the other.
+    /// How many calls are driving this, one inside of the other; and how many have announced that
+    /// they sleep.
     drives: Cell<u32>,
+    asleep: Cell<u32>,
 }
 
 /// What others have put there, and who wants to hear of it.
@@ -1580,7 +1859,7 @@ fn schedule_local(mail: &Arc<Mutex<Mail>>, level: u32, runnable: Runnable) {
     let _ = DRIVEN.try_with(|driven| {
         let driven = driven.borrow();
         if let Some(tasks) = driven.as_ref().filter(|tasks| Arc::ptr_eq(&tasks.mail, mail)) {
-            tasks.push(ticket.take());
+            ticket.take().into_iter().for_each(|(level, runnable)| tasks.push_one(level, runnable));
         }
     });
     if ticket.is_some() {
@@ -1604,18 +1883,24 @@ impl LocalTasks {
             active: RefCell::default(),
             names: Cell::new(0),
             drives: Cell::new(0),
+            asleep: Cell::new(0),
         })
     }
 
     /// The same as [`Crew::spawn`], for a future that stays on this thread.
-    fn spawn<F>(self: &Rc<Self>, future: F) -> Task<F::Output>
+    fn spawn<F>(self: &Rc<Self>, future: F, origin: Origin) -> Task<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
     {
         // As in `new_task`.
-        if mem::size_of::<F>() >= LARGE_FUTURE {
-            return self.box_task(Box::pin(future));
+        if mem::size_of::<F>() >= LARGE_FUTURE || is_watching() {
+            let future = Box::pin(future);
+            if is_watching() {
+                let future: future::BoxedLocal<F::Output> = future;
+                return self.box_task(Watched::new(future, origin));
+            }
+            return self.box_task(future);
         }
         self.box_task(future)
     }
@@ -1638,8 +1923,8 @@ impl LocalTasks {
             builder.spawn_local(move |()| future, WithInfo(schedule))
         };
         let (runnable, task) = self.active.borrow_mut().enlist(build);
-        self.push([(level, runnable)]);
-        if self.drives.get() == 0 {
+        self.push_one(level, runnable);
+        if self.drives.get() == 0 && self.asleep.get() > 0 {
             // Nobody who drives this looks at the queue before sleeping.
             self.pass_on();
         }
@@ -1662,14 +1947,14 @@ impl LocalTasks {
     /// Puts what has come from elsewhere behind the rest (I4.2).
     fn collect(&self) {
         let tickets = mem::take(&mut lock(&self.mail).tickets);
-        self.push(tickets);
+        for (level, runnable) in tickets {
+            self.push_one(level, runnable);
+        }
     }
 
-    fn push(&self, tickets: impl IntoIterator<Item = (u32, Runnable)>) {
-        let count = |(level, _): &(u32, Runnable)| {
-            self.deep.set(self.deep.get() + (*level).min(1) as usize)
-        };
-        self.queue.borrow_mut().extend(tickets.into_iter().inspect(count));
+    fn push_one(&self, level: u32, runnable: Runnable) {
+        self.deep.set(self.deep.get() + level.min(1) as usize);
+        self.queue.borrow_mut().push_back((level, runnable));
     }
 
     /// The next ticket that is at least so deep.
@@ -1707,6 +1992,7 @@ impl LocalTasks {
         let mut mail = lock(&self.mail);
         if mail.tickets.is_empty() {
             mail.sleepers.push((name, waker));
+            self.asleep.set(self.asleep.get() + 1);
             return true;
         }
         drop(mail);
@@ -1715,6 +2001,7 @@ impl LocalTasks {
 
     /// Takes the waker back. `false`: somebody has used it.
     fn wake_up(&self, name: u64) -> bool {
+        self.asleep.set(self.asleep.get() - 1);
         let own = {
             let mut mail = lock(&self.mail);
             let place = mail.sleepers.iter().position(|(other, _)| *other == name);
@@ -1782,8 +2069,9 @@ impl<'a> LocalExecutor<'a> {
     }
 
     /// Spawns a task, which runs while this executor is driven.
+    #[track_caller]
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.tasks().spawn(future)
+        self.tasks().spawn(future, Origin::here(false))
     }
 
     /// Runs tasks until the future is ready, and returns its output. See [`Executor::run`].
@@ -1935,28 +2223,33 @@ impl fmt::Debug for LocalExecutor<'_> {
 //
 // uses §1 · used by §6 §8 §9 §10 §11 · locks: waiters < sources; timers; asked (held by the seat)
 //
-// PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has news; and
-//           a task that waits for a deadline, when the clock has passed it.
-// IDEA      A source for each handle: who waits in which direction. A wheel of deadlines. One thread at a
-//           time has the seat: it asks the kernel, until the earliest deadline at most, and wakes.
-// STATE     of a direction:  ready --WouldBlock--> blocked --event--> ready. A new handle counts as ready,
-//           and is registered with the kernel only when an operation first says WouldBlock.
+// PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has
+//           news; and a task that waits for a deadline, when the clock has passed it.
+// IDEA      A source for each handle: who waits in which direction. A wheel of deadlines. One
+//           thread at a time has the seat: it asks the kernel, until the earliest deadline at most,
+//           and wakes.
+// STATE     of a direction:  ready --WouldBlock--> blocked --event--> ready. A new handle counts as
+//           ready, and is registered with the kernel only when an operation first says WouldBlock.
 // I5.1      Whoever holds the seat is the only thread inside the poller.
-// I5.2      Readiness is taken back only by somebody who saw WouldBlock after the last event: the word of a
-//           source counts its events, and taking back is a compare-exchange on that count. So an event that
-//           comes between a failing read and its consequences is never lost. The count is the source's
-//           own; a count shared by all sources makes fresh news look stale (async-io issue 78).
-// I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor notes
-//           the event first, then takes the waiters under the lock. One of them sees the other.
-// I5.4      `until` says when the thread in the poller means to wake up. It changes under the timers' lock
-//           only, so that a new timer either is seen by that thread or sees that it must interrupt it.
-// I5.5      In edge mode the kernel tells each change once, for both directions, and reading goes on until
-//           WouldBlock, or on TCP until less comes than was asked for, if the end is not near
-//           (`fell_short`). Else (oneshot) an event disarms the handle, and it is armed again with the
-//           union of what is still waited for.
+// I5.2      Readiness is taken back only by somebody who saw WouldBlock after the last event: the
+//           word of a source counts its events, and taking back is a compare-exchange on that
+//           count. So an event that comes between a failing read and its consequences is never
+//           lost. The count is the source's own; a count shared by all sources makes fresh news
+//           look stale (async-io issue 78).
+// I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor
+//           notes the event first, then takes the waiters under the lock. One of them sees the
+//           other.
+// I5.4      `until` says when the thread in the poller means to wake up. It changes under the
+//           timers' lock only, so that a new timer either is seen by that thread or sees that it
+//           must interrupt it.
+// I5.5      In edge mode the kernel tells each change once, for both directions, and reading goes
+//           on until WouldBlock, or on TCP until less comes than was asked for, if the end is not
+//           near (`fell_short`). Else (oneshot) an event disarms the handle, and it is armed again
+//           with the union of what is still waited for.
 // NEVER     mentions the executor · runs user code with a lock held · blocks except in `turn`.
-// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on unread
-//           data); a number instead of a borrowed handle (`unsafe`, and nobody knows who closed it).
+// REJECTED  One waker per handle (two readers fight for it, async-io issue 3); level mode (spins on
+//           unread data); a number instead of a borrowed handle (`unsafe`, and nobody knows who
+//           closed it).
 
 /// The kernel's poller, by way of `polling`. On Linux its descriptor is that of epoll(7), of which
 /// two things are asked directly: to tell the end of a stream (`RDHUP`), without which each message
@@ -1967,8 +2260,8 @@ struct Kernel {
     /// Atomic: a handle could not be deleted, and `polling` may remember its number.
     has_stale: AtomicBool,
     /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
-    #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
-    clock: Option<OwnedFd>,
+    #[allow(dead_code)] // elsewhere
+    clock: Option<TimerFd>,
 }
 
 /// The kernel's answer.
@@ -1976,21 +2269,13 @@ struct Asked {
     events: polling::Events,
     news: Vec<News>,
     /// The moment the clock was last set to.
-    #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
+    #[allow(dead_code)] // elsewhere
     alarm: Option<Instant>,
 }
 
 impl Asked {
     fn new() -> Asked {
-        Asked {
-            events: polling::Events::new(),
-            news: Vec::new(),
-            #[cfg(all(
-                any(target_os = "linux", target_os = "android"),
-                not(polling_test_poll_backend)
-            ))]
-            alarm: None,
-        }
+        Asked { events: polling::Events::new(), news: Vec::new(), alarm: None }
     }
 
     /// Asks `polling`.
@@ -2018,20 +2303,8 @@ impl Asked {
 impl Kernel {
     fn new() -> io::Result<Kernel> {
         let poller = Poller::new()?;
-        #[cfg(all(
-            any(target_os = "linux", target_os = "android"),
-            not(polling_test_poll_backend)
-        ))]
         let clock = Kernel::new_clock(&poller);
-        Ok(Kernel {
-            poller,
-            has_stale: AtomicBool::new(false),
-            #[cfg(all(
-                any(target_os = "linux", target_os = "android"),
-                not(polling_test_poll_backend)
-            ))]
-            clock,
-        })
+        Ok(Kernel { poller, has_stale: AtomicBool::new(false), clock })
     }
 
     /// Whether the kernel tells each change once, to whoever is registered.
@@ -2071,10 +2344,8 @@ impl Kernel {
     const CLOCK: usize = usize::MAX - 1;
 
     /// Without one (some sandboxes) deadlines are kept in milliseconds.
-    fn new_clock(poller: &Poller) -> Option<OwnedFd> {
-        use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let clock = timerfd_create(TimerfdClockId::Monotonic, flags).ok()?;
+    fn new_clock(poller: &Poller) -> Option<TimerFd> {
+        let clock = new_timer_fd(false)?;
         let data = epoll::EventData::new_u64(Kernel::CLOCK as u64);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(poller, &clock, data, flags).ok()?;
@@ -2122,7 +2393,7 @@ impl Kernel {
         // An alarm that comes too early is cheaper, since it comes once, than setting the clock
         // each time.
         if !asked.alarm.is_some_and(|at| now < at && at <= deadline) {
-            set_timer_descriptor(clock, Some(time));
+            set_timer_fd(clock, Some(time));
             asked.alarm = Some(now + time);
         }
         None
@@ -2152,6 +2423,10 @@ impl Kernel {
 
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
 impl Kernel {
+    fn new_clock(_: &Poller) -> Option<TimerFd> {
+        None
+    }
+
     /// Registers a handle, in edge mode for both directions and else for what is waited for.
     ///
     /// `polling` must be told of a handle before it is closed. It holds because an [`Async`] owns
@@ -2192,9 +2467,23 @@ impl Kernel {
     }
 }
 
-/// Sets a timer descriptor to ring once, or stops it.
+/// A timer descriptor (timerfd_create(2)): it can be set and stopped without waking the thread that
+/// sleeps on it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn set_timer_descriptor(timer: &OwnedFd, after: Option<Duration>) {
+type TimerFd = OwnedFd;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+type TimerFd = std::convert::Infallible;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn new_timer_fd(is_blocking: bool) -> Option<TimerFd> {
+    use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+    let flags = if is_blocking { TimerfdFlags::empty() } else { TimerfdFlags::NONBLOCK };
+    timerfd_create(TimerfdClockId::Monotonic, flags | TimerfdFlags::CLOEXEC).ok()
+}
+
+/// Sets it to ring once, or stops it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_timer_fd(timer: &TimerFd, after: Option<Duration>) {
     use rustix::time::{Itimerspec, TimerfdTimerFlags, timerfd_settime};
     // Zero would mean to stop it.
     let time = after.map_or(Duration::ZERO, |after| after.max(Duration::from_nanos(1)));
@@ -2204,6 +2493,27 @@ fn set_timer_descriptor(timer: &OwnedFd, after: Option<Duration>) {
     };
     // It can fail only if somebody closed the descriptor; then the poller is broken as well.
     let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &value);
+}
+
+/// Sleeps until it rings, or a signal comes.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn wait_for_timer_fd(timer: &TimerFd) {
+    let _ = rustix::io::read(timer, &mut [0; 8]);
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn new_timer_fd(_is_blocking: bool) -> Option<TimerFd> {
+    None
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn set_timer_fd(timer: &TimerFd, _after: Option<Duration>) {
+    match *timer {}
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn wait_for_timer_fd(timer: &TimerFd) {
+    match *timer {}
 }
 
 /// Whether an operation would not block right now.
@@ -2571,15 +2881,9 @@ impl Timers {
         }
     }
 
-    /// When time began.
-    fn epoch() -> Instant {
-        static EPOCH: OnceLock<Instant> = OnceLock::new();
-        *EPOCH.get_or_init(Instant::now)
-    }
-
     /// A moment as a number. Five hundred years from now are as good as never.
     fn count(at: Instant) -> u64 {
-        let time = at.saturating_duration_since(Timers::epoch());
+        let time = at.saturating_duration_since(epoch());
         let nanos = time.as_secs().saturating_mul(1_000_000_000);
         nanos.saturating_add(u64::from(time.subsec_nanos()))
     }
@@ -2743,7 +3047,7 @@ impl Timers {
     fn begin_sleep(&mut self) -> Option<Instant> {
         let earliest = self.first().map(|(level, slot)| self.levels[level].slots[slot].earliest);
         self.until = Until::Asleep(earliest.unwrap_or(u64::MAX));
-        Timers::epoch().checked_add(Duration::from_nanos(earliest?))
+        epoch().checked_add(Duration::from_nanos(earliest?))
     }
 
     /// It is back: takes the timers that are due, in the order of their deadlines; of equal ones,
@@ -3077,34 +3381,40 @@ impl Source {
 //
 // uses §1-§5 · used by §8-§12 · locks: idle (leaf)
 //
-// PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread does, the
-//           other two must not suffer. No thread may be needed that is not there.
-// IDEA      Whoever is idle and finds the seat free sits down in the poller; who finds it taken parks.
-//           Workers are preferred, since most news is for tasks. Who sleeps where, who sits and how many
-//           there are lies under one lock; whoever queues a ticket looks at one word. A watcher (Go's
-//           `sysmon` is the model) comes when somebody is late: leaving the poller sets its alarm, going
-//           back to sleep stops it, so that it does not even wake up while all is well.
+// PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread
+//           does, the other two must not suffer. No thread may be needed that is not there.
+// IDEA      Whoever is idle and finds the seat free sits down in the poller; who finds it taken
+//           parks. Workers are preferred, since most news is for tasks. Who sleeps where, who sits
+//           and how many there are lies under one lock; whoever queues a ticket looks at one word.
+//           A watcher (Go's `sysmon` is the model) comes when somebody is late: leaving the poller
+//           sets its alarm, going back to sleep stops it, so that it does not even wake up while
+//           all is well.
 // STATE     of a thread's signal:  EMPTY --sleep--> PARKED or POLLING --wake--> NOTIFIED --> EMPTY
 //           of a worker:  running --nothing--> searching --nothing--> asleep, in the seat or parked
-//                            ^-- found a ticket --'   ^---- called ----'       --one too many--> gone
-//           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is busy and
-//                         only has a look, or the watcher --leave--> free
+//                            ^-- found a ticket --'   ^---- called ----'   --one too many--> gone
+//           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is
+//                         busy and only has a look, or the watcher --leave--> free
 //           of the watcher's alarm:  stopped --a worker is called, or the seat left--> set
 //                         --all workers asleep and the seat taken, or time passed--> stopped
-// I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the watcher
-//           fills a seat that is empty for a whole tick; or there is no other thread that could be late.
-// I6.2      A worker that is awake means that the alarm is set: should it block, the watcher finds what
-//           it has in its queue, and starts one more worker if none gets on.
-// I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a task which
-//           blocks holds up no main future. (The one exception: no thread could be started.)
-// I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker. One
-//           who searches is enough; the last one to stop calls the next if it leaves work behind.
-// I6.5      There are as many workers as processors that are not blocked as far as we know; the watcher
-//           adds one when no worker gets on although tickets are queued. Who is too many and idle, ends.
+// I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the
+//           watcher fills a seat that is empty for a whole tick; or there is no other thread that
+//           could be late.
+// I6.2      A worker that is awake means that the alarm is set: should it block, the watcher finds
+//           what it has in its queue, and starts one more worker if none gets on.
+// I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a
+//           task which blocks holds up no main future. (The one exception: no thread could be
+//           started.)
+// I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker.
+//           One who searches is enough; the last one to stop calls the next if it leaves work
+//           behind.
+// I6.5      There are as many workers as processors that are not blocked as far as we know; the
+//           watcher adds one when no worker gets on although tickets are queued. Who is too many
+//           and idle, ends.
 // NEVER     starts a thread for a program that only calls `block_on` from one thread.
-// REJECTED  A thread for the reactor (two context switches for each message); handing the seat over before
-//           each task (a futex call for each event); waking the watcher whenever the seat is left (five
-//           wake-ups for a message, bench `message_20ms`); tasks on `block_on`'s thread (async-std 644).
+// REJECTED  A thread for the reactor (two context switches for each message); handing the seat over
+//           before each task (a futex call for each event); waking the watcher whenever the seat is
+//           left (five wake-ups for a message, bench `message_20ms`); tasks on `block_on`'s thread
+//           (async-std 644).
 
 /// How a thread is woken, wherever it sleeps.
 struct Signal {
@@ -3449,13 +3759,15 @@ impl IdleState {
         self.active() > 0 && self.watcher == Watcher::Present
     }
 
-    /// Somebody who sleeps and can have the seat, to be woken; `true` if it counts as searching
-    /// now.
-    fn pop_sitter(&mut self) -> Option<(Arc<Signal>, bool)> {
-        let worker = self.workers.pop().map(|signal| (signal, true));
-        let for_others = worker.is_none() && !self.is_for_workers();
-        let other = if for_others { self.others.pop() } else { None };
-        worker.or(other.map(|signal| (signal, false)))
+    fn sleepers(&mut self, workers: bool) -> &mut Vec<Arc<Signal>> {
+        if workers { &mut self.workers } else { &mut self.others }
+    }
+
+    /// Takes somebody off its list. `false`: it was called, and is not there any more.
+    fn take_off(&mut self, signal: &Arc<Signal>, is_worker: bool) -> bool {
+        let sleepers = self.sleepers(is_worker);
+        let place = sleepers.iter().rposition(|other| Arc::ptr_eq(other, signal));
+        place.map(|place| sleepers.remove(place)).is_some()
     }
 
     /// All may be calm: then the alarm is not needed.
@@ -3470,13 +3782,124 @@ impl IdleState {
     }
 }
 
-/// What became of a call for a worker.
-#[derive(PartialEq)]
-enum Called {
-    /// Somebody comes, or will look in any case.
-    Enough,
-    /// A thread must be started; it counts as present and searching already.
-    Start,
+/// A change of the state, under its lock: who is called because of it, and how many workers more
+/// search then. `finish` publishes it and lets go of the lock, and only then calls.
+struct Change {
+    state: MutexGuard<'static, IdleState>,
+    searching: isize,
+    called: Option<Arc<Signal>>,
+    /// Whoever sits in the poller is to look around.
+    interrupts: bool,
+}
+
+impl Deref for Change {
+    type Target = IdleState;
+
+    fn deref(&self) -> &IdleState {
+        &self.state
+    }
+}
+
+impl DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut IdleState {
+        &mut self.state
+    }
+}
+
+impl Change {
+    /// Makes the word say what the state says, and how many more search.
+    fn publish(&mut self) {
+        let state = &mut *self.state;
+        let flag = |yes, flag| if yes { flag } else { 0 };
+        let word = state.asleep() * ASLEEP
+            + flag(!state.others.is_empty(), OTHERS)
+            + flag(state.seat != Sitter::Nobody, SEATED)
+            + flag(state.watcher == Watcher::Present, WATCHED)
+            + flag(state.is_armed, ARMED)
+            + flag(state.present >= state.wanted(), FULL)
+            + flag(state.is_stranded(), STRANDED);
+        let searching = mem::take(&mut self.searching);
+        let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
+        state.published = word;
+        if change != 0 {
+            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 (§0).
+            IDLE.word.fetch_add(change, Ordering::SeqCst);
+        }
+    }
+
+    fn finish(mut self) {
+        self.mind_alarm();
+        self.publish();
+        // S2': whoever has begun to wait in between saw the old word.
+        if !self.is_armed && !self.is_calm() {
+            self.mind_alarm();
+            self.publish();
+        }
+        let Change { state, called, interrupts, .. } = self;
+        drop(state);
+        if interrupts {
+            REACTOR.interrupt();
+        }
+        if let Some(signal) = called {
+            signal.wake();
+        }
+    }
+
+    /// Counts a worker whose thread is about to be started: it searches already.
+    fn add_worker(&mut self) {
+        self.present += 1;
+        self.searching += 1;
+    }
+
+    /// Calls a worker that was taken off its list: it counts as searching.
+    fn call_worker(&mut self, worker: Arc<Signal>) {
+        self.searching += 1;
+        self.called = Some(worker);
+    }
+
+    /// Calls somebody who sleeps to the seat, if there is one who can have it: a worker, since most
+    /// news is for tasks, or else a thread in `block_on`.
+    fn call_sitter(&mut self) -> bool {
+        if let Some(worker) = self.workers.pop() {
+            self.call_worker(worker);
+        } else if !self.is_for_workers() {
+            self.called = self.others.pop();
+        }
+        self.called.is_some()
+    }
+
+    /// Calls a thread in `block_on` to stand in for the workers, if none can be started. (Else it
+    /// is one that looks before it sleeps, or `spawn` does it.)
+    fn call_stand_in(&mut self) {
+        if self.is_stranded() {
+            self.called = self.others.pop();
+            self.interrupts |= self.called.is_none() && self.seat == Sitter::Other;
+        }
+    }
+
+    /// Where somebody sleeps who is on the list: in the seat, or else perhaps a worker is called
+    /// who should have it.
+    fn choose(&mut self, signal: &Arc<Signal>, is_worker: bool) -> Option<Seat> {
+        if self.seat != Sitter::Nobody {
+            return None;
+        }
+        if is_worker {
+            self.workers.pop();
+            self.seated = Some(signal.clone());
+            self.seat = Sitter::Worker;
+            return Some(Seat::new());
+        }
+        if let Some(worker) = self.workers.pop() {
+            self.call_worker(worker);
+            return None;
+        }
+        if self.is_for_workers() {
+            return None;
+        }
+        self.others.pop();
+        self.seat = Sitter::Other;
+        Some(Seat::new())
+    }
 }
 
 /// What somebody does who falls asleep.
@@ -3502,299 +3925,198 @@ impl Idle {
         self.look() & (ARMED | WATCHED) == WATCHED
     }
 
-    /// To be called by everybody but the watcher: something happens.
-    fn change(&self) -> MutexGuard<'_, IdleState> {
-        let mut state = lock(&self.state);
-        state.is_quiet = false;
-        state
+    /// For the watcher.
+    fn lock(&'static self) -> Change {
+        Change { state: lock(&self.state), searching: 0, called: None, interrupts: false }
     }
 
-    /// Makes the word say what the state says, and `searching` more workers search.
-    fn publish(&self, state: &mut IdleState, searching: isize) {
-        let flag = |yes, flag| if yes { flag } else { 0 };
-        let word = state.asleep() * ASLEEP
-            + flag(!state.others.is_empty(), OTHERS)
-            + flag(state.seat != Sitter::Nobody, SEATED)
-            + flag(state.watcher == Watcher::Present, WATCHED)
-            + flag(state.is_armed, ARMED)
-            + flag(state.present >= state.wanted(), FULL)
-            + flag(state.is_stranded(), STRANDED);
-        let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
-        state.published = word;
-        if change != 0 {
-            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 (§0).
-            self.word.fetch_add(change, Ordering::SeqCst);
-        }
-    }
-
-    /// The same at the end of a change, and sees to the alarm.
-    fn settle(&self, state: &mut IdleState, searching: isize) {
-        state.mind_alarm();
-        self.publish(state, searching);
-        // S2': whoever has begun to wait in between saw the old word.
-        if !state.is_armed && !state.is_calm() {
-            state.mind_alarm();
-            self.publish(state, 0);
-        }
+    /// For everybody else: something happens.
+    fn change(&'static self) -> Change {
+        let mut change = self.lock();
+        change.is_quiet = false;
+        change
     }
 
     /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this
     /// looks at what is waited for (S2').
-    fn fall_asleep(&self, signal: &Arc<Signal>, is_worker: bool, searching: bool) -> Bedtime {
+    fn fall_asleep(
+        &'static self,
+        signal: &Arc<Signal>,
+        is_worker: bool,
+        searching: bool,
+    ) -> Bedtime {
         let had_interest = REACTOR.prepare();
-        let mut called = None;
-        let mut state = self.change();
-        let list = if is_worker { &mut state.workers } else { &mut state.others };
-        list.push(signal.clone());
+        let mut change = self.change();
+        change.sleepers(is_worker).push(signal.clone());
+        change.searching -= searching as isize;
         let mut seat = None;
         if had_interest {
-            (seat, called) = Idle::choose(&mut state, signal, is_worker);
+            seat = change.choose(signal, is_worker);
         }
-        let called_one = called.is_some() as isize;
-        self.publish(&mut state, called_one - searching as isize);
+        change.publish();
         if !had_interest && REACTOR.prepare() {
-            (seat, called) = Idle::choose(&mut state, signal, is_worker);
-            self.publish(&mut state, called.is_some() as isize);
+            seat = change.choose(signal, is_worker);
         }
-        self.settle(&mut state, 0);
         let is_parked = seat.is_none();
         let bedtime = Bedtime {
             seat,
-            is_excess: is_worker && state.present > state.wanted(),
-            is_unwatched: is_parked && state.watcher != Watcher::Present,
+            is_excess: is_worker && change.present > change.wanted(),
+            is_unwatched: is_parked && change.watcher != Watcher::Present,
         };
-        let interrupts = is_parked && state.seat == Sitter::Watcher;
-        state.is_wanted |= interrupts;
-        drop(state);
-        if interrupts {
-            REACTOR.interrupt();
+        if is_parked && change.seat == Sitter::Watcher {
+            (change.is_wanted, change.interrupts) = (true, true);
         }
-        if let Some(signal) = called {
-            signal.wake();
-        }
+        change.finish();
         bedtime
-    }
-
-    /// Where somebody sleeps who is on the list: in the seat, or else perhaps somebody is called
-    /// who should have it.
-    fn choose(
-        state: &mut IdleState,
-        signal: &Arc<Signal>,
-        is_worker: bool,
-    ) -> (Option<Seat>, Option<Arc<Signal>>) {
-        if state.seat != Sitter::Nobody {
-            return (None, None);
-        }
-        if is_worker {
-            state.workers.pop();
-            state.seated = Some(signal.clone());
-            state.seat = Sitter::Worker;
-            return (Some(Seat::new()), None);
-        }
-        let worker = state.workers.pop();
-        if worker.is_some() || state.is_for_workers() {
-            return (None, worker);
-        }
-        state.others.pop();
-        state.seat = Sitter::Other;
-        (Some(Seat::new()), None)
     }
 
     /// A thread that parked is awake again. Says whether it was called; a worker counts as
     /// searching then.
-    fn withdraw(&self, signal: &Arc<Signal>, is_worker: bool) -> bool {
-        let mut state = self.change();
-        let list = if is_worker { &mut state.workers } else { &mut state.others };
-        let place = list.iter().rposition(|other| Arc::ptr_eq(other, signal));
-        let own = place.map(|place| list.remove(place));
-        self.settle(&mut state, 0);
-        drop(state);
-        own.is_none()
+    fn withdraw(&'static self, signal: &Arc<Signal>, is_worker: bool) -> bool {
+        let mut change = self.change();
+        let was_called = !change.take_off(signal, is_worker);
+        change.finish();
+        was_called
     }
 
     /// Takes the seat for a look, or for the watcher.
-    fn sit(&self, how: Sitter) -> Option<Seat> {
+    fn sit(&'static self, how: Sitter) -> Option<Seat> {
         if self.look() & SEATED != 0 || !REACTOR.prepare() {
             return None;
         }
-        let mut state = self.change();
-        if state.seat != Sitter::Nobody {
+        let mut change = self.change();
+        if change.seat != Sitter::Nobody {
             return None;
         }
-        state.seat = how;
-        self.publish(&mut state, 0);
+        change.seat = how;
+        change.publish();
         Some(Seat::new())
     }
 
     /// Gives the seat back. Says whether somebody has called for it: whether a worker that slept in
     /// it counts as searching, or the watcher has made room for another.
-    fn leave(&self, _seat: Seat, is_worker: bool) -> bool {
-        let mut state = self.change();
-        let was_watcher = state.seat == Sitter::Watcher;
-        state.seat = Sitter::Nobody;
-        let called = is_worker && state.seated.take().is_none();
+    fn leave(&'static self, _seat: Seat, is_worker: bool) -> bool {
+        let mut change = self.change();
+        let was_watcher = change.seat == Sitter::Watcher;
+        change.seat = Sitter::Nobody;
+        let was_called = is_worker && change.seated.take().is_none();
         // The watcher makes room for somebody; and where there is no watcher, whoever leaves does.
-        let is_wanted = mem::take(&mut state.is_wanted) && was_watcher;
-        let mut next = None;
-        if (is_wanted || state.watcher != Watcher::Present) && REACTOR.has_interest() {
-            next = state.pop_sitter();
+        let is_wanted = mem::take(&mut change.is_wanted) && was_watcher;
+        if (is_wanted || change.watcher != Watcher::Present) && REACTOR.has_interest() {
+            change.call_sitter();
         }
-        self.settle(&mut state, next.as_ref().map_or(0, |(_, searches)| *searches as isize));
-        drop(state);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
-        called || is_wanted
+        change.finish();
+        was_called || is_wanted
     }
 
     /// The seat may be empty although something is waited for: somebody who sleeps sits down, or
     /// else the watcher; which needs not be told if a worker is awake, unless it is `urgent`.
-    fn fill_seat(&self, urgent: bool) {
+    fn fill_seat(&'static self, urgent: bool) {
         if self.look() & SEATED != 0 || is_forked() {
             return;
         }
-        let mut state = self.change();
-        if state.seat != Sitter::Nobody || !REACTOR.has_interest() {
+        let mut change = self.change();
+        if change.seat != Sitter::Nobody || !REACTOR.has_interest() {
             return;
         }
-        let next = state.pop_sitter();
-        let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
-        if next.is_none() && state.watcher == Watcher::Present && (urgent || state.active() == 0) {
-            state.is_urgent = true;
+        let is_late = urgent || change.active() == 0;
+        if !change.call_sitter() && change.watcher == Watcher::Present && is_late {
+            change.is_urgent = true;
             ALARM.set(Some(Duration::ZERO));
         }
-        self.settle(&mut state, searches as isize);
-        drop(state);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
+        change.finish();
     }
 
     /// Somebody begins to wait while nobody sits: the watcher sees to it, should this thread block.
     #[cold]
-    fn mind(&self) {
+    fn mind(&'static self) {
         if !is_forked() {
-            let mut state = self.change();
-            self.settle(&mut state, 0);
+            self.change().finish();
         }
     }
 
-    /// W3: calls a worker that sleeps, or else says that one must be started, if that may be tried.
-    /// `anyhow`: even if another searches, since that has not helped.
-    fn call_worker(&self, anyhow: bool, may_try: bool) -> Called {
+    /// W3: calls a worker that sleeps. `true`: a thread must be started, which counts as present
+    /// and searching already; only if that may be tried. `anyhow`: even if another searches, since that
+    /// has not helped.
+    fn call_worker(&'static self, anyhow: bool, may_try: bool) -> bool {
         if is_forked() {
-            return Called::Enough;
+            return false;
         }
-        let mut state = self.change();
+        let mut change = self.change();
         if self.look() & COUNT > 0 && !anyhow {
-            return Called::Enough;
+            return false;
         }
-        let worker = state.workers.pop().or_else(|| state.seated.take());
-        let mut called = Called::Enough;
-        let mut other = None;
-        if worker.is_none() {
-            // The first worker is tried for each time, since without it nothing goes on.
-            let may_start = state.may_start() || state.present == state.blocked;
-            if may_try && state.present < state.wanted() && may_start {
-                state.present += 1;
-                called = Called::Start;
-            } else if state.is_stranded() {
-                // Whoever is in `block_on` stands in.
-                other = state.others.pop();
-                if other.is_none() && state.seat == Sitter::Other {
-                    REACTOR.interrupt();
-                }
-            }
+        // The first worker is tried for each time, since without it nothing goes on.
+        let may_start = change.may_start() || change.present == change.blocked;
+        let worker = change.workers.pop().or_else(|| change.seated.take());
+        let starts = worker.is_none() && may_try && may_start && change.present < change.wanted();
+        match worker {
+            Some(worker) => change.call_worker(worker),
+            None if starts => change.add_worker(),
+            None => change.call_stand_in(),
         }
-        let searches = worker.is_some() || called == Called::Start;
-        self.settle(&mut state, searches as isize);
-        drop(state);
-        if let Some(signal) = worker.or(other) {
-            signal.wake();
-        }
-        called
+        change.finish();
+        starts
     }
 
     /// Counts one worker more than there should be, if that is not too many.
-    fn add_spare(&self) -> bool {
-        let mut state = self.change();
-        let may_start = state.present < MAX_WORKERS && state.may_start();
+    fn add_spare(&'static self) -> bool {
+        let mut change = self.change();
+        let may_start = change.present < MAX_WORKERS && change.may_start();
         if may_start {
-            state.present += 1;
+            change.add_worker();
         }
-        self.settle(&mut state, may_start as isize);
+        change.finish();
         may_start
     }
 
     /// The thread of a worker was started or not.
-    fn started(&self, success: bool) {
-        let mut other = None;
-        let mut state = self.change();
+    fn started(&'static self, success: bool) {
+        let mut change = self.change();
         if success {
-            state.failed = None;
+            change.failed = None;
         } else {
-            state.present -= 1;
-            state.failed = Some(Instant::now());
-            if state.is_stranded() {
-                // A thread in `block_on` stands in: one that sleeps, perhaps relying on the worker
-                // that never came, or one that looks before it sleeps. Else `spawn` does it.
-                other = state.others.pop();
-                if other.is_none() && state.seat == Sitter::Other {
-                    REACTOR.interrupt();
-                }
-            }
+            change.present -= 1;
+            change.searching -= 1;
+            change.failed = Some(Instant::now());
+            // It may sleep, relying on the worker that never came.
+            change.call_stand_in();
         }
-        self.settle(&mut state, if success { 0 } else { -1 });
-        drop(state);
-        if let Some(signal) = other {
-            signal.wake();
-        }
+        change.finish();
     }
 
     /// A worker that sleeps and was not called ends, if there are too many.
-    fn retire(&self, signal: &Arc<Signal>) -> bool {
-        let mut state = self.change();
-        let is_own = |other: &Arc<Signal>| Arc::ptr_eq(other, signal);
-        let is_seated = state.seated.as_ref().is_some_and(is_own);
-        let place = state.workers.iter().rposition(is_own);
-        if state.present <= state.wanted() || !(is_seated || place.is_some()) {
+    fn retire(&'static self, signal: &Arc<Signal>) -> bool {
+        let mut change = self.change();
+        let is_excess = change.present > change.wanted();
+        let is_seated = change.seated.as_ref().is_some_and(|other| Arc::ptr_eq(other, signal));
+        if !is_excess || !(is_seated || change.take_off(signal, true)) {
             return false;
         }
-        state.present -= 1;
-        let mut next = None;
+        change.present -= 1;
         if is_seated {
-            state.seated = None;
-            state.seat = Sitter::Nobody;
-            next = state.pop_sitter();
+            change.seated = None;
+            change.seat = Sitter::Nobody;
+            change.call_sitter();
         }
-        let own = place.map(|place| state.workers.remove(place));
-        self.settle(&mut state, next.as_ref().map_or(0, |(_, searches)| *searches as isize));
-        drop(state);
-        drop(own);
-        if let Some((signal, _)) = next {
-            signal.wake();
-        }
+        change.finish();
         true
     }
 
     /// A worker that is awake and does not search ends, if there are too many.
-    fn retire_awake(&self) -> bool {
-        let mut state = self.change();
-        let is_excess = state.present > state.wanted();
-        state.present -= is_excess as usize;
-        self.settle(&mut state, 0);
+    fn retire_awake(&'static self) -> bool {
+        let mut change = self.change();
+        let is_excess = change.present > change.wanted();
+        change.present -= is_excess as usize;
+        change.finish();
         is_excess
     }
 
     /// A worker's task waits in a nested `block_on`, or no longer.
-    fn set_blocked(&self, blocked: bool) {
-        let mut state = self.change();
-        if blocked {
-            state.blocked += 1
-        } else {
-            state.blocked -= 1
-        }
-        self.settle(&mut state, 0);
+    fn set_blocked(&'static self, blocked: bool) {
+        let mut change = self.change();
+        change.blocked = if blocked { change.blocked + 1 } else { change.blocked - 1 };
+        change.finish();
     }
 
     /// Whether there are tickets, and nobody else to run them because no thread could be started.
@@ -3803,63 +4125,37 @@ impl Idle {
     }
 }
 
-/// What wakes the watcher: on Linux a timer descriptor, which can be set and stopped without waking
-/// the thread that sleeps on it. Elsewhere, and where there is none, setting it wakes the watcher,
-/// which then waits for a tick.
+/// What wakes the watcher: a timer descriptor. Where there is none, setting the alarm wakes the
+/// watcher, which then waits for a tick.
 struct Alarm {
-    bell: OnceLock<Bell>,
+    bell: OnceLock<Option<TimerFd>>,
     unparker: OnceLock<Unparker>,
 }
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-type Bell = Option<OwnedFd>;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-type Bell = Option<std::convert::Infallible>;
 
 static ALARM: Alarm = Alarm { bell: OnceLock::new(), unparker: OnceLock::new() };
 
 impl Alarm {
-    fn bell(&self) -> &Bell {
-        self.bell.get_or_init(|| {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            {
-                use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-                timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).ok()
-            }
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            None
-        })
+    fn bell(&self) -> &Option<TimerFd> {
+        self.bell.get_or_init(|| new_timer_fd(true))
     }
 
     /// Sets the alarm, or stops it.
     fn set(&self, after: Option<Duration>) {
-        match self.bell() {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Some(bell) => set_timer_descriptor(bell, after),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Some(never) => match *never {},
-            None => {
-                if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
-                    unparker.unpark();
-                }
-            }
+        if let Some(bell) = self.bell() {
+            set_timer_fd(bell, after);
+        } else if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
+            unparker.unpark();
         }
     }
 
     /// Sleeps until the alarm rings.
     fn wait(&self, parker: &Parker) {
-        match self.bell() {
-            // A signal ends it early, which does no harm.
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Some(bell) => drop(rustix::io::read(bell, &mut [0; 8])),
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Some(never) => match *never {},
-            None => {
-                parker.park();
-                if !lock(&IDLE.state).is_urgent {
-                    parker.park_timeout(TICK);
-                }
-            }
+        if let Some(bell) = self.bell() {
+            return wait_for_timer_fd(bell);
+        }
+        parker.park();
+        if !lock(&IDLE.state).is_urgent {
+            parker.park_timeout(TICK);
         }
     }
 }
@@ -3870,14 +4166,14 @@ fn notify() {
     // I6.4, and I6.2: those who are awake find the ticket before they sleep, or the watcher does.
     let is_full = asleep(word) == 0 && word & FULL != 0;
     let is_seen = word & ARMED != 0 && (word & COUNT > 0 || is_full);
-    if !is_seen && IDLE.call_worker(false, true) == Called::Start {
+    if !is_seen && IDLE.call_worker(false, true) {
         start_worker();
     }
 }
 
 /// Queues a ticket of the global executor.
-fn schedule(runnable: Runnable, info: ScheduleInfo) {
-    match QUEUES.push(runnable, info) {
+fn schedule(runnable: Runnable, is_last: bool) {
+    match QUEUES.push(runnable, is_last) {
         Pushed::Queued => notify(),
         // The worker looks at its own queue next, and the alarm is set should it block before
         // (I6.2).
@@ -3918,23 +4214,23 @@ fn start_worker() {
 /// Starts the watcher, unless it is there. `false` if it cannot be.
 fn start_watcher() -> bool {
     {
-        let mut state = lock(&IDLE.state);
-        match state.watcher {
+        let mut change = IDLE.lock();
+        match change.watcher {
             Watcher::Present => return true,
-            _ if !state.may_start() => return false,
-            _ => state.watcher = Watcher::Present,
+            _ if !change.may_start() => return false,
+            _ => change.watcher = Watcher::Present,
         }
         ALARM.bell();
-        IDLE.settle(&mut state, 0);
+        change.finish();
     }
     if start_thread("smol-watch".into(), watch) {
         return true;
     }
     {
-        let mut state = lock(&IDLE.state);
-        (state.watcher, state.failed) = (Watcher::Impossible, Some(Instant::now()));
-        (state.is_armed, state.is_urgent) = (false, false);
-        IDLE.settle(&mut state, 0);
+        let mut change = IDLE.lock();
+        (change.watcher, change.failed) = (Watcher::Impossible, Some(Instant::now()));
+        (change.is_armed, change.is_urgent) = (false, false);
+        change.finish();
     }
     // Whoever relied on it meanwhile looks again.
     IDLE.fill_seat(false);
@@ -4021,8 +4317,9 @@ fn attend(waker: &Waker) {
         // it.
         if is_watched && word & (SEATED | ARMED) == 0 {
             IDLE.mind();
-        } else if !is_watched && word & OTHERS != 0 {
-            start_watcher();
+        } else if !is_watched && word & OTHERS != 0 && !start_watcher() {
+            // Nor can there be one soon: one of those who sleep elsewhere sits down.
+            IDLE.fill_seat(false);
         }
         // A task that polls in a circle without ever yielding would wait for itself.
         if OVERDRAWN.try_with(Cell::take).unwrap_or(false) {
@@ -4561,10 +4858,13 @@ fn sleep(sleeper: &Sleeper) {
 /// let task = smol::spawn(async { 1 + 2 });
 /// assert_eq!(smol::block_on(task), 3);
 /// ```
+#[track_caller]
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
     check_for_fork_outside();
-    let (runnable, task) = new_task(future, || {}, schedule);
-    runnable.schedule();
+    let schedule_woken =
+        |runnable, info: ScheduleInfo| schedule(runnable, info.woken_while_running);
+    let (runnable, task) = new_task(future, Origin::here(false), || {}, schedule_woken);
+    schedule(runnable, true);
     if IDLE.look() & STRANDED != 0 && !is_in_loop() {
         stand_in_at_once();
     }
@@ -4588,9 +4888,10 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
 ///     assert_eq!(task.await, 7);
 /// });
 /// ```
+#[track_caller]
 pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
     match LOCAL.try_with(|local| local.tasks().clone()) {
-        Ok(tasks) => tasks.spawn(future),
+        Ok(tasks) => tasks.spawn(future, Origin::here(false)),
         Err(_) => panic!("smol::spawn_local was called on a thread whose local tasks are gone"),
     }
 }
@@ -4638,13 +4939,12 @@ fn watch() {
 
 /// Sets the alarm once more, or stops it if all is calm, or quiet.
 fn rest(is_quiet: bool) {
-    let mut state = lock(&IDLE.state);
-    if !state.stop_alarm(is_quiet) {
-        state.is_armed = true;
-        state.set_alarm();
+    let mut change = IDLE.lock();
+    if !change.stop_alarm(is_quiet) {
+        change.is_armed = true;
+        change.set_alarm();
     }
-    IDLE.settle(&mut state, 0);
-    drop(state);
+    change.finish();
     look_after_tickets(is_quiet);
 }
 
@@ -4660,31 +4960,23 @@ fn look_after_tickets(was_quiet: bool) {
 /// one turn. `true`: we should go on.
 fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     let has_interest = REACTOR.prepare();
-    let mut limit = None;
-    let next = {
-        let mut state = lock(&IDLE.state);
-        if !has_interest && REACTOR.has_interest() {
-            // It came in between: once more, at once if it is urgent.
-            return false;
-        }
-        let is_due = mem::take(&mut state.is_urgent) || is_empty_for_long;
-        if !is_due || state.seat != Sitter::Nobody || !has_interest {
-            return false;
-        }
-        let next = state.pop_sitter();
-        if next.is_none() {
-            state.seat = Sitter::Watcher;
-            // Workers may be blocked, and then we are needed elsewhere.
-            limit = (!state.stop_alarm(is_quiet)).then_some(TICK);
-        }
-        let searches = next.as_ref().is_some_and(|(_, searches)| *searches);
-        IDLE.settle(&mut state, searches as isize);
-        next.map(|(signal, _)| signal)
-    };
-    if let Some(signal) = next {
-        signal.wake();
+    let mut change = IDLE.lock();
+    if !has_interest && REACTOR.has_interest() {
+        // It came in between: once more, at once if it is urgent.
         return false;
     }
+    let is_due = mem::take(&mut change.is_urgent) || is_empty_for_long;
+    if !is_due || change.seat != Sitter::Nobody || !has_interest {
+        return false;
+    }
+    if change.call_sitter() {
+        change.finish();
+        return false;
+    }
+    change.seat = Sitter::Watcher;
+    // Workers may be blocked, and then we are needed elsewhere.
+    let limit = (!change.stop_alarm(is_quiet)).then_some(TICK);
+    change.finish();
     look_after_tickets(is_quiet);
     let mut woken = Vec::new();
     REACTOR.turn(&Seat::new(), true, limit, &mut woken);
@@ -4758,7 +5050,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
     }
     let is_asleep = asleep(word) > 0;
     if is_asleep || word & FULL == 0 {
-        if IDLE.call_worker(true, true) == Called::Start {
+        if IDLE.call_worker(true, true) {
             start_worker();
         }
         return;
@@ -4784,15 +5076,15 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 // §7  Scopes: tasks that may borrow
 // ============================================================================================
 //
-// uses §1 · used by nobody · locks: ready (leaf)
+// uses §1 · used by nobody · locks: woken (leaf)
 //
 // PROBLEM   A spawned task may not borrow from its spawner, which could be gone before it.
-// IDEA      The future of the scope owns the futures of its children and polls them itself. So they may
-//           borrow whatever outlives that future, and dropping it drops them: nothing to prove. Their
-//           wakers know only a number and a list of numbers, and may live as long as they like.
+// IDEA      The future of the scope owns the futures of its children and polls them itself. So they
+//           may borrow whatever outlives that future, and dropping it drops them: nothing to prove.
+//           Their wakers know only a number and a list, and may live as long as they like.
 // I7.1      A child is in the table, or it is being polled, or it is gone.
-// NEVER     runs two children at the same time: they take turns on the thread of the scope. Work for
-//           several threads is spawned with `spawn` and awaited in the scope.
+// NEVER     runs two children at the same time: they take turns on the thread of the scope. Work
+//           for several threads is spawned with `spawn` and awaited in the scope.
 // REJECTED  Tasks on the executor with their lifetime transmuted: sound only if the scope's future
 //           cannot be leaked (Leakpocalypse, rust-lang/rust issue 24292), and it can.
 
@@ -4817,46 +5109,31 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 /// });
 /// ```
 pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
-    let family = Rc::new(Family {
-        children: RefCell::new(Slab::new()),
-        live: Cell::new(0),
-        closed: Cell::new(false),
-        ready: Arc::new(Mutex::new(Ready { wakers: Vec::new(), scope: None, is_over: false })),
-    });
-    let main = ChildWaker::waker(BODY, &family.ready);
-    main.wake_by_ref();
-    let mut body = std::pin::pin!(Some(body(Scope { family: family.clone() })));
+    let children = Rc::new(Children::default());
+    ChildWaker::waker(BODY, &children.woken).wake();
+    let mut body = std::pin::pin!(Some(body(Scope { children: children.clone() })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
     let _children = OnDrop(|| {
-        family.close();
-        let left = {
-            let mut ready = lock(&family.ready);
-            ready.is_over = true;
-            (mem::take(&mut ready.wakers), ready.scope.take())
-        };
+        children.close();
+        let left = mem::take(&mut *lock(&children.woken));
         drop(left);
     });
     poll_fn(|cx| {
-        let ours = is_ours(cx.waker());
-        let _restore = run_as(cx.waker());
-        for waker in begin_round(&family.ready, cx) {
-            let pointer = Arc::as_ptr(&waker).cast();
-            set_ours(if ours { pointer } else { std::ptr::null() });
-            if waker.key != BODY {
-                if let Err(payload) = family.poll_child(waker) {
-                    family.close();
-                    body.set(None);
-                    resume_unwind(payload);
-                }
-            } else if let Some(future) = body.as_mut().as_pin_mut() {
-                if let Poll::Ready(value) = future.poll(&mut Context::from_waker(&main)) {
+        let polled = children.poll_woken(cx, |cx| {
+            if let Some(future) = body.as_mut().as_pin_mut() {
+                if let Poll::Ready(value) = future.poll(cx) {
                     output = Some(value);
                     body.set(None);
                 }
             }
+        });
+        if let Err(payload) = polled {
+            children.close();
+            body.set(None);
+            resume_unwind(payload);
         }
-        if family.live.get() > 0 {
+        if children.futures.borrow().len > 0 {
             return Poll::Pending;
         }
         output.take().map_or(Poll::Pending, Poll::Ready)
@@ -4864,48 +5141,48 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     .await
 }
 
-/// The body of a scope among the keys of its children.
-const BODY: usize = usize::MAX;
-
 /// Spawns children into a [`scope`]. Can be cloned, and given to children.
 #[derive(Clone)]
 pub struct Scope<'env> {
-    family: Rc<Family<'env>>,
+    children: Rc<Children<'env>>,
 }
 
 /// The children of a scope.
-struct Family<'env> {
-    children: RefCell<Slab<Option<ChildFuture<'env>>>>,
-    /// How many are not finished.
-    live: Cell<usize>,
+#[derive(Default)]
+struct Children<'env> {
+    /// All that are not finished; `None` is the one that is being polled.
+    futures: RefCell<Slab<Option<ChildFuture<'env>>>>,
     /// Cancelled or at its end: who is spawned now is dropped at once.
-    closed: Cell<bool>,
-    ready: Arc<Mutex<Ready>>,
+    is_closed: Cell<bool>,
+    woken: Arc<Mutex<Woken>>,
 }
 
 type ChildFuture<'env> = Pin<Box<dyn Future<Output = ()> + 'env>>;
 
-/// Which children of a scope must be polled.
-struct Ready {
+/// The children that must be polled, and the body.
+#[derive(Default)]
+struct Woken {
     wakers: Vec<Arc<ChildWaker>>,
     /// Wakes the scope's own future; taken by the first child that is woken.
     scope: Option<Waker>,
-    /// The scope has ended: a waker that came now would hold this list, and the list the waker.
-    is_over: bool,
 }
 
-/// The waker of a child.
+/// The waker of a child, or of the body.
 struct ChildWaker {
     key: usize,
     /// Atomic: it is on the list already.
-    queued: AtomicBool,
-    ready: Arc<Mutex<Ready>>,
+    is_queued: AtomicBool,
+    /// The list holds wakers, so that they must not hold the list.
+    woken: Weak<Mutex<Woken>>,
 }
 
+/// The body of a scope among the keys of its children.
+const BODY: usize = usize::MAX;
+
 impl ChildWaker {
-    fn waker(key: usize, ready: &Arc<Mutex<Ready>>) -> Waker {
-        let queued = AtomicBool::new(false);
-        Waker::from(Arc::new(ChildWaker { key, queued, ready: ready.clone() }))
+    fn waker(key: usize, woken: &Arc<Mutex<Woken>>) -> Waker {
+        let (is_queued, woken) = (AtomicBool::new(false), Arc::downgrade(woken));
+        Waker::from(Arc::new(ChildWaker { key, is_queued, woken }))
     }
 }
 
@@ -4915,18 +5192,16 @@ impl Wake for ChildWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Ordering: AcqRel. Pairs with the swap in `begin_round`, also if it was set already: the
+        // Ordering: AcqRel. Pairs with the swap in `poll_woken`, also if it was set already: the
         // poll that follows sees what was written before this.
-        if self.queued.swap(true, Ordering::AcqRel) {
+        if self.is_queued.swap(true, Ordering::AcqRel) {
             return;
         }
+        let Some(woken) = self.woken.upgrade() else { return };
         let scope = {
-            let mut ready = lock(&self.ready);
-            if ready.is_over {
-                return;
-            }
-            ready.wakers.push(self.clone());
-            ready.scope.take()
+            let mut woken = lock(&woken);
+            woken.wakers.push(self.clone());
+            woken.scope.take()
         };
         if let Some(scope) = scope {
             scope.wake();
@@ -4934,68 +5209,59 @@ impl Wake for ChildWaker {
     }
 }
 
-/// Who is to be polled now. Whoever becomes ready after this wakes the scope again.
-fn begin_round(ready: &Mutex<Ready>, cx: &Context<'_>) -> Vec<Arc<ChildWaker>> {
-    let waker = cx.waker().clone();
-    let (wakers, old) = {
-        let mut ready = lock(ready);
-        (mem::take(&mut ready.wakers), ready.scope.replace(waker))
-    };
-    drop(old);
-    for waker in &wakers {
-        // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
-        waker.queued.swap(false, Ordering::AcqRel);
-    }
-    wakers
-}
-
-impl<'env> Family<'env> {
-    /// Polls a child. An error is its panic.
-    fn poll_child(&self, waker: Arc<ChildWaker>) -> thread::Result<()> {
-        let key = waker.key;
-        let taken = self.children.borrow_mut().get_mut(key).and_then(Option::take);
-        // A wake-up of one that is gone?
-        let Some(mut future) = taken else {
-            return Ok(());
+impl<'env> Children<'env> {
+    /// Polls those that were woken. Whoever is woken after this has begun wakes the scope again. An
+    /// error is the panic of a child.
+    fn poll_woken(
+        &self,
+        cx: &Context<'_>,
+        mut poll_body: impl FnMut(&mut Context<'_>),
+    ) -> thread::Result<()> {
+        let scope = cx.waker().clone();
+        let (wakers, old) = {
+            let mut woken = lock(&self.woken);
+            (mem::take(&mut woken.wakers), woken.scope.replace(scope))
         };
-        let waker = Waker::from(waker);
-        let mut cx = Context::from_waker(&waker);
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx)));
-        if let (Ok(Poll::Pending), false) = (&polled, self.closed.get()) {
-            if let Some(place) = self.children.borrow_mut().get_mut(key) {
-                *place = Some(future);
-                return Ok(());
+        drop(old);
+        let is_ours = is_ours(cx.waker());
+        let _restore = run_as(cx.waker());
+        for waker in wakers {
+            let key = waker.key;
+            // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
+            waker.is_queued.swap(false, Ordering::AcqRel);
+            let waker = Waker::from(waker);
+            set_ours(if is_ours { waker.data() } else { std::ptr::null() });
+            let mut cx = Context::from_waker(&waker);
+            match key {
+                BODY => poll_body(&mut cx),
+                _ => self.poll_child(key, &mut cx)?,
             }
         }
-        self.children.borrow_mut().remove(key);
-        self.live.set(self.live.get() - 1);
+        Ok(())
+    }
+
+    /// Polls a child, if it is still there.
+    fn poll_child(&self, key: usize, cx: &mut Context<'_>) -> thread::Result<()> {
+        let taken = self.futures.borrow_mut().get_mut(key).and_then(Option::take);
+        let Some(mut future) = taken else { return Ok(()) };
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        if let (Ok(Poll::Pending), false) = (&polled, self.is_closed.get()) {
+            if let Some(place) = self.futures.borrow_mut().get_mut(key) {
+                *place = Some(future);
+            }
+            return Ok(());
+        }
+        self.futures.borrow_mut().remove(key);
         shielded(|| drop(future));
         polled.map(|_| ())
     }
 
     /// Drops all children but the one that is being polled, which goes when its poll returns.
     fn close(&self) {
-        self.closed.set(true);
-        let keys = self.children.borrow().entries.len();
-        for key in 0..keys {
-            let child = self.children.borrow_mut().get_mut(key).and_then(Option::take);
-            if let Some(child) = child {
-                self.children.borrow_mut().remove(key);
-                self.live.set(self.live.get() - 1);
-                shielded(|| drop(child));
-            }
-        }
-        // The scope may have nothing left to wait for.
-        let (scope, wakers) = {
-            let mut ready = lock(&self.ready);
-            let (body, children) =
-                mem::take(&mut ready.wakers).into_iter().partition(|w| w.key == BODY);
-            ready.wakers = body;
-            (ready.scope.take(), children)
-        };
-        drop::<Vec<_>>(wakers);
-        if let Some(scope) = scope {
-            scope.wake();
+        self.is_closed.set(true);
+        let futures = self.futures.take();
+        for future in futures.into_values().flatten() {
+            shielded(|| drop(future));
         }
     }
 }
@@ -5003,58 +5269,56 @@ impl<'env> Family<'env> {
 impl<'env> Scope<'env> {
     /// Spawns a child, which may borrow whatever outlives the scope.
     pub fn spawn<T: 'env>(&self, future: impl Future<Output = T> + 'env) -> ScopedTask<T> {
-        let packet = Rc::new(Packet {
+        let slot = Rc::new(OutputSlot {
             output: Cell::new(None),
-            gone: Cell::new(false),
+            is_gone: Cell::new(false),
             waiter: Cell::new(None),
         });
-        let task = ScopedTask { packet: packet.clone() };
-        let sender = PacketSender(packet);
+        let task = ScopedTask { slot: slot.clone() };
+        let gone = OnDrop({
+            let slot = slot.clone();
+            move || {
+                slot.is_gone.set(true);
+                slot.waiter.take().into_iter().for_each(Waker::wake);
+            }
+        });
         let child = Box::pin(async move {
             let output = future.await;
-            sender.0.output.set(Some(output));
+            slot.output.set(Some(output));
+            drop(gone);
         });
-        let family = &self.family;
-        if family.closed.get() {
+        if self.children.is_closed.get() {
             shielded(|| drop(child));
-            return task;
+        } else {
+            let key = self.children.futures.borrow_mut().insert(Some(child));
+            ChildWaker::waker(key, &self.children.woken).wake();
         }
-        let key = family.children.borrow_mut().insert(Some(child));
-        family.live.set(family.live.get() + 1);
-        ChildWaker::waker(key, &family.ready).wake();
         task
     }
 
     /// Drops all children that are not finished, and those that are spawned afterwards. The body
     /// goes on; awaiting a [`ScopedTask`] that was cancelled panics.
     pub fn cancel(&self) {
-        self.family.close();
+        self.children.close();
+        // The scope may have nothing left to wait for.
+        let scope = lock(&self.children.woken).scope.take();
+        scope.into_iter().for_each(Waker::wake);
     }
 }
 
 impl fmt::Debug for Scope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scope").field("children", &self.family.live.get()).finish_non_exhaustive()
+        let children = self.children.futures.borrow().len;
+        f.debug_struct("Scope").field("children", &children).finish_non_exhaustive()
     }
 }
 
 /// Where a child leaves its output.
-struct Packet<T> {
+struct OutputSlot<T> {
     output: Cell<Option<T>>,
-    gone: Cell<bool>,
+    /// The child is finished, or was cancelled.
+    is_gone: Cell<bool>,
     waiter: Cell<Option<Waker>>,
-}
-
-/// The child's end of a [`Packet`].
-struct PacketSender<T>(Rc<Packet<T>>);
-
-impl<T> Drop for PacketSender<T> {
-    fn drop(&mut self) {
-        self.0.gone.set(true);
-        if let Some(waiter) = self.0.waiter.take() {
-            waiter.wake();
-        }
-    }
 }
 
 /// A child of a [`scope`]. Awaiting it gives its output; dropping it leaves the child to the scope,
@@ -5065,13 +5329,13 @@ impl<T> Drop for PacketSender<T> {
 /// Awaiting a child that was cancelled panics, as it does for a [`Task`].
 #[must_use = "the scope waits for its children anyhow; await the task for its output, or drop it"]
 pub struct ScopedTask<T> {
-    packet: Rc<Packet<T>>,
+    slot: Rc<OutputSlot<T>>,
 }
 
 impl<T> ScopedTask<T> {
     /// Whether the child is finished, or was cancelled.
     pub fn is_finished(&self) -> bool {
-        self.packet.gone.get()
+        self.slot.is_gone.get()
     }
 }
 
@@ -5079,14 +5343,11 @@ impl<T> Future for ScopedTask<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if let Some(output) = self.packet.output.take() {
+        if let Some(output) = self.slot.output.take() {
             return Poll::Ready(output);
         }
-        assert!(
-            !self.packet.gone.get(),
-            "a scoped task was awaited after it was cancelled, or twice"
-        );
-        self.packet.waiter.set(Some(cx.waker().clone()));
+        assert!(!self.is_finished(), "a scoped task was awaited after it was cancelled, or twice");
+        self.slot.waiter.set(Some(cx.waker().clone()));
         Poll::Pending
     }
 }
@@ -5114,10 +5375,10 @@ impl<T> fmt::Debug for ScopedTask<T> {
 ///
 /// It yields the deadline, not the moment it was noticed. A timer is never early; it is late by
 /// what the operating system and busy threads add, typically some 50 µs. After it has fired, a
-/// timer without a period stays pending until it is set again. Cancel-safe: dropping it forgets it.
+/// timer without a period stays pending until it is set again. Cancel-safe.
 ///
-/// Whoever polled a timer last waits for it, whatever it is set to meanwhile, and is woken by the
-/// deadline that was set last. Of timers with one deadline, who was polled first is woken first.
+/// Whoever polled a timer last waits for it, whatever it is set to meanwhile. Of timers with one
+/// deadline, who was polled first is woken first.
 ///
 /// ```
 /// use smol::{Timer, stream::StreamExt};
@@ -5146,12 +5407,14 @@ enum TimerState {
 }
 
 impl TimerState {
+    #[inline]
     fn new(deadline: Option<Instant>) -> TimerState {
         deadline.map_or(TimerState::Never(None), |deadline| TimerState::Set(deadline, None))
     }
 }
 
 impl Timer {
+    #[inline]
     fn new(deadline: Option<Instant>, period: Option<Duration>) -> Timer {
         Timer { state: TimerState::new(deadline), period }
     }
@@ -5162,11 +5425,13 @@ impl Timer {
     }
 
     /// Fires once, after the given time. A time too long for the clock means never.
+    #[inline]
     pub fn after(duration: Duration) -> Timer {
         Timer::new(Instant::now().checked_add(duration), None)
     }
 
     /// Fires once, at the given time.
+    #[inline]
     pub fn at(instant: Instant) -> Timer {
         Timer::new(Some(instant), None)
     }
@@ -5215,28 +5480,24 @@ impl Timer {
     /// Changes the deadline. Whoever waits for the timer goes on waiting, also if there is none.
     fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>, is_ahead: bool) {
         self.period = period;
-        match (&mut self.state, deadline) {
-            (TimerState::Set(old, key), Some(deadline)) => {
-                *old = deadline;
+        let old = mem::replace(&mut self.state, TimerState::new(None));
+        self.state = match (old, deadline) {
+            (TimerState::Set(_, key), Some(deadline)) => {
                 // If it has fired, its waiter was woken and comes back.
-                *key = key.filter(|key| REACTOR.move_timer(*key, deadline));
-                key.iter_mut().for_each(|key| key.is_ahead = is_ahead);
+                let key = key.filter(|key| REACTOR.move_timer(*key, deadline));
+                TimerState::Set(deadline, key.map(|key| TimerKey { is_ahead, ..key }))
             }
             (TimerState::Set(_, key), None) => {
-                let waiter = key.take().and_then(|key| REACTOR.take_timer(key));
-                self.state = TimerState::Never(waiter);
+                TimerState::Never(key.and_then(|key| REACTOR.take_timer(key)))
             }
-            (TimerState::Never(waiter), Some(deadline)) => {
-                let Some(waiter) = waiter.take() else {
-                    self.state = TimerState::Set(deadline, None);
-                    return;
-                };
+            (TimerState::Never(Some(waiter)), Some(deadline)) => {
                 let key = REACTOR.set_timer(deadline, waiter.clone());
-                self.state = TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }));
                 attend(&waiter);
+                TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }))
             }
-            (TimerState::Never(_), None) => {}
-        }
+            (TimerState::Never(waiter), None) => TimerState::Never(waiter),
+            (TimerState::Never(None), deadline) => TimerState::new(deadline),
+        };
     }
 
     /// The deadline after one that fired at `now`.
@@ -5255,35 +5516,26 @@ impl Timer {
     fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         let (deadline, key) = match &mut self.state {
             TimerState::Set(deadline, key) => (*deadline, key),
-            TimerState::Never(Some(waiter)) => {
-                waiter.clone_from(cx.waker());
-                return Poll::Pending;
-            }
-            TimerState::Never(waiter @ None) => {
-                *waiter = Some(cx.waker().clone());
+            TimerState::Never(waiter) => {
+                waiter.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
                 return Poll::Pending;
             }
         };
         ready!(spend(cx));
+        let still_waits = |key: &TimerKey| REACTOR.update_timer(*key, cx.waker());
         // When it was set the clock was asked, and need not be asked twice (bench: `timer_reset`).
-        if let Some(key) = key.as_mut().filter(|key| key.is_ahead) {
-            key.is_ahead = false;
-            if REACTOR.update_timer(*key, cx.waker()) {
-                attend(cx.waker());
-                return Poll::Pending;
+        let is_ahead = key.as_mut().is_some_and(|key| mem::take(&mut key.is_ahead));
+        if !(is_ahead && key.as_ref().is_some_and(still_waits)) {
+            let now = Instant::now();
+            if now >= deadline {
+                let key = key.take();
+                self.state = TimerState::new(self.next(deadline, now));
+                key.into_iter().for_each(|key| REACTOR.clear_timer(key));
+                return Poll::Ready(deadline);
             }
-        }
-        let now = Instant::now();
-        if now >= deadline {
-            let key = key.take();
-            self.state = TimerState::new(self.next(deadline, now));
-            if let Some(key) = key {
-                REACTOR.clear_timer(key);
+            if !key.as_ref().is_some_and(still_waits) {
+                *key = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
             }
-            return Poll::Ready(deadline);
-        }
-        if !key.is_some_and(|key| REACTOR.update_timer(key, cx.waker())) {
-            *key = Some(REACTOR.set_timer(deadline, cx.waker().clone()));
         }
         attend(cx.waker());
         Poll::Pending
@@ -5293,9 +5545,8 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         match &mut self.state {
-            TimerState::Set(_, key) => {
-                key.take().into_iter().for_each(|key| REACTOR.clear_timer(key))
-            }
+            TimerState::Set(_, Some(key)) => REACTOR.clear_timer(*key),
+            TimerState::Set(_, None) => {}
             TimerState::Never(waiter) => shielded(|| drop(waiter.take())),
         }
     }
@@ -5317,12 +5568,10 @@ impl Stream for Timer {
     }
 }
 
-/// Gives a future so much time from now on, and not more. A time too long for the clock means for
-/// ever.
+/// Gives a future so much time from the call on; a time too long for the clock means for ever.
 ///
-/// The time runs from the call, not from the first poll. The future is polled first, so that one
-/// that is ready at the same moment wins. On `Err` it has been dropped; whether that loses
-/// something is a matter of the future. Cancel-safe if the future is.
+/// The future is polled first, so that one that is ready at the same moment wins. On `Err` it has
+/// been dropped; whether that loses something is a matter of the future. Cancel-safe if it is.
 ///
 /// ```
 /// use std::time::Duration;
@@ -5651,23 +5900,29 @@ impl Pool {
                 state.end_job();
                 continue;
             }
-            state.idle += 1;
-            let idle = |state: &mut PoolState| state.called + state.sent_away == 0;
-            let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            // Whoever called or sent us away has taken us off `idle`.
-            if state.called > 0 {
-                state.called -= 1;
-                came = true;
-            } else if state.sent_away > 0 {
-                state.sent_away -= 1;
-                return;
-            } else {
-                state.idle -= 1;
-                state.threads -= 1;
-                return;
-            }
+            let Some(called) = self.idle(state) else { return };
+            (state, came) = (called, true);
         }
+    }
+
+    /// Waits until somebody calls this thread. `None`: it ends.
+    fn idle<'a>(&self, mut state: MutexGuard<'a, PoolState>) -> Option<MutexGuard<'a, PoolState>> {
+        state.idle += 1;
+        let idle = |state: &mut PoolState| state.called + state.sent_away == 0;
+        let waited = self.call.wait_timeout_while(state, POOL_IDLE, idle);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        // Whoever called or sent us away has taken us off `idle`.
+        if state.called > 0 {
+            state.called -= 1;
+            return Some(state);
+        }
+        if state.sent_away > 0 {
+            state.sent_away -= 1;
+        } else {
+            state.idle -= 1;
+            state.threads -= 1;
+        }
+        None
     }
 }
 
@@ -5693,8 +5948,10 @@ impl Pool {
 /// })
 /// # }
 /// ```
+#[track_caller]
 pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    let (runnable, task) = new_task(async move { f() }, || {}, |runnable, _| POOL.submit(runnable));
+    let schedule = |runnable, _| POOL.submit(runnable);
+    let (runnable, task) = new_task(async move { f() }, Origin::here(true), || {}, schedule);
     runnable.schedule();
     task
 }
@@ -6121,35 +6378,8 @@ impl<S: Send + 'static> Lane<S> {
         }
         drop(state);
         let len = buf.len().min(POOL_CHUNK);
-        let take = |state: &mut LaneState<S>| {
-            let (io, mut ahead) = (state.io.as_mut()?, state.ahead.take()?);
-            let rest = &ahead.bytes[ahead.seen..];
-            let len = buf.len().min(rest.len());
-            if ahead.at.is_some_and(|at| !pass(io, at, len)) {
-                return None;
-            }
-            buf[..len].copy_from_slice(&rest[..len]);
-            ahead.seen += len;
-            state.moves += u64::from(goes_back);
-            state.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
-            Some(Answer::Number(Ok(len as u64)))
-        };
-        let op = || {
-            Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
-                // Bytes that are nowhere else are first seen by somebody.
-                if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
-                    return Answer::Number(Ok(ahead.unseen() as u64));
-                }
-                let mut bytes = vec![0; len];
-                let read = read(io, &mut bytes);
-                *ahead = None;
-                Answer::Number(read.map(|(len, at)| {
-                    bytes.truncate(len);
-                    *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
-                    len as u64
-                }))
-            }) as Op<S>
-        };
+        let take = |state: &mut LaneState<S>| state.take_ahead(buf, goes_back, pass);
+        let op = || read_ahead(len, read);
         let answer = ready!(self.poll_op(who, cx, (Request::Read, &[]), take, op));
         Poll::Ready(answer.number().map(|len| {
             spend_bytes(len as usize);
@@ -6232,7 +6462,49 @@ impl<S: Send + 'static> Lane<S> {
     }
 }
 
+/// The operation that reads.
+fn read_ahead<S>(
+    len: usize,
+    read: impl FnOnce(&mut S, &mut [u8]) -> io::Result<(usize, Option<u64>)> + Send + 'static,
+) -> Op<S> {
+    Box::new(move |io, ahead| {
+        // Bytes that are nowhere else are first seen by somebody.
+        if let Some(ahead) = ahead.as_ref().filter(|ahead| ahead.at.is_none()) {
+            return Answer::Number(Ok(ahead.unseen() as u64));
+        }
+        let mut bytes = vec![0; len];
+        let read = read(io, &mut bytes);
+        *ahead = None;
+        Answer::Number(read.map(|(len, at)| {
+            bytes.truncate(len);
+            *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
+            len as u64
+        }))
+    })
+}
+
 impl<S> LaneState<S> {
+    /// Gives bytes that were read to somebody, and moves the position by so many (`pass`), if that
+    /// was not moved when they were read.
+    fn take_ahead(
+        &mut self,
+        buf: &mut [u8],
+        goes_back: bool,
+        pass: impl FnOnce(&mut S, u64, usize) -> bool,
+    ) -> Option<Answer> {
+        let (io, mut ahead) = (self.io.as_mut()?, self.ahead.take()?);
+        let rest = &ahead.bytes[ahead.seen..];
+        let len = buf.len().min(rest.len());
+        if ahead.at.is_some_and(|at| !pass(io, at, len)) {
+            return None;
+        }
+        buf[..len].copy_from_slice(&rest[..len]);
+        ahead.seen += len;
+        self.moves += u64::from(goes_back);
+        self.ahead = Some(ahead).filter(|ahead| ahead.unseen() > 0);
+        Some(Answer::Number(Ok(len as u64)))
+    }
+
     fn add_waiter(&mut self, waker: Arc<Waker>) -> Option<Arc<Waker>> {
         let vtable: *const _ = waker.vtable();
         self.waiters.insert((waker.data() as usize, vtable as usize), waker)
@@ -6540,29 +6812,27 @@ where
 // uses §1 §5 §6 §8 §9 · used by §11-§12 · locks: none of its own
 //
 // PROBLEM   std's types for sockets, files and processes have a good interface, and block.
-// IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation, and
-//           when it says WouldBlock, wait for the reactor's news and try again. Regular files, which
-//           the kernel always calls ready, go through a lane of the pool.
-// I10.1     The thing is owned, and lent out as `&T` only, and taken out of the poller before it is dropped:
-//           so a registered handle is never closed (§5, `Kernel::add`).
-// I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and its like
-//           cannot know; what they leave behind is bounded (`Side::put`).
+// IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation,
+//           and when it says WouldBlock, wait for the reactor's news and try again. Regular files,
+//           which the kernel always calls ready, go through a lane of the pool.
+// I10.1     The thing is owned, and lent out as `&T` only, and taken out of the poller before it is
+//           dropped: so a registered handle is never closed (§5, `Kernel::add`).
+// I10.2     A future of ours that waits takes its waker back when it is dropped. `poll_read` and
+//           its like cannot know; what they leave behind is bounded (`Side::put`).
 // NEVER     says WouldBlock or Interrupted to the user.
 
 /// A socket, pipe, file, process or other thing of the operating system, made asynchronous.
 ///
 /// `T` is std's type, and its name tells what there is: `Async::<TcpStream>::connect`,
 /// `Async::<UdpSocket>::bind`, `Async::<File>::open`, `Async::<Child>::spawn`. Whatever else std
-/// has is reached through [`get_ref`](Async::get_ref); and any other handle that the system's
-/// poller knows, such as an inotify or timer descriptor, can be wrapped with [`Async::new`] and
-/// used with
+/// has is reached through [`get_ref`](Async::get_ref). Any other handle that the system's poller
+/// knows, such as an inotify or timer descriptor, is wrapped with [`Async::new`] and used with
 /// [`read_with`](Async::read_with) and [`readable`](Async::readable).
 ///
 /// A clone is another handle to the same thing: this is how a socket is split. Any number of tasks
-/// may wait for the same handle. All methods can be called from any thread and under any executor.
-/// They are cancel-safe: a future that is dropped has either done nothing, or finished. Not so on
-/// files, where a write goes on; see `Async::<File>::from`, also for what holds if many use one
-/// handle.
+/// may wait for it, on any thread and under any executor. All methods are cancel-safe: a future
+/// that is dropped has either done nothing, or finished. Not so on files, where a write goes on;
+/// see `Async::<File>::from`, also for what holds if many use one handle.
 ///
 /// Closing (`AsyncWriteExt::close`) shuts down the writing half of a socket. The descriptor is
 /// closed when the last handle is dropped.
@@ -6596,7 +6866,8 @@ pub struct Async<T> {
 /// A thing and who drives it.
 struct Driven<T> {
     driver: Driver<T>,
-    io: Holder<T>,
+    /// `None`: it was taken out, or is a process, which std wants to change when it looks at it.
+    io: Option<Holder<T>>,
 }
 
 enum Driver<T> {
@@ -6604,26 +6875,45 @@ enum Driver<T> {
     Polled(Arc<Source>, fn(&T) -> Borrowed<'_>),
     /// Each operation goes to the pool.
     Pooled(Arc<Lane<Arc<File>>>),
-    /// Neither: a process, whose own matter it is how it is waited for.
-    Other(Box<dyn Any + Send + Sync>),
-}
-
-impl<T> Drop for Driven<T> {
-    fn drop(&mut self) {
-        // Before the handle is closed (I10.1).
-        if let (Driver::Polled(source, borrow), Holder::Own(io)) = (&self.driver, &self.io) {
-            source.deregister(borrow(io));
-        }
-    }
+    /// The system tells when it has ended (§12).
+    Process(Parent),
 }
 
 /// The thing itself, which a lane shares.
 enum Holder<T> {
     Own(T),
     Shared(Arc<T>),
-    /// It was taken out; or it is with its driver, behind a lock: a child, which std wants to
-    /// change when it looks at it.
-    Elsewhere,
+}
+
+/// What the handles to a child share. The pipes are closed with the last handle, whoever waits.
+struct Parent {
+    process: Arc<Process>,
+    pipes: Mutex<[Option<Async<File>>; 3]>,
+}
+
+/// A child process. It may outlive the handles to it: somebody has to take its status in the end.
+struct Process {
+    /// Readable when the child has ended, where there is such a thing.
+    pidfd: Option<Async<File>>,
+    state: Mutex<ProcessState>,
+}
+
+struct ProcessState {
+    child: Child,
+    /// How it ended, or the system's error: then somebody else took the status.
+    end: Option<Result<ExitStatus, i32>>,
+    kill_on_drop: bool,
+    /// Who waits without a pidfd. Those that gave up have dropped their wakers.
+    waiters: Vec<Weak<Waker>>,
+}
+
+impl<T> Drop for Driven<T> {
+    fn drop(&mut self) {
+        // Before the handle is closed (I10.1).
+        if let (Driver::Polled(source, borrow), Some(Holder::Own(io))) = (&self.driver, &self.io) {
+            source.deregister(borrow(io));
+        }
+    }
 }
 
 /// What the poller knows a handle by.
@@ -6636,14 +6926,11 @@ fn borrow<T: AsHandle>(io: &T) -> Borrowed<'_> {
 
 impl<T: AsHandle + 'static> Async<T> {
     /// Makes a handle asynchronous: sets it to non-blocking mode and registers it with the poller.
-    ///
-    /// # Errors
-    ///
-    /// If the poller does not take it. Regular files and directories are of that kind; for them
-    /// there is `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared
-    /// with other processes; [`Unblock`] is for them.
-    ///
     /// On Windows only sockets can be wrapped.
+    ///
+    /// Fails if the poller does not take it, as for regular files and directories: for files there
+    /// is `Async::<File>::from`. Do not wrap standard input and output, whose mode is shared with
+    /// other processes; [`Unblock`] is for them.
     ///
     /// What is wrapped must be owned, not borrowed: it could be closed while it is registered.
     ///
@@ -6663,10 +6950,11 @@ impl<T: AsHandle + 'static> Async<T> {
         if let Driver::Polled(source, borrow) = &this.shared.driver {
             REACTOR.poller()?;
             source.register(borrow(this.get_ref())).map_err(|err| match err.kind() {
-                io::ErrorKind::PermissionDenied => io::Error::new(
-                    io::ErrorKind::PermissionDenied,
-                    "the system cannot poll this handle; for a regular file, use Async::<File>::from",
-                ),
+                kind @ io::ErrorKind::PermissionDenied => {
+                    let why = "the system cannot poll this handle; \
+                        for a regular file, use Async::<File>::from";
+                    io::Error::new(kind, why)
+                }
                 _ => err,
             })?;
         }
@@ -6676,7 +6964,7 @@ impl<T: AsHandle + 'static> Async<T> {
     /// A handle that is registered when it blocks for the first time.
     fn polled(io: T, is_tcp: bool) -> Async<T> {
         let driver = Driver::Polled(Source::new(is_tcp), borrow);
-        Async { shared: Arc::new(Driven { driver, io: Holder::Own(io) }), desk: None }
+        Async { shared: Arc::new(Driven { driver, io: Some(Holder::Own(io)) }), desk: None }
     }
 }
 
@@ -6712,36 +7000,36 @@ impl<T> Drop for Waiting<'_, T> {
 }
 
 impl<T> Async<T> {
-    /// The thing itself.
-    ///
-    /// A polled handle is in non-blocking mode, so that its own operations do not block but may say
-    /// `WouldBlock`.
+    /// The thing itself. A polled handle is in non-blocking mode, so that its own operations do not
+    /// block but may say `WouldBlock`.
     ///
     /// # Panics
     ///
     /// For a `Child`, which is behind a lock. `Async<Child>` has all that could be done with it.
     pub fn get_ref(&self) -> &T {
-        match &self.shared.io {
-            Holder::Own(io) => io,
-            Holder::Shared(io) => io,
-            Holder::Elsewhere => panic!("get_ref cannot be used on Async<Child>"),
+        self.thing().expect("get_ref cannot be used on Async<Child>")
+    }
+
+    fn thing(&self) -> Option<&T> {
+        match self.shared.io.as_ref()? {
+            Holder::Own(io) => Some(io),
+            Holder::Shared(io) => Some(io),
         }
     }
 
     /// Takes the thing out and deregisters it. It stays in non-blocking mode; on Unix,
     /// `OwnedFd::try_from` gives one that blocks.
     ///
-    /// # Errors
-    ///
-    /// If there are clones of this handle, or a file operation is under way, or one that was
-    /// dropped has read from something that cannot seek; and always for a `Child`. The handle is
-    /// dropped then.
+    /// Fails, and drops the handle, if there are clones of it, or a file operation is under way, or
+    /// one that was dropped has read from something that cannot seek; and always for a `Child`.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared = Arc::try_unwrap(self.shared);
         let mut shared = shared.map_err(|_| busy("there are clones of this handle"))?;
         match (&shared.driver, &shared.io) {
-            (Driver::Polled(source, borrow), Holder::Own(io)) => source.deregister(borrow(io)),
+            (Driver::Polled(source, borrow), Some(Holder::Own(io))) => {
+                source.deregister(borrow(io))
+            }
             (Driver::Pooled(lane), _) => {
                 let mut state = lock(&lane.state);
                 if !state.is_quiet() {
@@ -6752,22 +7040,20 @@ impl<T> Async<T> {
             }
             _ => {}
         }
-        match mem::replace(&mut shared.io, Holder::Elsewhere) {
-            Holder::Own(io) => Ok(io),
-            Holder::Shared(io) => {
+        match shared.io.take() {
+            Some(Holder::Own(io)) => Ok(io),
+            Some(Holder::Shared(io)) => {
                 Arc::try_unwrap(io).map_err(|_| busy("an operation is under way"))
             }
-            Holder::Elsewhere => Err(busy("a process cannot be taken out")),
+            None => Err(busy("a process cannot be taken out")),
         }
     }
 
-    /// Waits until the handle is readable: until there are bytes, a connection, an event, or its
-    /// end.
+    /// Waits until the handle is readable: there are bytes, a connection, an event, or its end.
     ///
     /// It asks the system, not its own memory, so that it can be followed by an operation of one's
-    /// own on
-    /// [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for `WouldBlock`. A regular
-    /// file is always readable.
+    /// own on [`get_ref`](Async::get_ref). Somebody else may be faster: be prepared for
+    /// `WouldBlock`. A regular file is always readable.
     pub async fn readable(&self) -> io::Result<()> {
         self.wait_ready(Direction::Read).await
     }
@@ -6830,27 +7116,22 @@ impl<T> Async<T> {
         loop {
             let seen = source.look();
             if seen & direction.bit() != 0 {
-                match op(self.get_ref()) {
+                match retry(|| op(self.get_ref())) {
                     Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
                         source.blocked(direction, seen)
                     }
-                    Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
-                    Ok(output) => {
-                        if fell_short(&output) {
+                    result => {
+                        if result.as_ref().is_ok_and(fell_short) {
                             source.fell_short(direction, seen);
                         }
-                        return Poll::Ready(Ok(output));
+                        return Poll::Ready(result);
                     }
-                    Err(err) => return Poll::Ready(Err(err)),
                 }
             }
-            match source.wait(borrow(self.get_ref()), direction, token.as_deref_mut(), cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
-                Poll::Pending => {
-                    attend(cx.waker());
-                    return Poll::Pending;
-                }
+            let handle = borrow(self.get_ref());
+            if source.wait(handle, direction, token.as_deref_mut(), cx)?.is_pending() {
+                attend(cx.waker());
+                return Poll::Pending;
             }
         }
     }
@@ -6881,42 +7162,29 @@ impl<T> Clone for Async<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Async<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut tuple = f.debug_tuple("Async");
-        match &self.shared.io {
-            Holder::Own(io) => tuple.field(io),
-            Holder::Shared(io) => tuple.field(io),
-            Holder::Elsewhere => tuple.field(&format_args!("{}", std::any::type_name::<T>())),
-        };
-        tuple.finish()
+        match self.thing() {
+            Some(io) => f.debug_tuple("Async").field(io).finish(),
+            None => write!(f, "Async({})", std::any::type_name::<T>()),
+        }
     }
 }
 
-#[cfg(unix)]
-impl<T: AsRawFd> AsRawFd for Async<T> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.get_ref().as_raw_fd()
-    }
+macro_rules! lend_handle {
+    ($($system:ident: $trait:ident :: $method:ident -> $handle:ty;)*) => {$(
+        #[cfg($system)]
+        impl<T: $trait> $trait for Async<T> {
+            fn $method(&self) -> $handle {
+                self.get_ref().$method()
+            }
+        }
+    )*};
 }
 
-#[cfg(unix)]
-impl<T: AsHandle> AsHandle for Async<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.get_ref().as_fd()
-    }
-}
-
-#[cfg(windows)]
-impl<T: AsRawSocket> AsRawSocket for Async<T> {
-    fn as_raw_socket(&self) -> RawSocket {
-        self.get_ref().as_raw_socket()
-    }
-}
-
-#[cfg(windows)]
-impl<T: AsHandle> AsHandle for Async<T> {
-    fn as_socket(&self) -> BorrowedSocket<'_> {
-        self.get_ref().as_socket()
-    }
+lend_handle! {
+    unix: AsRawFd::as_raw_fd -> RawFd;
+    unix: AsHandle::as_fd -> BorrowedFd<'_>;
+    windows: AsRawSocket::as_raw_socket -> RawSocket;
+    windows: AsHandle::as_socket -> BorrowedSocket<'_>;
 }
 
 /// Reads from a file: what the page cache has at once, the rest on the pool.
@@ -7164,13 +7432,13 @@ where
 // §11  Sockets: TCP, UDP and Unix on `Async<T>`
 // ============================================================================================
 //
-// uses §1 §5 §6 §8-§10 · used by nobody · locks: none
+// uses §1 §5 §6 §8-§10 · used by §12 · locks: none
 //
 // PROBLEM   Names have several addresses, some of which do not work; listeners meet errors that
 //           pass.
-// IDEA      Thin methods over std's; what two kinds of sockets have in common is written once, as a
-//           macro. `connect` races addresses as RFC 8305 says, with a delay between the starts;
-//           `accept` holds back errors that only time can cure, so that a loop does not spin.
+// IDEA      Thin methods over std's; what two kinds of sockets have in common is a macro. `connect`
+//           races addresses as RFC 8305 says, with a delay between the starts; `accept` holds back
+//           errors that only time can cure, so that a loop does not spin.
 // NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits there
 //           for a connection.
 
@@ -7248,10 +7516,8 @@ fn invalid(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why.into())
 }
 
-/// Finds the addresses of a name. Numeric addresses are returned as they are.
-///
-/// The operating system does it, on a thread of the pool; dropping the future does not stop that
-/// thread.
+/// Finds the addresses of a name: the operating system does, on a thread of the pool, which goes on
+/// if the future is dropped. Numeric addresses are returned as they are.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -7263,42 +7529,36 @@ pub async fn resolve(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
     // In a loop, others get a turn.
     poll_fn(spend).await;
     match addr.to_target() {
-        Target::Named(host, port) => unblock(move || look_up(&host, port)).await,
         Target::Known(addrs) => addrs,
+        name => unblock(move || look_up(name)).await,
     }
 }
 
-/// The same without a pool, for methods that are not `async`: a name blocks the thread.
-fn resolve_now(addr: impl ToAddrs) -> io::Result<Vec<SocketAddr>> {
-    match addr.to_target() {
-        Target::Named(host, port) => look_up(&host, port),
+/// The same on this thread, which a name blocks: for methods that are not `async`.
+fn look_up(target: Target) -> io::Result<Vec<SocketAddr>> {
+    match target {
         Target::Known(addrs) => addrs,
-    }
-}
-
-fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    match (host, port).to_socket_addrs() {
-        Ok(addrs) => Ok(addrs.collect()),
-        Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
+        Target::Named(host, port) => match (&*host, port).to_socket_addrs() {
+            Ok(addrs) => Ok(addrs.collect()),
+            Err(err) => Err(io::Error::new(err.kind(), format!("cannot resolve {host:?}: {err}"))),
+        },
     }
 }
 
 /// Whether an error of `accept` is for want of something that others may soon give back.
 fn is_exhaustion(err: &io::Error) -> bool {
     #[cfg(unix)]
-    {
-        use rustix::io::Errno;
-        let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-        codes.iter().any(|code| err.raw_os_error() == Some(code.raw_os_error()))
-    }
-    // WSAEMFILE and WSAENOBUFS.
+    use rustix::io::Errno;
+    #[cfg(unix)]
+    let codes = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].map(Errno::raw_os_error);
     #[cfg(windows)]
-    matches!(err.raw_os_error(), Some(10024 | 10055))
+    let codes = [10024, 10055]; // WSAEMFILE, WSAENOBUFS
+    err.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// A listener with a queue as long as the system allows. std asks for 128 connections, and whoever
-/// finds no room tries again after a second. All systems take a larger number for their own limit;
-/// and if one did not, the queue would stay as it is. (On Windows std alone cannot ask.)
+/// finds no room tries again after a second. All systems take a larger number for their own limit,
+/// and if one did not, the queue would stay as it is. (On Windows std cannot ask.)
 fn listener<L: AsHandle + 'static>(socket: L) -> io::Result<Async<L>> {
     #[cfg(unix)]
     let _ = rustix::net::listen(&socket, i32::MAX);
@@ -7313,9 +7573,9 @@ macro_rules! accept {
             ///
             /// # Errors
             ///
-            /// An error is usually about one connection, and the next call may succeed. When the
-            /// process or the system is out of descriptors or memory, the error comes some
-            /// milliseconds later, so that a loop around `accept` lets others go on.
+            /// Most are about one connection, and the next call may succeed. When descriptors or
+            /// memory are short, the error comes some milliseconds later, so that a loop around
+            /// `accept` lets others go on.
             pub async fn accept(&self) -> io::Result<(Async<$stream>, $addr)> {
                 let result = self.read_with(Self::accept_now).await;
                 if result.as_ref().is_err_and(is_exhaustion) {
@@ -7407,24 +7667,18 @@ datagrams!(UnixDatagram, UnixAddr);
 try_from_std!(UnixListener, UnixStream, UnixDatagram);
 
 impl Async<TcpListener> {
-    /// Listens on an address; port 0 lets the system choose one. The queue of connections that wait
-    /// to be accepted is as long as the system allows.
-    ///
-    /// A name (not: a numeric address) is looked up on the calling thread. Of several addresses the
-    /// first that works is taken.
+    /// Listens on an address; port 0 lets the system choose one. Of several addresses the first
+    /// that works is taken. A name (not: a numeric address) is looked up on the calling thread.
+    /// The queue of connections that wait to be accepted is as long as the system allows.
     pub fn bind(addr: impl ToAddrs) -> io::Result<Async<TcpListener>> {
-        listener(TcpListener::bind(&*resolve_now(addr)?)?)
+        listener(TcpListener::bind(&*look_up(addr.to_target())?)?)
     }
 }
 
 impl Async<TcpStream> {
-    /// Connects to an address.
-    ///
-    /// If there are several, the families take turns, beginning with that of the first; the next
-    /// one is tried when one has failed, or after 250 ms. The first that answers wins, and the
-    /// others are closed (RFC 8305).
-    ///
-    /// # Errors
+    /// Connects to an address. If there are several, the families take turns, beginning with that
+    /// of the first; the next one is tried when one has failed, or after 250 ms. The first that
+    /// answers wins, and the others are closed (RFC 8305).
     ///
     /// The error names each address that was tried, and is of the kind of the last that failed.
     pub async fn connect(addr: impl ToAddrs) -> io::Result<Async<TcpStream>> {
@@ -7472,13 +7726,12 @@ impl Async<TcpStream> {
 /// Orders addresses so that the two families take turns (RFC 8305 section 4).
 fn take_turns(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addrs.first().is_some_and(SocketAddr::is_ipv6);
-    let (same, other): (Vec<_>, Vec<_>) =
+    let (mut turns, other): (Vec<_>, Vec<_>) =
         addrs.into_iter().partition(|addr| addr.is_ipv6() == first_is_v6);
-    let (mut same, mut other) = (same.into_iter(), other.into_iter());
-    let pairs = iter::from_fn(|| {
-        Some([same.next(), other.next()]).filter(|pair| pair.iter().any(Option::is_some))
-    });
-    pairs.flatten().flatten().collect()
+    for (i, addr) in other.into_iter().enumerate() {
+        turns.insert((2 * i + 1).min(turns.len()), addr);
+    }
+    turns
 }
 
 fn cannot_connect(kind: io::ErrorKind, failed: &[String]) -> io::Error {
@@ -7544,12 +7797,10 @@ fn new_socket(family: rustix::net::AddressFamily) -> io::Result<OwnedFd> {
 
 impl Async<UdpSocket> {
     /// Makes a socket that receives at an address; port 0 lets the system choose one. A name (not:
-    /// a numeric address) is looked up on the calling thread.
-    ///
-    /// To talk to one peer only, use `get_ref().connect(addr)`, [`send`](Async::send) and
-    /// [`recv`](Async::recv).
+    /// a numeric address) is looked up on the calling thread. To talk to one peer only, use
+    /// `get_ref().connect(addr)`, [`send`](Async::send) and [`recv`](Async::recv).
     pub fn bind(addr: impl ToAddrs) -> io::Result<Async<UdpSocket>> {
-        Async::new(UdpSocket::bind(&*resolve_now(addr)?)?)
+        Async::new(UdpSocket::bind(&*look_up(addr.to_target())?)?)
     }
 
     /// Sends one datagram to an address, the first one if there are several.
@@ -7588,20 +7839,16 @@ use std::os::linux::net::SocketAddrExt;
 /// A path as the address of a Unix socket. One that begins with a NUL is an abstract name, on
 /// Linux.
 #[cfg(unix)]
-fn unix_addr(path: &Path) -> io::Result<UnixAddr> {
+fn unix_addr(path: impl AsRef<Path>) -> io::Result<UnixAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        use std::os::unix::ffi::OsStrExt;
-        if let Some(name) = path.as_os_str().as_bytes().strip_prefix(b"\0") {
-            return UnixAddr::from_abstract_name(name);
-        }
+    if let Some(name) = path.as_ref().as_os_str().as_encoded_bytes().strip_prefix(b"\0") {
+        return UnixAddr::from_abstract_name(name);
     }
     UnixAddr::from_pathname(path)
 }
 
-/// Performs an operation on a Unix socket until somebody else's queue is not full. Nothing tells
-/// when that is so (connect(2); and a socket without a peer always counts as writable), so this
-/// tries again and again.
+/// Performs an operation on a Unix socket until somebody else's queue is not full, again and again,
+/// since nothing tells when (connect(2); and a socket without a peer always counts as writable).
 #[cfg(unix)]
 async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     let mut pause = Duration::from_millis(1);
@@ -7619,7 +7866,7 @@ impl Async<UnixListener> {
     /// Listens on a path, which must not exist yet. On Linux, a path that begins with a NUL byte is
     /// a name in the abstract namespace (unix(7)).
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixListener>> {
-        Self::bind_addr(&unix_addr(path.as_ref())?)
+        Self::bind_addr(&unix_addr(path)?)
     }
 
     /// Listens on an address of std's.
@@ -7632,7 +7879,7 @@ impl Async<UnixListener> {
 impl Async<UnixStream> {
     /// Connects to the listener at a path, or an abstract name. Waits while its queue is full.
     pub async fn connect(path: impl AsRef<Path>) -> io::Result<Async<UnixStream>> {
-        Self::connect_addr(&unix_addr(path.as_ref())?).await
+        Self::connect_addr(&unix_addr(path)?).await
     }
 
     /// Connects to the listener at an address of std's. Waits while its queue is full.
@@ -7665,7 +7912,7 @@ impl Async<UnixStream> {
 impl Async<UnixDatagram> {
     /// Makes a socket that receives at a path, which must not exist yet, or an abstract name.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Async<UnixDatagram>> {
-        Self::bind_addr(&unix_addr(path.as_ref())?)
+        Self::bind_addr(&unix_addr(path)?)
     }
 
     /// Makes a socket that receives at an address of std's.
@@ -7686,7 +7933,7 @@ impl Async<UnixDatagram> {
 
     /// Sends one datagram to a path or an abstract name. Waits while the receiver's queue is full.
     pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
-        self.send_to_addr(buf, &unix_addr(path.as_ref())?).await
+        self.send_to_addr(buf, &unix_addr(path)?).await
     }
 
     /// Sends one datagram to an address of std's, such as [`recv_from`](Async::recv_from) tells.
@@ -7702,8 +7949,8 @@ impl Async<UnixDatagram> {
 // uses §1 §6 §8-§11 · used by nobody · locks: MINDED < state (of a process); pipes (leaf)
 //
 // PROBLEM   A read from a disk blocks and a child's end is no bytes.
-// IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page cache has
-//           (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd
+// IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page
+//           cache has (preadv2(2) with RWF_NOWAIT), which needs no other thread. Children: a pidfd
 //           (pidfd_open(2)) is a handle like any other; where there is none, and for those whose
 //           handles are gone, one thread waits, for all of them together.
 // I12.1     A process is reaped once, under its lock, and never signalled after that: its number
@@ -7725,13 +7972,12 @@ impl Async<File> {
         Ok(Async::from(unblock(move || File::create(path)).await?))
     }
 
-    /// Runs a closure with the file on the pool: for everything that std's [`File`] has and this
-    /// has not.
+    /// Runs a closure with the file on the pool: for all that std's [`File`] has and this has not.
     ///
     /// It may run beside a read or write of another user. It sees the user's position, since
     /// nothing is read ahead; only what cannot seek, a pipe for one, may have given bytes to a read
-    /// that was dropped, which the next read gets. If the future is dropped, a closure that has
-    /// begun runs to its end.
+    /// that was dropped, which the next read gets. A closure that has begun runs to its end, also
+    /// if the future is dropped.
     ///
     /// ```
     /// use smol::Async;
@@ -7755,14 +8001,12 @@ impl Async<File> {
         })
         .await
     }
-}
 
-impl Async<File> {
-    /// Reads all that is left, and returns how much that was.
+    /// Reads all that is left, and returns how much that was. If the future is dropped, `buf` has
+    /// what was read so far.
     ///
-    /// It does what the method of the same name in [`AsyncReadExt`](io::AsyncReadExt) does, which
-    /// fills all of the buffer that is free with zeros whenever it is polled: for a large file,
-    /// longer than others may be held up. If the future is dropped, `buf` has what was read so far.
+    /// The method of the same name in [`AsyncReadExt`](io::AsyncReadExt) fills all of the free
+    /// buffer with zeros whenever it is polled, which for a large file holds up others.
     pub fn read_to_end<'a>(
         &'a mut self,
         buf: &'a mut Vec<u8>,
@@ -7838,7 +8082,7 @@ impl From<File> for Async<File> {
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
         let file = Arc::new(file);
         let driver = Driver::Pooled(Lane::new(file.clone(), goes_back));
-        let shared = Arc::new(Driven { driver, io: Holder::Shared(file) });
+        let shared = Arc::new(Driven { driver, io: Some(Holder::Shared(file)) });
         Async { shared, desk: Some(Arc::default()) }
     }
 }
@@ -7873,11 +8117,8 @@ impl AsyncSeek for Async<File> {
 impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
     type Error = io::Error;
 
-    /// The descriptor, out of the poller and blocking again.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    /// The descriptor, out of the poller and blocking again. Fails as
+    /// [`into_inner`](Async::into_inner) does: if there are clones of the handle, for one.
     fn try_from(handle: Async<T>) -> io::Result<OwnedFd> {
         let fd = handle.into_inner()?.into();
         rustix::io::ioctl_fionbio(&fd, false)?;
@@ -7889,11 +8130,7 @@ impl TryFrom<Async<File>> for Stdio {
     type Error = io::Error;
 
     /// A file or pipe for a child that is about to be started: the output of one child can be the
-    /// input of the next.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`into_inner`](Async::into_inner): there are clones of the handle, for one.
+    /// input of the next. Fails as [`into_inner`](Async::into_inner) does.
     fn try_from(handle: Async<File>) -> io::Result<Stdio> {
         #[cfg(unix)]
         return Ok(Stdio::from(OwnedFd::try_from(handle)?));
@@ -7902,47 +8139,25 @@ impl TryFrom<Async<File>> for Stdio {
     }
 }
 
-/// A child process. It may outlive the handles to it: somebody has to take its status in the end.
-struct Process {
-    id: u32,
-    /// Readable when the child has ended.
-    #[cfg(target_os = "linux")]
-    pidfd: Option<Async<OwnedFd>>,
-    state: Mutex<ProcessState>,
-}
-
-struct ProcessState {
-    child: Child,
-    /// How it ended, or the system's error: then somebody else took the status.
-    end: Option<Result<ExitStatus, i32>>,
-    kill_on_drop: bool,
-    /// Who waits without a pidfd.
-    waiters: Slab<Waker>,
-    /// Whether it is among the children that a thread minds.
-    minded: bool,
-}
-
-/// What the handles to a child share. The pipes are closed with the last handle, whoever waits.
-struct Parent {
-    process: Arc<Process>,
-    pipes: Mutex<[Option<Async<File>>; 3]>,
-}
-
 impl ProcessState {
     /// Takes the status from the system if the child has ended. Returns whom to tell once the lock
     /// is let go.
-    fn reap(&mut self) -> Vec<Waker> {
+    fn reap(&mut self) -> Vec<Arc<Waker>> {
         if self.end.is_none() {
-            self.end = match self.child.try_wait() {
-                Ok(status) => status.map(Ok),
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => None,
-                Err(err) => Some(Err(err.raw_os_error().unwrap_or_default())),
-            };
+            let end = retry(|| self.child.try_wait()).transpose();
+            self.end = end.map(|end| end.map_err(|err| err.raw_os_error().unwrap_or_default()));
         }
         match self.end {
             None => Vec::new(),
-            Some(_) => mem::take(&mut self.waiters).into_values().collect(),
+            Some(_) => mem::take(&mut self.waiters).iter().filter_map(Weak::upgrade).collect(),
         }
+    }
+}
+
+/// Tells those who wait for a child.
+fn tell(waiters: Vec<Arc<Waker>>) {
+    for waiter in waiters {
+        shielded(move || waiter.wake_by_ref());
     }
 }
 
@@ -7952,25 +8167,24 @@ fn pid_of(child: &Child) -> Option<rustix::process::Pid> {
     i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
 }
 
+/// A handle that is readable when the child has ended.
+#[cfg(target_os = "linux")]
+fn pidfd_of(child: &Child) -> Option<Async<File>> {
+    use rustix::process::{PidfdFlags, pidfd_open};
+    let fd = pidfd_open(pid_of(child)?, PidfdFlags::empty()).ok()?;
+    Some(Async::polled(File::from(fd), false))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd_of(_: &Child) -> Option<Async<File>> {
+    None
+}
+
 impl Process {
     fn new(child: Child) -> Process {
-        let state = ProcessState {
-            child,
-            end: None,
-            kill_on_drop: false,
-            waiters: Slab::new(),
-            minded: false,
-        };
-        Process {
-            id: state.child.id(),
-            #[cfg(target_os = "linux")]
-            pidfd: {
-                use rustix::process::{PidfdFlags, pidfd_open};
-                let fd = pid_of(&state.child).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
-                fd.and_then(Result::ok).map(|fd| Async::polled(fd, false))
-            },
-            state: Mutex::new(state),
-        }
+        let pidfd = pidfd_of(&child);
+        let state = ProcessState { child, end: None, kill_on_drop: false, waiters: Vec::new() };
+        Process { pidfd, state: Mutex::new(state) }
     }
 
     /// Does something with the child under the lock, where nobody else can reap it, after a look
@@ -7981,7 +8195,7 @@ impl Process {
         let waiters = state.reap();
         let result = act(&mut state, known);
         drop(state);
-        wake_all(waiters);
+        tell(waiters);
         result
     }
 
@@ -7996,16 +8210,12 @@ impl Process {
             None => send(&mut state.child),
             // It has just ended by itself, and who sent this could not know.
             Some(Ok(_)) if !known => Ok(()),
-            Some(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the process has ended and was waited for",
-            )),
+            Some(_) => Err(invalid("the process has ended and was waited for")),
         })
     }
 
     /// Waits until the child has ended. Cancel-safe: nothing is taken until it says so.
     async fn wait(self: &Arc<Self>) -> io::Result<ExitStatus> {
-        #[cfg(target_os = "linux")]
         if let (Some(pidfd), None) = (&self.pidfd, self.look()) {
             // It may be ready too early, if a debugger has the child; and the poller may be
             // impossible.
@@ -8016,44 +8226,26 @@ impl Process {
             if let Some(end) = self.look() {
                 return end;
             }
-            let limit = if mind(self, false) { LOOK_BESIDE } else { pause };
-            let _ = timeout(limit, Told { process: self, key: None }).await;
+            let limit = if mind(self) { LOOK_BESIDE } else { pause };
+            let _ = timeout(limit, self.told()).await;
             pause = (pause * 2).min(LOOK_LAST);
         }
     }
-}
 
-/// Waits until somebody has seen that the child ended.
-struct Told<'a> {
-    process: &'a Process,
-    key: Option<usize>,
-}
-
-impl Future for Told<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut waker = cx.waker().clone(); // what it replaces is dropped without the lock
-        let mut state = lock(&self.process.state);
-        if state.end.is_some() {
-            return Poll::Ready(());
-        }
-        match self.key.and_then(|key| state.waiters.get_mut(key)) {
-            Some(old) => mem::swap(old, &mut waker),
-            None => {
-                let key = state.waiters.insert(waker);
-                drop(state);
-                self.key = Some(key);
+    /// Waits until somebody has seen that the child ended.
+    async fn told(&self) {
+        let mut told = None;
+        poll_fn(|cx| {
+            let waker = told.insert(Arc::new(cx.waker().clone()));
+            let mut state = lock(&self.state);
+            if state.end.is_some() {
+                return Poll::Ready(());
             }
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        let waker = self.key.and_then(|key| lock(&self.process.state).waiters.remove(key));
-        drop(waker);
+            state.waiters.retain(|waiter| waiter.strong_count() > 0);
+            state.waiters.push(Arc::downgrade(waker));
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -8071,28 +8263,31 @@ static MINDED: Mutex<Minded> = Mutex::new(Minded { children: Vec::new(), thread:
 
 struct Minded {
     children: Vec<Arc<Process>>,
-    /// Whether a thread waits for them. There is one as long as there are any, if there can be one.
+    /// Whether a thread waits for them. There is one as long as there are any, if there can be one;
+    /// else the next `spawn` looks at them.
     thread: bool,
 }
 
-/// Has a thread wait for this child with the others; says whether there is one. If there can be
-/// none, those that were abandoned are put down all the same, for the next `spawn` to look at.
-fn mind(process: &Arc<Process>, abandoned: bool) -> bool {
+/// Has a thread wait for this child with the others; says whether there is one.
+fn mind(process: &Arc<Process>) -> bool {
     let mut minded = lock(&MINDED);
+    if !minded.children.iter().any(|other| Arc::ptr_eq(other, process)) {
+        minded.children.push(process.clone());
+    }
     if !minded.thread && may_start_thread() {
         minded.thread = start_thread("smol-children".into(), mind_children);
-    }
-    let put_down = minded.thread || abandoned;
-    if put_down && !mem::replace(&mut lock(&process.state).minded, true) {
-        minded.children.push(process.clone());
     }
     minded.thread
 }
 
-/// Looks at all of them. Says whether any has ended, and whether any is left.
-fn look_at_all() -> (bool, bool) {
+/// Looks at all of them, if that is one's part. Says whether any has ended, and whether any is
+/// left.
+fn look_at_all(is_thread: bool) -> (bool, bool) {
     let mut waiters = Vec::new();
     let mut minded = lock(&MINDED);
+    if minded.thread != is_thread {
+        return (false, true);
+    }
     let all = mem::take(&mut minded.children).into_iter();
     let (running, ended): (Vec<_>, Vec<_>) = all.partition(|process| {
         let mut state = lock(&process.state);
@@ -8101,8 +8296,9 @@ fn look_at_all() -> (bool, bool) {
     });
     let left = !running.is_empty();
     minded.children = running;
+    minded.thread = is_thread && left;
     drop(minded);
-    wake_all(waiters);
+    tell(waiters);
     (!ended.is_empty(), left)
 }
 
@@ -8111,21 +8307,15 @@ fn mind_children() {
     let mut pause = LOOK_FIRST;
     loop {
         wait_for_any_end();
-        let (ended, left) = look_at_all();
-        if !left {
-            let mut minded = lock(&MINDED);
-            if minded.children.is_empty() {
-                minded.thread = false;
-                return;
+        match look_at_all(true) {
+            (_, false) => return,
+            (true, true) => pause = LOOK_FIRST,
+            (false, true) => {
+                // The system tells of a child that is not among them, again and again until
+                // somebody reaps it.
+                thread::sleep(pause);
+                pause = (pause * 2).min(LOOK_LAST);
             }
-        }
-        if ended {
-            pause = LOOK_FIRST;
-        } else {
-            // The system tells of a child that is not among them, again and again until somebody
-            // reaps it.
-            thread::sleep(pause);
-            pause = (pause * 2).min(LOOK_LAST);
         }
     }
 }
@@ -8152,16 +8342,15 @@ impl Drop for Parent {
         }
         // Somebody must take its status when it ends. (Windows keeps it no longer than we do.)
         if self.process.look().is_none() && cfg!(unix) {
-            mind(&self.process, true);
+            mind(&self.process);
         }
     }
 }
 
 impl Async<Child> {
-    /// Starts a program. What is to be piped is set on the command, as with std:
-    /// [`Command::stdin`], [`Command::stdout`], [`Command::stderr`].
+    /// Starts a program, which blocks the calling thread for some hundred microseconds. What is to
+    /// be piped is set on the command, as with std.
     ///
-    /// Starting takes some hundred microseconds, during which the calling thread is blocked.
     /// Dropping all handles neither leaves a zombie nor kills the child, unless
     /// [`kill_on_drop`](Async::kill_on_drop) was called; it closes those pipes that were not taken.
     ///
@@ -8186,32 +8375,26 @@ impl Async<Child> {
     /// # #[cfg(windows)] fn main() {}
     /// ```
     pub fn spawn(command: &mut Command) -> io::Result<Async<Child>> {
-        if !lock(&MINDED).thread {
-            // Those that were abandoned when no thread could be started.
-            look_at_all();
-        }
+        // Those that were abandoned when no thread could be started.
+        look_at_all(false);
         let mut child = command.spawn()?;
         let mut take_pipes = || -> io::Result<_> {
-            let stdin = child.stdin.take().map(pipe_from).transpose()?;
-            let stdout = child.stdout.take().map(pipe_from).transpose()?;
-            let stderr = child.stderr.take().map(pipe_from).transpose()?;
-            Ok([stdin, stdout, stderr])
+            Ok([
+                child.stdin.take().map(pipe_from).transpose()?,
+                child.stdout.take().map(pipe_from).transpose()?,
+                child.stderr.take().map(pipe_from).transpose()?,
+            ])
         };
-        let pipes = match take_pipes() {
-            Ok(pipes) => Mutex::new(pipes),
-            Err(err) => {
-                // Then it is as if it had never been.
-                let _ = child.kill().and_then(|()| child.wait());
-                return Err(err);
-            }
-        };
-        let parent = Parent { process: Arc::new(Process::new(child)), pipes };
-        let driver = Driver::Other(Box::new(parent));
-        Ok(Async { shared: Arc::new(Driven { driver, io: Holder::Elsewhere }), desk: None })
+        let pipes = take_pipes().inspect_err(|_| {
+            // Then it is as if it had never been.
+            let _ = child.kill().and_then(|()| child.wait());
+        })?;
+        let parent = Parent { process: Arc::new(Process::new(child)), pipes: Mutex::new(pipes) };
+        let driver = Driver::Process(parent);
+        Ok(Async { shared: Arc::new(Driven { driver, io: None }), desk: None })
     }
 
-    /// Runs a program to its end, with its streams as they are set on the command: ours, if nothing
-    /// is.
+    /// Runs a program to its end, with its streams as set on the command: ours, if nothing is.
     ///
     /// The program is started by this call, and goes on if the future is dropped. Blocks and fails
     /// as [`spawn`](Async::spawn) and [`status`](Async::status) do.
@@ -8238,42 +8421,32 @@ impl Async<Child> {
         async move { child?.status().await }
     }
 
-    /// Runs a program to its end and collects what it writes to its standard output and standard
-    /// error, which are made pipes whatever was set. Its standard input is as set on the command:
-    /// ours, if nothing is.
-    ///
-    /// The program is started by this call, and goes on without its pipes if the future is dropped.
-    /// Blocks and fails as [`spawn`](Async::spawn) and [`output`](Async::output) do. There is an
-    /// example at [`run`](Async::run).
+    /// [`run`](Async::run) that collects what the program writes to its standard output and error,
+    /// which are made pipes whatever was set. They are closed if the future is dropped. Fails as
+    /// [`spawn`](Async::spawn) and [`output`](Async::output) do.
     pub fn capture(
         command: &mut Command,
     ) -> impl Future<Output = io::Result<Output>> + Send + use<> {
-        use std::process::Stdio;
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = Async::<Child>::spawn(command);
         async move { child?.output().await }
     }
 
     fn parent(&self) -> &Parent {
-        let parent = match &self.shared.driver {
-            Driver::Other(parent) => parent.downcast_ref(),
-            _ => None,
-        };
-        parent.expect("an Async<Child> is made by `spawn` only")
+        match &self.shared.driver {
+            Driver::Process(parent) => parent,
+            _ => unreachable!("an Async<Child> is made by `spawn` only"),
+        }
     }
 
     /// The number of the process. Once it has ended and was waited for, the number may be
     /// another's.
     pub fn id(&self) -> u32 {
-        self.parent().process.id
+        lock(&self.parent().process.state).child.id()
     }
 
     /// Makes the process end (on Unix, by `SIGKILL`). Await [`status`](Async::status) to see it
-    /// gone.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` if it has ended and was waited for.
+    /// gone. `InvalidInput` if it has ended and was waited for.
     pub fn kill(&self) -> io::Result<()> {
         self.parent().process.signal(Child::kill)
     }
@@ -8282,31 +8455,28 @@ impl Async<Child> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the process has ended and was waited for, or if the number is that of no
-    /// signal or of a real-time one. `PermissionDenied` if it runs as another user.
+    /// `InvalidInput` if the process has ended and was waited for, or if there is no such signal or
+    /// it is a real-time one. `PermissionDenied` if it runs as another user.
     #[cfg(unix)]
     pub fn signal(&self, number: i32) -> io::Result<()> {
         use rustix::process::{Signal, kill_process};
-        let signal = Signal::from_named_raw(number).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "there is no signal of this number")
-        })?;
+        let signal = Signal::from_named_raw(number);
+        let signal = signal.ok_or_else(|| invalid("there is no signal of this number"))?;
         self.parent().process.signal(|child| {
             let pid = pid_of(child).ok_or(io::ErrorKind::InvalidData)?;
             Ok(kill_process(pid, signal)?)
         })
     }
 
-    /// Whether the process is to be killed when the last handle to it is dropped, if it still runs
-    /// then. It is not unless this was called. A future of [`output`](Async::output) holds a
-    /// handle.
+    /// Whether the process is to be killed if it still runs when the last handle to it is dropped;
+    /// not unless this was called. A future of [`output`](Async::output) holds a handle.
     pub fn kill_on_drop(&self, kill: bool) {
         lock(&self.parent().process.state).kill_on_drop = kill;
     }
 
-    /// Waits until the process has ended, and gives its status; any number of times.
+    /// Waits until the process has ended, and gives its status; any number of times. Cancel-safe.
     ///
-    /// The pipe to its standard input is closed first, unless it was taken, so that the child does
-    /// not wait for us. Cancel-safe.
+    /// The pipe to its standard input is closed first, unless it was taken: it may wait for that.
     ///
     /// # Errors
     ///
@@ -8320,23 +8490,15 @@ impl Async<Child> {
     }
 
     /// The status if the process has ended, and `None` if it still runs. Never waits, and closes no
-    /// pipe.
-    ///
-    /// # Errors
-    ///
-    /// As for [`status`](Async::status).
+    /// pipe. Fails as [`status`](Async::status) does.
     pub fn try_status(&self) -> io::Result<Option<ExitStatus>> {
         self.parent().process.look().transpose()
     }
 
     /// Waits until the process has ended, and collects what it writes to those pipes that were not
-    /// taken.
+    /// taken. Fails as [`status`](Async::status) does, or if a pipe cannot be read.
     ///
     /// Not cancel-safe: what was collected is lost if the future is dropped, and so is this handle.
-    ///
-    /// # Errors
-    ///
-    /// As for [`status`](Async::status), or if a pipe cannot be read.
     pub async fn output(self) -> io::Result<Output> {
         drop(self.take_stdin());
         let (out, err) =
@@ -8351,10 +8513,9 @@ impl Async<Child> {
         lock(&self.parent().pipes)[0].take()
     }
 
-    /// The pipe from the child's standard output, if there is one and it was not taken yet.
-    ///
-    /// For the input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe
-    /// that is still non-blocking, at which most programs fail.)
+    /// The pipe from the child's standard output, if there is one and it was not taken yet. For the
+    /// input of another child there is `Stdio::try_from(pipe)`. (`into_inner` gives a pipe that is
+    /// still non-blocking, at which most programs fail.)
     pub fn take_stdout(&self) -> Option<Async<File>> {
         lock(&self.parent().pipes)[1].take()
     }
@@ -8427,3 +8588,35 @@ struct StaysOnItsThread;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(any(doc, doctest))]
+pub mod guide {
+    #![doc = include_str!("guide/guide.md")]
+    #![doc = include_str!("guide/life.svg")]
+    #[doc = include_str!("guide/from_smol.md")]
+    pub mod from_smol {}
+    #[doc = include_str!("guide/from_tokio.md")]
+    pub mod from_tokio {}
+    #[doc = include_str!("guide/threads.md")]
+    pub mod threads {}
+    #[doc = include_str!("guide/cpu_bound.md")]
+    pub mod cpu_bound {}
+    #[doc = include_str!("guide/cancellation.md")]
+    pub mod cancellation {}
+    #[doc = include_str!("guide/shutdown.md")]
+    pub mod shutdown {}
+    #[doc = include_str!("guide/scopes.md")]
+    pub mod scopes {}
+    #[doc = include_str!("guide/processes.md")]
+    pub mod processes {}
+    #[doc = include_str!("guide/files.md")]
+    pub mod files {}
+    #[doc = include_str!("guide/handles.md")]
+    pub mod handles {}
+    #[doc = include_str!("guide/other_runtimes.md")]
+    pub mod other_runtimes {}
+    #[doc = include_str!("guide/other_loops.md")]
+    pub mod other_loops {}
+    #[doc = include_str!("guide/testing.md")]
+    pub mod testing {}
+}

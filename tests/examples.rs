@@ -1,184 +1,17 @@
-//! Every example runs, on a free port, against a real peer: a client of ours, or curl where it is installed.
+//! Every example runs, on a free port, against a real peer: a client of ours, or curl where it is installed. (Those that
+//! need TLS or another runtime have their tests beside them, in `examples/ecosystem`.)
 //!
 //! The programs are those that `cargo test` has built. After a change to an example alone, `cargo test --test examples` runs
 //! the old one: say `cargo build --examples` first.
 
+mod common_examples;
+
+use common_examples::{ANY_PORT, LIMIT, Program, assert_all_run, assert_has, run};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
-
-/// No example needs nearly as long, even on a busy machine; one that does hangs.
-const LIMIT: Duration = Duration::from_secs(60);
-
-const ANY_PORT: &str = "127.0.0.1:0";
-const CERTIFICATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/common/certificate.pem");
-
-/// A running program. Dropping it kills it.
-struct Program {
-    name: String,
-    child: Child,
-    stdin: Option<ChildStdin>,
-    /// What it prints, to standard output and standard error alike.
-    printed: Receiver<String>,
-    /// What has been taken from there, for the message when the test fails.
-    seen: Vec<String>,
-    deadline: Instant,
-}
-
-impl Program {
-    /// Starts an example.
-    fn example(name: &str, args: &[&str]) -> Program {
-        // This test is target/PROFILE/deps/examples-HASH, the examples are target/PROFILE/examples/NAME.
-        let mut path = std::env::current_exe().expect("a path to this test");
-        path.pop();
-        path.pop();
-        path.push("examples");
-        path.push(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-        assert!(
-            path.exists(),
-            "{path:?} is not there: plain `cargo test` or `cargo build --examples` builds it"
-        );
-
-        let mut command = Command::new(path);
-        // Everything it may need is found from the root of the project, where a user would be.
-        command.args(args).current_dir(env!("CARGO_MANIFEST_DIR"));
-        Program::start(name, &mut command)
-    }
-
-    /// Starts curl, or tells that it is not there.
-    fn curl(args: &[&str]) -> Option<Program> {
-        if Command::new("curl").arg("--version").output().is_err() {
-            // Past the test harness, which would keep it to itself.
-            writeln!(std::io::stderr(), "skipped: curl is not installed").ok();
-            return None;
-        }
-        let mut command = Command::new("curl");
-        command.args(["-sS", "--noproxy", "*"]).args(args);
-        Some(Program::start("curl", &mut command))
-    }
-
-    fn start(name: &str, command: &mut Command) -> Program {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child =
-            command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-
-        let (sender, printed) = mpsc::channel();
-        let stdout: Box<dyn Read + Send> = Box::new(child.stdout.take().expect("a pipe"));
-        let stderr: Box<dyn Read + Send> = Box::new(child.stderr.take().expect("a pipe"));
-        for pipe in [stdout, stderr] {
-            let sender = sender.clone();
-            thread::spawn(move || {
-                for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-                    sender.send(String::from_utf8_lossy(&line).into_owned()).ok();
-                }
-            });
-        }
-        let stdin = child.stdin.take();
-        Program {
-            name: name.into(),
-            child,
-            stdin,
-            printed,
-            seen: Vec::new(),
-            deadline: Instant::now() + LIMIT,
-        }
-    }
-
-    /// Fails the test and shows what the program has printed.
-    fn fail(&self, why: &str) -> ! {
-        panic!("{}: {why}. It printed:\n{}\n", self.name, self.seen.join("\n"))
-    }
-
-    /// Types a line.
-    fn type_line(&mut self, line: &str) {
-        let stdin = self.stdin.as_mut().expect("standard input is open");
-        if let Err(error) = stdin.write_all(format!("{line}\n").as_bytes()) {
-            self.fail(&format!("cannot type {line:?}: {error}"));
-        }
-    }
-
-    /// Ends standard input, as Ctrl-D does.
-    fn end_input(&mut self) {
-        self.stdin = None;
-    }
-
-    /// The next line, or nothing if there is no other.
-    fn next_line(&mut self) -> Option<String> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        match self.printed.recv_timeout(left) {
-            Ok(line) => {
-                self.seen.push(line.clone());
-                Some(line)
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(mpsc::RecvTimeoutError::Timeout) => self.fail("no more lines, and no end, in time"),
-        }
-    }
-
-    /// Waits for a line that contains `text`, and gives what comes after the text.
-    #[track_caller]
-    fn wait_for(&mut self, text: &str) -> String {
-        while let Some(line) = self.next_line() {
-            if let Some((_, rest)) = line.split_once(text) {
-                return rest.trim().to_string();
-            }
-        }
-        self.fail(&format!("ended without a line with {text:?}"))
-    }
-
-    /// Waits for the end, and gives what was printed since the program started.
-    fn end(mut self) -> (ExitStatus, String) {
-        self.end_input();
-        while self.next_line().is_some() {}
-        // Its pipes are closed, so it is about to exit.
-        while Instant::now() < self.deadline {
-            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
-                return (status, self.seen.join("\n"));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        self.fail("has closed its output but does not exit")
-    }
-
-    /// Waits for the end, which must be a good one, and gives what was printed since the program started.
-    #[track_caller]
-    fn succeed(self) -> String {
-        let name = self.name.clone();
-        let (status, printed) = self.end();
-        assert!(status.success(), "{name} ended with {status}. It printed:\n{printed}\n");
-        printed
-    }
-
-    /// Sends a signal.
-    #[cfg(unix)]
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("the program can be signalled");
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// Runs an example to its good end, and gives what it printed.
-#[track_caller]
-fn run(name: &str, args: &[&str]) -> String {
-    Program::example(name, args).succeed()
-}
-
-#[track_caller]
-fn assert_has(printed: &str, text: &str) {
-    assert!(printed.contains(text), "no {text:?} in what was printed:\n{printed}\n");
-}
 
 // ---------- TCP ----------
 
@@ -249,38 +82,6 @@ fn chat_server_tells_each_client_what_the_others_say() {
 }
 
 // ---------- HTTP ----------
-
-#[test]
-fn simple_server_answers_simple_client_with_and_without_tls() {
-    let mut server = Program::example("simple-server", &[ANY_PORT, ANY_PORT]);
-    let http = server.wait_for("Listening on http://");
-    let https = server.wait_for("Listening on https://");
-    let port = https.rsplit(':').next().expect("a port");
-
-    assert_has(&run("simple-client", &[&format!("http://{http}/")]), "Hello from smol!");
-    assert_has(&run("simple-client", &[&format!("http://{http}/nowhere")]), "404 Not Found");
-    assert_has(&run("simple-client", &[&format!("https://{https}/about")]), "A server by hand.");
-    assert_has(&run("simple-client", &[&format!("https://localhost:{port}")]), "Hello from smol!");
-}
-
-#[test]
-fn simple_server_answers_curl_which_trusts_only_its_certificate() {
-    let mut server = Program::example("simple-server", &[ANY_PORT, ANY_PORT]);
-    let http = server.wait_for("Listening on http://");
-    let https = server.wait_for("Listening on https://");
-
-    if let Some(curl) = Program::curl(&[&format!("http://{http}/")]) {
-        assert_has(&curl.succeed(), "Hello from smol!");
-    }
-    if let Some(curl) = Program::curl(&["--cacert", CERTIFICATE, &format!("https://{https}/")]) {
-        assert_has(&curl.succeed(), "Hello from smol!");
-    }
-    // A client that does not trust it breaks off, and the server goes on.
-    if let Some(curl) = Program::curl(&[&format!("https://{https}/")]) {
-        assert!(!curl.end().0.success());
-        assert_has(&run("simple-client", &[&format!("https://{https}/")]), "Hello from smol!");
-    }
-}
 
 #[test]
 fn hyper_server_answers_hyper_client() {
@@ -387,81 +188,10 @@ fn hyper_server_says_which_address_is_in_use() {
 }
 
 #[test]
-fn async_h1_server_answers_async_h1_client_and_curl() {
-    let mut server = Program::example("async-h1-server", &[ANY_PORT]);
-    let url = server.wait_for("Listening on ");
-
-    let page = run("async-h1-client", &[&format!("{url}/page")]);
-    assert_has(&page, "200\nHello from smol and async-h1!");
-    server.wait_for("GET ");
-
-    if let Some(curl) = Program::curl(&["-d", "a body that nobody reads", &url, &url]) {
-        assert_eq!(curl.succeed().matches("Hello from smol and async-h1!").count(), 2);
-    }
-}
-
-#[test]
 fn web_crawler_visits_each_page_of_a_site_once() {
     let printed = run("web-crawler", &[]);
     assert_has(&printed, "\n101 pages"); // "/" and "/0" to "/99"
     assert_eq!(printed.matches(" bytes").count(), 101, "{printed}");
-}
-
-#[test]
-fn web_crawler_visits_the_pages_of_simple_server() {
-    let mut server = Program::example("simple-server", &[ANY_PORT, ANY_PORT]);
-    let addr = server.wait_for("Listening on http://");
-
-    let printed = run("web-crawler", &[&addr]);
-    assert_has(&printed, "\n/about: ");
-    assert_has(&printed, "\n2 pages");
-}
-
-#[test]
-fn other_runtimes_fetches_a_page_through_tokio() {
-    assert_has(&run("other-runtimes", &[]), "answers 200 OK\nHello from smol!");
-
-    let mut server = Program::example("hyper-server", &[ANY_PORT]);
-    let url = server.wait_for("Listening on ");
-    assert_has(&run("other-runtimes", &[&url]), "answers 200 OK\nHello from smol!");
-}
-
-// ---------- TLS and WebSockets ----------
-
-#[test]
-fn tls_server_echoes_what_tls_client_types() {
-    let mut server = Program::example("tls-server", &[ANY_PORT]);
-    let addr = server.wait_for("Listening on ");
-
-    // Somebody who connects and says nothing holds up nobody.
-    let _silent = TcpStream::connect(&addr).expect("the server listens");
-
-    let mut client = Program::example("tls-client", &[&addr]);
-    for line in ["hello", "a secret"] {
-        client.type_line(line);
-        client.wait_for(line);
-    }
-    client.succeed();
-}
-
-#[test]
-fn websocket_server_echoes_what_websocket_client_types() {
-    let mut server = Program::example("websocket-server", &[ANY_PORT, ANY_PORT]);
-    let ws = server.wait_for("Listening on ws://");
-    let wss = server.wait_for("Listening on wss://");
-
-    for url in [format!("ws://{ws}/"), format!("wss://{wss}/")] {
-        let mut client = Program::example("websocket-client", &[&url]);
-        client.wait_for("Connected: 101");
-        for line in ["hello", "a second message"] {
-            client.type_line(line);
-            client.wait_for(&format!("Received: {line}"));
-        }
-        client.end_input();
-        client.wait_for("Closed");
-        client.succeed();
-        server.wait_for("has left");
-    }
 }
 
 // ---------- files, processes, standard streams ----------
@@ -635,24 +365,7 @@ fn windows_uds_says_hello_or_that_it_is_for_windows() {
 
 // ---------- all of them ----------
 
-/// An example that nobody runs would rot.
 #[test]
 fn every_example_is_run_here_and_says_what_it_is_and_how_to_run_it() {
-    let this_file = include_str!("examples.rs");
-    for entry in fs::read_dir("examples").expect("the directory") {
-        let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.file_stem().and_then(|name| name.to_str()).expect("a name in UTF-8");
-            let text = fs::read_to_string(&path).expect("the example");
-            assert!(this_file.contains(&format!("\"{name}\"")), "no test runs {name}");
-            assert!(text.starts_with("//! "), "{name} does not say what it is");
-            // `cargo run --example NAME`, with `--release` where speed is the point, or an alias.
-            assert!(
-                text.contains(&format!("--example {name}"))
-                    || text.contains(&format!("cargo {name}")),
-                "{name} does not say how to run it"
-            );
-            assert!(text.lines().count() <= 110, "{name} is too long");
-        }
-    }
+    assert_all_run("examples", include_str!("examples.rs"));
 }

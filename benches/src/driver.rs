@@ -1,7 +1,7 @@
 //! The parent starts one process for each measurement, and keeps every number in a file.
 
 use crate::row::{ALL, Row, Unit};
-use crate::{compare, evidence, growth, memory, rows, table};
+use crate::{compare, evidence, growth, memory, picture, rows, table};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fs;
@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 pub const HELP: &str = "\
 smol-bench quick|full [<row>...] [--runtimes a,b] [--passes n] [--write]
     measures all rows, or those whose names contain one of the words, and prints the table. The quick mode takes a minute.
-    With --write, the table goes to benches/RESULTS.md and a short one into README.md.
+    With --write, the table goes to benches/RESULTS.md, and what README.md shows of it there.
 smol-bench table quick|full [--write]
     prints the table of the last such run again.
 smol-bench evidence [<row>...] [--runtimes a,b] [--write]
     counts instructions and system calls per operation; with --write, benches/EVIDENCE.md has them.
 smol-bench growth [<line>...] [--runtimes a,b] [--passes n] [--write]
     the cost per operation as the number of tasks, timers, connections and workers grows; benches/GROWTH.md has it.
+smol-bench picture
+    writes README's table and draws the pictures again, from RESULTS.md and GROWTH.md as they are.
 smol-bench compare <old program> [<row>...] [--rounds n] [--quick]
     runs the rows of this runtime alternately in an older build of this program and in this one
     (in the sizes of the full mode, five times each), and says which have become worse.
@@ -95,8 +97,10 @@ fn run(args: &[&str]) -> Result<()> {
         }
         ("growth", words) => {
             let passes = passes.unwrap_or(3);
-            keep(&growth::report(&header(mode)?, words, &runtimes, passes)?, "GROWTH.md", write)
+            keep(&growth::report(&header(mode)?, words, &runtimes, passes)?, "GROWTH.md", write)?;
+            if write { picture::growth() } else { Ok(()) }
         }
+        ("picture", []) => picture::update(),
         ("compare", [old, words @ ..]) => {
             compare::report(Path::new(old), words, passes.unwrap_or(5), full)
         }

@@ -2,6 +2,7 @@
 
 use crate::driver::{Result, find, measure_one};
 use crate::each;
+use crate::picture::link;
 use crate::row::{RUNTIMES, Report, Row, best};
 use crate::runtimes::Runtime;
 use crate::table::show;
@@ -68,7 +69,8 @@ pub fn report(header: &str, words: &[&str], runtimes: &[&str], passes: u32) -> R
     let mut out = format!(
         "# Growth\n\n{header}\n\nNanoseconds per operation against the number of tasks, timers, connections and workers: the minimum of {passes} \
         runs. A line is flat if its last number is less than {FLAT} times its first one, linear if the last step grew like n to the power of \
-        {LINEAR} or more, and else logarithmic (which includes caches that are too small).\n"
+        {LINEAR} or more, and else logarithmic (which includes caches that are too small).\n\n{}",
+        link("", "growth", "The tables below as lines")
     );
     for (prefix, sizes) in LINES {
         if !words.is_empty() && !words.iter().any(|word| prefix.contains(word)) {

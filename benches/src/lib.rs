@@ -10,6 +10,7 @@ pub mod files;
 pub mod growth;
 pub mod memory;
 pub mod net;
+pub mod picture;
 pub mod pool;
 pub mod raw_net;
 pub mod row;

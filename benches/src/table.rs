@@ -2,7 +2,7 @@
 
 use crate::driver::Sample;
 use crate::row::{ALL, PEERS, Row, Unit};
-use crate::{IO, SECTIONS};
+use crate::{IO, SECTIONS, picture};
 use std::error::Error;
 use std::fmt::Write;
 use std::fs;
@@ -107,26 +107,16 @@ fn lines(samples: &[Sample]) -> Vec<Line> {
     lines
 }
 
-/// Prints the table; writes it, and the short one, into their files.
+/// Prints the table; writes it, and what README shows of it.
 pub fn print(header: &str, samples: &[Sample], write: bool) -> Result<(), Box<dyn Error>> {
-    let lines = lines(samples);
-    let full = long(header, &lines)?;
+    let full = long(header, &lines(samples))?;
     println!("{full}");
     if write {
-        let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
-        fs::write(benches.join("RESULTS.md"), full)?;
-        let readme = benches.join("../README.md");
-        let text = fs::read_to_string(&readme)?;
-        let (before, rest) =
-            text.split_once(BEGIN).ok_or("README.md has no place for the table")?;
-        let (_, after) = rest.split_once(END).ok_or("README.md has no end of the table")?;
-        fs::write(&readme, format!("{before}{BEGIN}\n{}{END}{after}", short(header, &lines)?))?;
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md"), full)?;
+        picture::speed()?;
     }
     Ok(())
 }
-
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
 
 fn long(header: &str, lines: &[Line]) -> Result<String, Box<dyn Error>> {
     let mut out = format!(
@@ -177,24 +167,6 @@ fn long(header: &str, lines: &[Line]) -> Result<String, Box<dyn Error>> {
             writeln!(out, "| {last} | {} | {} |", line.row.what, line.row.workers)?;
         }
     }
-    Ok(out)
-}
-
-fn short(header: &str, lines: &[Line]) -> Result<String, Box<dyn Error>> {
-    let columns: Vec<_> = ALL.iter().filter(|name| **name != "tokio-ct").collect();
-    let names: Vec<_> = columns.iter().map(|name| name.to_string()).collect();
-    let mut out = format!("{header}\n\n| row | {} | ratio | by medians |\n", names.join(" | "));
-    writeln!(out, "|---|{}", "---:|".repeat(columns.len() + 2))?;
-    for line in lines {
-        write!(out, "| {} |", line.name())?;
-        for name in &columns {
-            let number = line.of(name).map(|(low, _)| show(low, line.unit())).unwrap_or_default();
-            write!(out, " {number} |")?;
-        }
-        let ratios = [line.against_peers(minimum), line.against_peers(median)];
-        writeln!(out, " {} |", ratios.map(show_ratio).join(" | "))?;
-    }
-    writeln!(out, "\n{}", summary(lines)?)?;
     Ok(out)
 }
 
