@@ -22,11 +22,14 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_worker_goes_on_while_all_is_quiet_and_blocks_again).needs_the_watcher(),
         scenario!(news_come_while_all_is_quiet_after_a_waker_that_blocks).may_be_late(30),
         scenario!(a_message_now_and_then_does_not_wake_the_watcher).steady_clock(),
+        scenario!(a_task_blocks_and_there_is_no_timer_descriptor).needs_the_watcher(),
+        scenario!(a_foreign_block_on_waits_and_there_is_no_timer_descriptor).may_be_late(2),
         scenario!(the_watcher_gets_out_of_the_way_of_messages).steady_clock(),
         scenario!(a_busy_worker_hears_of_messages_without_the_watcher)
             .processors(1, 1)
             .steady_clock(),
         scenario!(a_foreign_block_on_is_beside_workers_that_block).may_be_late(2),
+        scenario!(a_thread_that_parks_is_not_woken_by_messages_for_another).steady_clock(),
         scenario!(threads_hand_the_seat_over_without_a_watcher).may_be_late(2),
         scenario!(the_one_in_the_poller_leaves_and_blocks_without_a_watcher).may_be_late(2),
         scenario!(two_foreign_threads_wait_without_a_watcher).may_be_late(15),
@@ -206,6 +209,33 @@ fn a_message_now_and_then_does_not_wake_the_watcher() {
     block_on(reader);
 }
 
+/// The watcher parks, and its alarm unparks it.
+fn a_task_blocks_and_there_is_no_timer_descriptor() {
+    sim::clocks::forbid();
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move {
+            let other = spawn({
+                let done = done.clone();
+                async move { done.set() }
+            });
+            done.wait();
+            other.await;
+        }
+    })
+    .detach();
+    done.wait();
+}
+
+fn a_foreign_block_on_waits_and_there_is_no_timer_descriptor() {
+    sim::clocks::forbid();
+    needs(millis(6));
+    for ms in [2, 1, 3] {
+        takes(millis(ms), || foreign_block_on(Timer::after(millis(ms))));
+    }
+}
+
 /// It sits for a foreign executor, and leaves the seat to the worker for which the messages are.
 fn the_watcher_gets_out_of_the_way_of_messages() {
     const MESSAGES: u64 = 8;
@@ -267,6 +297,33 @@ fn a_foreign_block_on_is_beside_workers_that_block() {
         foreign_block_on(left.write_all(b"x")).unwrap();
         foreign_block_on(right.read_exact(&mut [0])).unwrap();
     });
+}
+
+/// The watcher is there so that who leaves the poller needs not call the other one.
+fn a_thread_that_parks_is_not_woken_by_messages_for_another() {
+    const MESSAGES: u64 = 8;
+    let (stop, stopped) = oneshot::<()>();
+    let (mut left, right) = UnixStream::pair().unwrap();
+    let reader = thread("reader", move || {
+        block_on(async {
+            let mut right = Async::new(right).unwrap();
+            while right.read(&mut [0]).await.unwrap() > 0 {}
+        });
+    });
+    // It parks when the reader sits.
+    needs(millis(5));
+    sleep(millis(5));
+    let parks = thread("parks", || block_on(stopped));
+    for _ in 0..MESSAGES {
+        needs(millis(5));
+        sleep(millis(5));
+        left.write_all(b"x").unwrap();
+    }
+    let wakes = wakes_of("parks");
+    assert!(wakes <= 3 || time_means_nothing(), "it woke up {wakes} times");
+    drop((left, stop));
+    join([reader]);
+    join([parks]);
 }
 
 fn threads_hand_the_seat_over_without_a_watcher() {
