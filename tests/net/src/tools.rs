@@ -173,6 +173,22 @@ pub async fn once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     .await
 }
 
+/// A future that waits before it does its work; what wakes it; and what tells that it waits. (A task
+/// that was woken by another one may run next on that one's worker, while a new one waits behind
+/// all others.)
+pub fn waits<T>(
+    work: impl Future<Output = T>,
+) -> (impl Future<Output = T>, Sender<()>, Receiver<()>) {
+    let ((wake, mut woken), (waiting, is_waiting)) = (oneshot(), oneshot());
+    let future = async move {
+        once(&mut woken).await;
+        waiting.send(());
+        woken.await;
+        work.await
+    };
+    (future, wake, is_waiting)
+}
+
 /// Lets others run so many times.
 pub async fn yields(times: u64) {
     for _ in 0..times {

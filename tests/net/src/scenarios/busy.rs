@@ -279,11 +279,12 @@ fn a_driver_that_is_never_idle_takes_from_one_that_blocks() {
     let inner = executor.clone();
     let blocks = executor.spawn(async move {
         let flag = Flag::default();
-        // It is the only one in this driver's queues.
-        let task = inner.spawn({
-            let flag = flag.clone();
-            async move { flag.set() }
-        });
+        let other = flag.clone();
+        let (task, wake, is_waiting) = waits(async move { other.set() });
+        let task = inner.spawn(task);
+        is_waiting.await;
+        // It is to run next, and the only one in this driver's queues.
+        wake.send(());
         flag.wait();
         task.await;
         said.say();
@@ -302,10 +303,11 @@ fn a_ticker_that_is_never_idle_takes_from_a_driver_that_blocks() {
         let said = said.clone();
         async move {
             let flag = Flag::default();
-            let task = inner.spawn({
-                let flag = flag.clone();
-                async move { flag.set() }
-            });
+            let other = flag.clone();
+            let (task, wake, is_waiting) = waits(async move { other.set() });
+            let task = inner.spawn(task);
+            is_waiting.await;
+            wake.send(());
             begin.send(());
             flag.wait();
             task.await;

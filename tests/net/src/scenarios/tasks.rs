@@ -22,7 +22,9 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_task_blocks_until_another_one_runs).needs_the_watcher(),
         scenario!(the_very_first_task_blocks_and_nobody_is_in_block_on).needs_the_watcher(),
         scenario!(a_task_blocks_until_the_one_behind_it_runs).processors(2, 3),
+        scenario!(a_task_blocks_until_the_one_it_has_woken_runs).needs_the_watcher(),
         scenario!(a_task_blocks_in_block_on_until_another_one_runs),
+        scenario!(a_task_blocks_in_block_on_until_the_one_it_has_woken_runs),
         scenario!(a_queue_overflows).processors(2, 3).steps(200_000).one_in(10),
     ]
 }
@@ -242,6 +244,29 @@ fn a_task_blocks_until_the_one_behind_it_runs() {
         block_on(first);
         block_on(second);
     }
+}
+
+fn a_task_blocks_until_the_one_it_has_woken_runs() {
+    block_on(spawn(async {
+        let flag = Flag::default();
+        let other = flag.clone();
+        let (other, wake, is_waiting) = waits(async move { other.set() });
+        let other = spawn(other);
+        is_waiting.await;
+        wake.send(());
+        flag.wait();
+        other.await;
+    }));
+}
+
+fn a_task_blocks_in_block_on_until_the_one_it_has_woken_runs() {
+    block_on(spawn(async {
+        let (other, wake, is_waiting) = waits(async { on_a_worker() });
+        let other = spawn(other);
+        is_waiting.await;
+        wake.send(());
+        block_on(other);
+    }));
 }
 
 fn a_task_blocks_in_block_on_until_another_one_runs() {
