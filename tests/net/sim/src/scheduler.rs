@@ -713,6 +713,15 @@ pub fn wakes_of(name: &str) -> u64 {
     })
 }
 
+/// How many threads are alive whose names begin like this.
+pub fn alive(name: &str) -> usize {
+    SIM.with(|sim| {
+        let threads = sim.threads.borrow();
+        let alive = threads.iter().filter(|thread| !thread.ended.get());
+        alive.filter(|thread| thread.name.as_deref().is_some_and(|it| it.starts_with(name))).count()
+    })
+}
+
 /// Says whether a simulated fork's child ended well. It has this thread only; the others are gone.
 #[allow(unsafe_code)]
 pub fn fork(child: impl FnOnce()) -> bool {
