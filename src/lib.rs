@@ -197,7 +197,9 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, Uni
 #[cfg(windows)]
 use std::os::windows::io::BorrowedSocket as Borrowed;
 #[cfg(windows)]
-use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
+use std::os::windows::io::{
+    AsRawSocket, AsSocket as AsHandle, BorrowedSocket, OwnedSocket, RawSocket,
+};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
@@ -7175,6 +7177,13 @@ impl<T: fmt::Debug> fmt::Debug for Async<T> {
     }
 }
 
+impl<T> AsRef<T> for Async<T> {
+    /// The same as [`get_ref`](Async::get_ref).
+    fn as_ref(&self) -> &T {
+        self.get_ref()
+    }
+}
+
 macro_rules! lend_handle {
     ($($system:ident: $trait:ident :: $method:ident -> $handle:ty;)*) => {$(
         #[cfg($system)]
@@ -8129,6 +8138,19 @@ impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
         let fd = handle.into_inner()?.into();
         rustix::io::ioctl_fionbio(&fd, false)?;
         Ok(fd)
+    }
+}
+
+#[cfg(windows)]
+impl<T: Into<OwnedSocket>> TryFrom<Async<T>> for OwnedSocket {
+    type Error = io::Error;
+
+    /// The socket, out of the poller and blocking again. Fails as
+    /// [`into_inner`](Async::into_inner) does: if there are clones of the handle, for one.
+    fn try_from(handle: Async<T>) -> io::Result<OwnedSocket> {
+        let socket = TcpStream::from(handle.into_inner()?.into());
+        socket.set_nonblocking(false)?;
+        Ok(socket.into())
     }
 }
 
