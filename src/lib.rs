@@ -8617,6 +8617,7 @@ struct StaysOnItsThread;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+// Pages for the documentation, and their programs for `cargo test`; nothing for the compiler.
 #[cfg(any(doc, doctest))]
 pub mod guide {
     #![doc = include_str!("guide/guide.md")]
