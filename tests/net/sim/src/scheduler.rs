@@ -555,7 +555,8 @@ pub fn wait_until(
         if let Some(woken) = woken {
             thread.deadline.set(None);
             if !first {
-                thread.wakes.set(thread.wakes.get() + 1);
+                // What comes for no reason is nobody's fault.
+                thread.wakes.set(thread.wakes.get() + u64::from(woken != Woken::Spurious));
                 let what = match woken {
                     Woken::True => "go on",
                     Woken::Timeout => "time is up",

@@ -1,7 +1,7 @@
 //! `Executor` with drivers that come and go, and `scope`.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, sleep};
 
 use super::{Scenario, scenario};
 use crate::smol::{Executor, Timer, block_on, future, scope, spawn, spawn_local};
@@ -15,6 +15,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(an_executor_is_dropped_while_its_tasks_are_woken),
         scenario!(an_executor_is_dropped_while_a_ticket_is_on_its_way),
         scenario!(an_executor_is_dropped_with_what_a_leaked_driver_has_left),
+        scenario!(an_executor_is_dropped_while_somebody_holds_its_task),
         scenario!(two_tasks_come_and_the_first_blocks_until_the_second_runs),
         scenario!(a_driver_is_dropped_half_way),
         scenario!(a_driver_leaves_tickets_behind),
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_driver_blocks_and_the_other_one_takes_over),
         scenario!(a_driver_sits_in_the_poller_for_its_task).may_be_late(2),
         scenario!(a_driver_blocks_with_a_timer_for_the_other).needs_the_watcher(),
+        scenario!(a_driver_blocks_with_a_timer_while_a_worker_falls_asleep).needs_the_watcher(),
         scenario!(a_driver_blocks_with_a_timer_for_the_other_without_a_watcher).may_be_late(2),
     ]
 }
@@ -162,6 +164,21 @@ fn an_executor_is_dropped_with_what_a_leaked_driver_has_left() {
     });
     drop(executor);
     tally.all_have_ended(3);
+}
+
+/// Nobody wakes it but the executor.
+fn an_executor_is_dropped_while_somebody_holds_its_task() {
+    let tally = Tally::default();
+    let executor = Executor::new();
+    let counted = tally.begin();
+    let task = executor.spawn(async move {
+        let _counted = counted;
+        future::pending::<()>().await;
+    });
+    assert!(executor.try_tick());
+    drop(executor);
+    tally.all_have_ended(1);
+    drop(task);
 }
 
 /// Whoever takes the first takes the second along, and for a moment nobody can see it.
@@ -406,10 +423,11 @@ fn a_driver_sits_in_the_poller_for_its_task() {
 
 /// One has polled the task with the timer, and blocks before it sleeps; the other one sleeps
 /// already.
-fn a_timer_is_polled_by_a_driver_that_blocks() {
+fn a_timer_is_polled_by_a_driver_that_blocks(just_before: fn()) {
     needs(millis(2));
     let executor = Arc::new(Executor::new());
     let (stop, other) = driver(&executor);
+    just_before();
     let flag = Flag::default();
     let (sender, receiver) = oneshot();
     let task = executor.spawn({
@@ -434,12 +452,22 @@ fn a_timer_is_polled_by_a_driver_that_blocks() {
 fn a_driver_blocks_with_a_timer_for_the_other() {
     // There is a worker that sleeps, or is about to, and the watcher.
     block_on(spawn(async {}));
-    a_timer_is_polled_by_a_driver_that_blocks();
+    a_timer_is_polled_by_a_driver_that_blocks(|| {});
+}
+
+/// A worker falls asleep, and stops the alarm, while the driver begins to wait.
+fn a_driver_blocks_with_a_timer_while_a_worker_falls_asleep() {
+    block_on(spawn(async {}));
+    a_timer_is_polled_by_a_driver_that_blocks(|| {
+        needs(millis(1));
+        sleep(millis(1));
+        spawn(async {}).detach();
+    });
 }
 
 fn a_driver_blocks_with_a_timer_for_the_other_without_a_watcher() {
     set_starts(0, ALL);
     // It is not tried again soon.
     block_on(spawn(async {}));
-    a_timer_is_polled_by_a_driver_that_blocks();
+    a_timer_is_polled_by_a_driver_that_blocks(|| {});
 }

@@ -280,7 +280,7 @@ fn a_busy_worker_hears_of_messages_without_the_watcher() {
         left.write_all(b"x").unwrap();
     }
     let wakes = wakes_of("smol-watch");
-    assert!(wakes <= 8 || time_means_nothing(), "the watcher woke up {wakes} times");
+    assert!(wakes <= 14 || time_means_nothing(), "the watcher woke up {wakes} times");
     drop(left);
     block_on(busy);
     block_on(reader);

@@ -21,7 +21,13 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_thread_cannot_be_started_and_the_next_one_can),
         scenario!(a_stranded_ticket_wakes_who_sleeps_in_block_on),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
-        scenario!(of_two_workers_that_are_never_idle_one_ends).processors(1, 1).may_be_late(30),
+        scenario!(of_two_workers_that_are_never_idle_one_ends)
+            .processors(1, 1)
+            .steady_clock()
+            .may_be_late(30),
+        scenario!(a_busy_worker_ends_while_the_other_one_falls_asleep)
+            .processors(1, 1)
+            .may_be_late(30),
         scenario!(a_worker_retires_beside_one_that_blocks),
         scenario!(a_worker_retires_from_the_poller_and_another_one_sits_down).processors(1, 2),
         scenario!(workers_block_and_return_while_tasks_arrive),
@@ -126,11 +132,14 @@ fn a_task_is_spawned_where_no_thread_can_run_it() {
 fn a_thread_cannot_be_started_and_the_next_one_can() {
     set_starts(0, 1);
     block_on(spawn(async {}));
-    for _ in 0..2 {
-        block_on(spawn(async {
+    for _ in 0..3 {
+        let task = spawn(async {
             on_a_worker();
             block_on(spawn(async { on_a_worker() }));
-        }));
+        });
+        // This thread is awake, and could stand in.
+        block_on(yields(20));
+        block_on(task);
     }
 }
 
@@ -159,16 +168,42 @@ fn a_worker_that_was_blocked_blocks_again() {
     block_on(task);
 }
 
+/// Polls that take a while each.
+async fn busy(polls: u64) {
+    for _ in 0..polls {
+        sleep(millis(1));
+        yields(1).await;
+    }
+}
+
+fn workers() -> usize {
+    alive("smol-") - alive("smol-watch")
+}
+
 /// One was blocked for so long that the other was started.
 fn of_two_workers_that_are_never_idle_one_ends() {
+    needs(millis(100));
+    let flag = Flag::default();
+    let first = spawn(async move {
+        let second = spawn({
+            let flag = flag.clone();
+            async move {
+                flag.set();
+                busy(60).await;
+            }
+        });
+        flag.wait();
+        busy(30).await;
+        assert!(workers() == 1 || time_means_nothing(), "there are two of them");
+        second.await;
+    });
+    block_on(first);
+}
+
+/// The other one may fall asleep at that moment, and gets the tasks of this one.
+fn a_busy_worker_ends_while_the_other_one_falls_asleep() {
     needs(millis(40));
     let flag = Flag::default();
-    let busy = |polls| async move {
-        for _ in 0..polls {
-            sleep(millis(1));
-            yields(1).await;
-        }
-    };
     let first = spawn(async move {
         let second = spawn({
             let flag = flag.clone();
@@ -189,7 +224,7 @@ fn of_two_workers_that_are_never_idle_one_ends() {
     })
     .detach();
     done.wait();
-    at_rest(|| assert_eq!(alive("smol-") - alive("smol-watch"), 1, "workers"));
+    at_rest(|| assert_eq!(workers(), 1));
 }
 
 fn a_worker_retires_beside_one_that_blocks() {
