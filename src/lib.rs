@@ -132,7 +132,8 @@
 //!
 //! ## When everything is idle
 //!
-//! One thread sleeps in the kernel's poller until the earliest deadline, the others are parked, and
+//! If anything is waited for, one thread sleeps in the kernel's poller until the earliest deadline.
+//! The others are parked, and
 //! the watcher's alarm is stopped. Nothing ticks, no processor is used.
 //!
 //! | news                                        | reaches                                        |
@@ -153,7 +154,8 @@
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
 //! - a lane's `state` < a handle's desk (§9)
 //! - `MINDED` < `state` of a process (§12)
-//! - leaves: `KNOWN` (§2), `drivers`, `locals`, `active` (§3), `mail` (§4), `timers` (§5), the
+//! - `active` (§3) < `KNOWN` (§2)
+//! - leaves: `drivers`, `locals` (§3), `mail` (§4), `timers` (§5), the
 //!   state of `IDLE` (§6), the list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
 //!
 //! ## Where to change what
@@ -183,6 +185,7 @@ use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::iter;
 use std::marker::PhantomData;
 use std::mem;
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
@@ -243,7 +246,7 @@ pub use async_lock as lock;
 /// the same): a yield for 128 system calls is cheap, and 128 of them last less than a millisecond.
 const OPS_PER_POLL: u32 = 128;
 /// Tasks a worker runs between two looks at the injector; a prime, so that it does not beat with
-/// the user's own periods (Go and tokio use the same number). Bench: `spawns into a busy runtime`.
+/// the user's own periods (Go and tokio use the same number). Bench: `spawn_remote_busy2`.
 const TASKS_PER_LOOK: u32 = 61;
 /// Tasks a thread runs between two looks at the kernel while it is never idle: such a look costs
 /// some 200 ns on Linux and 850 with `polling`, so that it adds 3 or 14 ns to each task.
@@ -256,13 +259,12 @@ const SLOT_RUNS: u32 = 3;
 /// `block_on_wake` shows 5 to 50 µs, and `http_wrk_64` was 12 % slower when every two tasks were
 /// shared.
 const CALL: Duration = Duration::from_micros(50);
-/// A worker's queue: what does not fit goes to the injector, half of the queue at a time.
+/// A worker's queue: what does not fit goes to the overflow.
 const LOCAL_QUEUE: usize = 256;
-/// So many tickets of a full queue change places with some of the injector at each fourth look, so
-/// that tasks that yield share their worker with those outside. Two workers at the injector cost
-/// each other: at each look, `yield_1000x1000` takes a fifth longer.
-const ROTATION: usize = 2;
-const LOOKS_PER_ROTATION: u32 = 4;
+/// Where nobody tells the time, a ticket of a full queue changes places with one of the overflow
+/// each time that so many tasks have run. (Two workers at one queue cost each other: at every 61st
+/// task, `yield_1000x1000` takes a fifth longer.)
+const TASKS_PER_EXCHANGE: u32 = 16 * TASKS_PER_LOOK;
 /// How often the watcher looks while threads are busy. Twice this is how long a blocked task can
 /// hold up others; 250 wake-ups a second are 0.1 % of a processor.
 const TICK: Duration = Duration::from_millis(4);
@@ -443,9 +445,9 @@ thread_local! {
 }
 
 thread_local! {
-    /// Which waker leads back to the loop of ours that runs on this thread (its data pointer): that
-    /// of the future the loop is polling. Null if a foreign executor is between the loop and that
-    /// future.
+    /// Who waits with this waker need not care for the reactor, since this thread will sit down in
+    /// the poller by itself: the waker (its data pointer) of the future that a loop of ours is
+    /// polling on this thread. Null if a foreign executor is between the loop and that future.
     static OURS: Cell<*const ()> = const { Cell::new(std::ptr::null()) };
     /// Whether the tasks that this thread polls right now are run by such a loop.
     static OUR_TASKS: Cell<bool> = const { Cell::new(false) };
@@ -463,14 +465,12 @@ fn is_ours(waker: &Waker) -> bool {
     OURS.try_with(|ours| !ours.get().is_null() && ours.get() == waker.data()).unwrap_or(false)
 }
 
-/// What is run until the guard is dropped is run by one of our loops if the future with this waker
-/// is.
-fn run_as(waker: &Waker) -> impl Drop + use<> {
-    let ours = is_ours(waker);
-    let outer = OUR_TASKS.try_with(|tasks| tasks.replace(ours)).unwrap_or(false);
-    let waker = if ours { waker.data() } else { std::ptr::null() };
+/// What is run until the guard is dropped is run by one of our loops, or is not.
+fn run_as(ours: bool) -> impl Drop + use<> {
+    let tasks = OUR_TASKS.try_with(|tasks| tasks.replace(ours)).unwrap_or(false);
+    let waker = OURS.try_with(Cell::get).unwrap_or(std::ptr::null());
     OnDrop(move || {
-        let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
+        let _ = OUR_TASKS.try_with(|ours| ours.set(tasks));
         set_ours(waker);
     })
 }
@@ -601,8 +601,10 @@ impl Pace {
         let polls = self.polls.get() + 1;
         self.polls.set(polls);
         let is_late = self.clock.replace(clock()) != clock();
-        // Even that clock costs a tenth of a poll; so only at the first, second, fourth … poll.
-        if !polls.is_power_of_two() && polls < TASKS_PER_GLANCE && !is_late {
+        // Even that clock costs a tenth of a poll; so only at the first, second, fourth and each
+        // eighth poll.
+        let is_turn = polls.is_power_of_two() || polls % 8 == 0 || polls >= TASKS_PER_GLANCE;
+        if !is_turn && !is_late {
             return false;
         }
         let now = coarse_time();
@@ -674,12 +676,13 @@ impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
 struct Origin {
     place: &'static Location<'static>,
     may_block: bool,
+    is_watched: bool,
 }
 
 impl Origin {
     #[track_caller]
     fn here(may_block: bool) -> Origin {
-        Origin { place: Location::caller(), may_block }
+        Origin { place: Location::caller(), may_block, is_watched: is_watching() }
     }
 }
 
@@ -697,9 +700,9 @@ where
 {
     tour!(1, "a future of {} bytes is boxed: one ticket, one handle", mem::size_of::<F>());
     // The fewer moves of a large future, the smaller the stack that suffices for them.
-    if mem::size_of::<F>() >= LARGE_FUTURE || is_watching() {
+    if mem::size_of::<F>() >= LARGE_FUTURE || origin.is_watched {
         let future = Box::pin(future);
-        if is_watching() {
+        if origin.is_watched {
             let future: future::Boxed<F::Output> = future;
             return box_task(Watched::new(future, origin), after, schedule);
         }
@@ -767,21 +770,27 @@ impl fmt::Display for Stall {
 /// # std::io::Result::Ok(())
 /// ```
 pub fn on_stall(limit: Duration, report: impl FnMut(Stall) + Send + 'static) -> io::Result<()> {
-    {
-        let mut known = lock(&KNOWN);
-        known.limit = limit;
-        known.told = BTreeSet::new();
-        let old = known.report.replace(Box::new(report));
-        let has_thread = mem::replace(&mut known.has_thread, true);
-        drop(known);
-        shielded(|| drop(old));
-        if !has_thread {
-            let thread = thread::Builder::new().name("smol-stalls".into());
-            thread.spawn(look_for_stalls).inspect_err(|_| lock(&KNOWN).has_thread = false)?;
-        }
+    check_for_fork();
+    begin_to_watch(limit, Box::new(report), true)
+}
+
+type Report = Box<dyn FnMut(Stall) + Send>;
+
+fn begin_to_watch(limit: Duration, report: Report, replaces: bool) -> io::Result<()> {
+    let mut known = lock(&KNOWN);
+    if !known.has_thread {
+        // It waits for the lock.
+        thread::Builder::new().name("smol-stalls".into()).spawn(look_for_stalls)?;
+        known.has_thread = true;
+    } else if !replaces {
+        return Ok(());
     }
+    (known.limit, known.told) = (limit, BTreeSet::new());
+    let old = known.report.replace(report);
     // Ordering: Relaxed. A switch; what it switches on is under a lock.
     WATCHING.store(ON, Ordering::Relaxed);
+    drop(known);
+    shielded(|| drop(old));
     Ok(())
 }
 
@@ -825,7 +834,7 @@ struct KnownTasks {
     /// The places that were told.
     told: BTreeSet<&'static Location<'static>>,
     /// Taken out while it is called.
-    report: Option<Box<dyn FnMut(Stall) + Send>>,
+    report: Option<Report>,
     has_thread: bool,
 }
 
@@ -855,27 +864,47 @@ fn is_watching() -> bool {
 
 #[cold]
 fn ask_environment() -> bool {
-    // Ordering: Relaxed, as above. Nobody else has decided meanwhile.
-    let _ = WATCHING.compare_exchange(UNKNOWN, OFF, Ordering::Relaxed, Ordering::Relaxed);
+    // Ordering: Relaxed, as above. Who comes first decides.
+    let asked = WATCHING.compare_exchange(UNKNOWN, OFF, Ordering::Relaxed, Ordering::Relaxed);
     let millis = std::env::var("SMOL_STALLS").ok().and_then(|text| text.trim().parse().ok());
-    if let Some(millis @ 1..) = millis {
+    if let (Ok(_), Some(millis @ 1..)) = (asked, millis) {
         let print = |stall| drop(writeln!(std::io::stderr(), "smol: {stall}"));
-        return on_stall(Duration::from_millis(millis), print).is_ok();
+        let _ = begin_to_watch(Duration::from_millis(millis), Box::new(print), false);
     }
-    false
+    // Ordering: Relaxed, as above.
+    WATCHING.load(Ordering::Relaxed) == ON
 }
 
 /// A future that is noted among the known tasks. It is boxed, so that where nobody watches, tasks
 /// are not a byte larger for it.
 struct Watched<P> {
-    future: P,
+    /// `None` only while it is being dropped.
+    future: Option<P>,
     key: usize,
+}
+
+/// Notes that a task runs, until the guard is dropped.
+fn note_run(key: usize) -> impl Drop {
+    let note = move |runs: bool| {
+        let mut known = lock(&KNOWN);
+        let KnownTasks { tasks, running, .. } = &mut *known;
+        if let Some(task) = tasks.get_mut(key) {
+            (task.runs, task.since) = (runs, Instant::now());
+            task.polls += u64::from(runs);
+        }
+        match runs {
+            true => running.push(key),
+            false => running.retain(|other| *other != key),
+        }
+    };
+    note(true);
+    OnDrop(move || note(false))
 }
 
 impl<P> Watched<P> {
     fn new(future: P, origin: Origin) -> Watched<P> {
         let known = KnownTask { origin, polls: 0, runs: false, since: Instant::now() };
-        Watched { future, key: lock(&KNOWN).tasks.insert(known) }
+        Watched { future: Some(future), key: lock(&KNOWN).tasks.insert(known) }
     }
 }
 
@@ -883,28 +912,21 @@ impl<P: Future + Unpin> Future for Watched<P> {
     type Output = P::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<P::Output> {
-        let key = self.key;
-        let note = move |runs: bool| {
-            let mut known = lock(&KNOWN);
-            let KnownTasks { tasks, running, .. } = &mut *known;
-            if let Some(task) = tasks.get_mut(key) {
-                (task.runs, task.since) = (runs, Instant::now());
-                task.polls += u64::from(runs);
-            }
-            match runs {
-                true => running.push(key),
-                false => running.retain(|other| *other != key),
-            }
-        };
-        note(true);
-        let _after = OnDrop(|| note(false));
-        Pin::new(&mut self.future).poll(cx)
+        let _running = note_run(self.key);
+        match &mut self.future {
+            Some(future) => Pin::new(future).poll(cx),
+            None => Poll::Pending,
+        }
     }
 }
 
 impl<P> Drop for Watched<P> {
     fn drop(&mut self) {
-        lock(&KNOWN).tasks.remove(self.key);
+        let key = self.key;
+        let _after = OnDrop(|| _ = lock(&KNOWN).tasks.remove(key));
+        // A destructor may take its time as well.
+        let _running = note_run(key);
+        self.future = None;
     }
 }
 
@@ -916,7 +938,8 @@ fn look_for_stalls() {
         let (stall, report) = {
             let mut known = lock(&KNOWN);
             pause = (known.limit / 4).clamp(Duration::from_millis(1), Duration::from_millis(100));
-            let running = known.running.iter().filter_map(|key| known.tasks.get(*key));
+            // The last one is inside of the others.
+            let running = known.running.iter().rev().filter_map(|key| known.tasks.get(*key));
             let stall =
                 |task: &KnownTask| Stall { place: task.origin.place, time: task.since.elapsed() };
             let is_new =
@@ -929,9 +952,10 @@ fn look_for_stalls() {
         if let Some(mut report) = report {
             shielded(|| report(stall));
             let mut known = lock(&KNOWN);
-            if known.report.is_none() {
-                known.report = Some(report);
-            }
+            let is_newest = known.report.is_none();
+            let old = if is_newest { known.report.replace(report) } else { Some(report) };
+            drop(known);
+            shielded(|| drop(old));
         }
         // Not more than one in a second.
         thread::sleep(Duration::from_secs(1));
@@ -942,7 +966,7 @@ fn look_for_stalls() {
 // §3  Executor: tickets in queues, workers that take them
 // ============================================================================================
 //
-// uses §1-§2 · used by §4 §6 · locks: drivers (leaf), active (leaf), locals (leaf)
+// uses §1-§2 · used by §4 §6 · locks: active < KNOWN; drivers, locals (leaves)
 //
 // PROBLEM   Tasks become ready on any thread; some thread must poll each of them soon, and a thread
 //           that finds nothing must sleep without missing what comes next.
@@ -961,7 +985,7 @@ fn look_for_stalls() {
 // I3.3      The drivers of an `Executor` may do something else before they search. So each push
 //           there wakes one more of them, and who was woken passes it on before it polls anything
 //           else.
-// NEVER     mentions the reactor or a thread: it knows wakers.
+// NEVER     wakes a thread or asks the reactor: it knows wakers.
 // REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price
 //           of a spawn); one global queue (yields cost double as soon as two workers contend).
 
@@ -999,8 +1023,11 @@ impl Local {
 
 /// Where the tickets of an executor are.
 struct Queues {
-    /// Tickets from outside, and what overflowed.
+    /// Tickets from outside, and those of workers that cannot get at them.
     injector: ConcurrentQueue<Runnable>,
+    /// What did not fit into the queue of a worker. It is a queue of its own so that few tasks from
+    /// outside need not wait for many that yield.
+    overflow: ConcurrentQueue<Runnable>,
     /// The workers' own queues, for thieves.
     locals: RwLock<Vec<Arc<Local>>>,
 }
@@ -1034,6 +1061,8 @@ enum Mode {
 thread_local! {
     /// The worker whose tasks this thread is polling. With nested executors, the innermost.
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
+    /// The queues that `tick` has taken a task from, which this thread is polling.
+    static TICKING: Cell<usize> = const { Cell::new(0) };
 }
 
 /// What the worker on this thread knows, if there is one.
@@ -1068,13 +1097,10 @@ impl Here {
             next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
         }
         let alone = match next.map(|runnable| local.queue.push(runnable)) {
-            None => true,
+            None => local.queue.is_empty(),
             Some(Ok(())) => local.queue.len() == 1 && local.slot.is_empty(),
             Some(Err(full)) => {
-                for runnable in local.queue.try_iter().take(LOCAL_QUEUE / 2) {
-                    let _ = queues.injector.push(runnable);
-                }
-                let _ = queues.injector.push(full.into_inner());
+                let _ = queues.overflow.push(full.into_inner());
                 false
             }
         };
@@ -1088,9 +1114,10 @@ impl Here {
     /// A batch of tasks was collected. Says whether it is worth calling another worker, judging by
     /// the last batches: the worst one counts, half as much with each that follows.
     fn begin_batch(&self, tasks: usize) -> bool {
-        if tasks < 2 || self.mode.get() == Mode::Task {
-            // A `block_on` inside of a task has collected: it may take its time.
-            return tasks > 0 && self.mode.get() == Mode::Task;
+        // If a `block_on` inside of a task has collected, it may take its time.
+        let is_inside = self.mode.get() == Mode::Task;
+        if is_inside || tasks < 2 {
+            return is_inside && tasks > 0;
         }
         self.batch_began.set(Some(Instant::now()));
         let cost = self.task_cost.get();
@@ -1115,7 +1142,11 @@ impl Here {
 
 impl Queues {
     const fn new() -> Queues {
-        Queues { injector: ConcurrentQueue::unbounded(), locals: RwLock::new(Vec::new()) }
+        Queues {
+            injector: ConcurrentQueue::unbounded(),
+            overflow: ConcurrentQueue::unbounded(),
+            locals: RwLock::new(Vec::new()),
+        }
     }
 
     fn id(&self) -> usize {
@@ -1158,12 +1189,25 @@ impl Queues {
     /// Whether a ticket is anywhere. This is S2 of the proof in §0: `is_empty` of a queue loads its
     /// tail with SeqCst, and a push is a SeqCst exchange of the tail.
     fn has_tickets(&self) -> bool {
-        !self.injector.is_empty() || self.locals().iter().any(|local| !local.is_empty())
+        self.has_common() || self.locals().iter().any(|local| !local.is_empty())
     }
 
-    /// The same, without the slots of workers, which they alone take from.
+    /// The same, without the slots, which are for their owners alone as long as these get on.
     fn has_work(&self) -> bool {
-        !self.injector.is_empty() || self.locals().iter().any(|local| !local.queue.is_empty())
+        self.has_common() || self.locals().iter().any(|local| !local.queue.is_empty())
+    }
+
+    /// Whether there is a ticket that is in no worker's queue.
+    fn has_common(&self) -> bool {
+        !self.injector.is_empty() || !self.overflow.is_empty()
+    }
+
+    fn common_len(&self) -> usize {
+        self.injector.len() + self.overflow.len()
+    }
+
+    fn pop_common(&self) -> Option<Runnable> {
+        self.injector.pop().or_else(|_| self.overflow.pop()).ok()
     }
 }
 
@@ -1175,8 +1219,9 @@ struct Worker<'a> {
     /// May it take from others' slots? Our own threads leave that to the watcher.
     takes_slots: bool,
     ticks: Cell<u32>,
-    /// The clock of §1 when this worker last looked elsewhere.
+    /// The clock of §1 when this worker last looked elsewhere, and its `ticks` when that was late.
     clock: Cell<u32>,
+    late_ticks: Cell<u32>,
     /// The last ticket was taken out of turn.
     was_late: Cell<bool>,
     slot_runs: Cell<u32>,
@@ -1196,6 +1241,7 @@ impl<'a> Worker<'a> {
             takes_slots,
             ticks: Cell::new(0),
             clock: Cell::new(clock()),
+            late_ticks: Cell::new(0),
             was_late: Cell::new(false),
             slot_runs: Cell::new(0),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9) | 1),
@@ -1249,7 +1295,8 @@ impl<'a> Worker<'a> {
             }
         }
         self.slot_runs.set(0);
-        local.queue.pop().or_else(|_| local.slot.pop()).ok()
+        let queued = local.queue.pop().ok();
+        queued.or_else(|| if local.slot.is_empty() { None } else { local.slot.pop().ok() })
     }
 
     /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one from
@@ -1262,8 +1309,13 @@ impl<'a> Worker<'a> {
         }
         let is_next = late && !self.was_late.get();
         let mut first = if is_next { self.queues.injector.pop().ok() } else { None };
-        if !late {
-            self.take_share(local);
+        if late {
+            let ran = self.ticks.get().wrapping_sub(self.late_ticks.replace(self.ticks.get()));
+            self.exchange(local, ran as usize);
+        } else {
+            self.take_shares(local);
+            let is_turn = self.ticks.get() % TASKS_PER_EXCHANGE == 0;
+            self.exchange(local, is_turn as usize);
         }
         if self.takes_slots && first.is_none() {
             // Somebody may be blocked, and this ticket one of a few.
@@ -1281,9 +1333,9 @@ impl<'a> Worker<'a> {
     /// Looks at what others have, since this worker has nothing.
     fn search(&self) -> Option<Runnable> {
         let local = self.local.as_deref();
-        let Ok(runnable) = self.queues.injector.pop() else { return self.steal(local) };
+        let Some(runnable) = self.queues.pop_common() else { return self.steal(local) };
         if let Some(local) = local {
-            self.take_share(local);
+            self.take_shares(local);
         }
         Some(runnable)
     }
@@ -1292,25 +1344,36 @@ impl<'a> Worker<'a> {
     fn keep(&self, runnable: Runnable, local: &Local) {
         self.moved.set(true);
         if let Err(full) = local.queue.push(runnable) {
-            let _ = self.queues.injector.push(full.into_inner());
+            let _ = self.queues.overflow.push(full.into_inner());
         }
     }
 
-    /// Takes a fair share of the injector into the worker's own queue, not more than half of it.
-    fn take_share(&self, local: &Local) {
-        let len = self.queues.injector.len();
-        if len > 0 {
-            let workers = self.queues.locals().len().max(1);
-            let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
-            let is_turn = self.ticks.get() % (TASKS_PER_LOOK * LOOKS_PER_ROTATION) == 0;
-            if is_turn && LOCAL_QUEUE - local.queue.len() < ROTATION {
-                self.queues.inject(local.queue.try_iter().take(ROTATION));
-            }
-            let room = LOCAL_QUEUE - local.queue.len();
-            for runnable in self.queues.injector.try_iter().take(share.min(room)) {
-                self.keep(runnable, local);
+    /// Takes a fair share of the tickets that are in nobody's queue into the worker's own, not more
+    /// than half of it.
+    fn take_shares(&self, local: &Local) {
+        for common in [&self.queues.injector, &self.queues.overflow] {
+            let len = common.len();
+            if len > 0 {
+                let workers = self.queues.locals().len().max(1);
+                let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
+                let room = LOCAL_QUEUE - local.queue.len();
+                common.try_iter().take(share.min(room)).for_each(|ticket| self.keep(ticket, local));
             }
         }
+    }
+
+    /// So many tickets of a full queue change places with some that did not fit, or with a crowd from
+    /// outside: as many as have run since the last time, so that tasks that yield take turns.
+    fn exchange(&self, local: &Local, tickets: usize) {
+        let Queues { injector, overflow, .. } = self.queues;
+        let is_crowd = injector.len() > TASKS_PER_LOOK as usize && self.random() % 2 == 0;
+        let others = if is_crowd { injector } else { overflow };
+        let tickets = tickets.min(LOCAL_QUEUE / 2).min(others.len());
+        let room = LOCAL_QUEUE - local.queue.len();
+        for runnable in local.queue.try_iter().take(tickets.saturating_sub(room)) {
+            let _ = overflow.push(runnable);
+        }
+        others.try_iter().take(tickets).for_each(|ticket| self.keep(ticket, local));
     }
 
     /// A random number (xorshift, Marsaglia 2003).
@@ -1530,13 +1593,14 @@ impl Crew {
             // A call of `run` that was leaked has left its queues behind.
             let locals = self.queues.locals().clone();
             locals.iter().for_each(|local| local.drain().for_each(drop));
-            self.queues.injector.try_iter().for_each(drop);
+            iter::from_fn(|| self.queues.pop_common()).for_each(drop);
             // A task that ends the program is on this thread's stack, and will not go away.
             let id = self.queues.id();
             let is_own = |here: &RefCell<Option<Here>>| {
                 here.borrow().as_ref().is_some_and(|here| here.queues == id)
             };
-            let is_inside = HERE.try_with(is_own).unwrap_or(true);
+            let ticks = TICKING.try_with(Cell::get).unwrap_or(id) == id;
+            let is_inside = ticks || HERE.try_with(is_own).unwrap_or(true);
             if lock(&self.active).len == 0 || is_inside {
                 return;
             }
@@ -1571,11 +1635,15 @@ impl<'a> Drive<'a> {
         runnable
     }
 
-    /// The next ticket for `tick`, which has no queue. Every other call begins with the queues of
-    /// the drivers, one of which may be blocked: the injector alone may never be empty (I3.1).
+    /// The next ticket for `tick`, which has no queue. Every other call begins with what others
+    /// have, who may be blocked: the injector alone may never be empty (I3.1).
     fn next_for_tick(&mut self) -> Option<Runnable> {
-        let stolen = if self.name % 2 == 0 { self.worker.steal(None) } else { None };
-        stolen.or_else(|| self.next())
+        if self.name % 2 == 0 {
+            let left = self.crew.queues.overflow.pop().ok();
+            let left = left.or_else(|| self.worker.steal(None));
+            return left.or_else(|| self.next());
+        }
+        self.next()
     }
 
     /// Announces that this driver sleeps. `false`: there is something to do after all.
@@ -1634,11 +1702,12 @@ impl<'a> Drive<'a> {
         if let Poll::Ready(output) = main.poll(cx) {
             // Whoever drives with futures that are ready at once shall drive all the same.
             if self.name % READY_RUNS == 0 && self.worker.ticks.get() == 0 {
-                self.next().into_iter().for_each(|runnable| self.worker.run(runnable));
+                let next = self.next();
+                next.into_iter().for_each(|runnable| self.run_one(runnable, false));
             }
             return Poll::Ready(output);
         }
-        let _tasks = run_as(cx.waker());
+        let _tasks = run_as(is_ours(cx.waker()));
         loop {
             match self.next() {
                 Some(runnable) => {
@@ -1660,16 +1729,25 @@ impl<'a> Drive<'a> {
         Poll::Pending
     }
 
+    /// Runs one task for somebody who polls another one, perhaps.
+    fn run_one(&self, runnable: Runnable, ours: bool) {
+        let _tasks = run_as(ours);
+        let _budget = keep_budget();
+        let id = self.crew.queues.id();
+        let outer = TICKING.try_with(|ticking| ticking.replace(id)).unwrap_or(0);
+        let _restore = OnDrop(|| TICKING.try_with(|ticking| ticking.set(outer)).unwrap_or(()));
+        self.worker.run(runnable);
+    }
+
     /// One poll of `tick`: one task, if there is one.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wake_up();
+        // (First: whoever was called and does nothing passes it on when it is dropped.)
         ready!(spend(cx));
-        let _tasks = run_as(cx.waker());
+        self.wake_up();
         loop {
             match self.next_for_tick() {
                 Some(runnable) => {
-                    let _budget = keep_budget();
-                    self.worker.run(runnable);
+                    self.run_one(runnable, is_ours(cx.waker()));
                     return Poll::Ready(());
                 }
                 None if self.sleep(cx.waker()) => return Poll::Pending,
@@ -1763,7 +1841,7 @@ impl<'a> Executor<'a> {
     pub fn try_tick(&self) -> bool {
         let mut driver = Drive::new(self.crew(), false);
         let found = driver.next_for_tick();
-        found.map(|runnable| driver.worker.run(runnable)).is_some()
+        found.map(|runnable| driver.run_one(runnable, false)).is_some()
     }
 
     /// Whether all tasks are finished.
@@ -1792,7 +1870,7 @@ impl Default for Executor<'_> {
 
 impl fmt::Debug for Executor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let injected = self.crew.get().map_or(0, |crew| crew.queues.injector.len());
+        let injected = self.crew.get().map_or(0, |crew| crew.queues.common_len());
         f.debug_struct("Executor")
             .field("tasks", &self.tasks())
             .field("injected", &injected)
@@ -1896,9 +1974,9 @@ impl LocalTasks {
         F::Output: 'static,
     {
         // As in `new_task`.
-        if mem::size_of::<F>() >= LARGE_FUTURE || is_watching() {
+        if mem::size_of::<F>() >= LARGE_FUTURE || origin.is_watched {
             let future = Box::pin(future);
-            if is_watching() {
+            if origin.is_watched {
                 let future: future::BoxedLocal<F::Output> = future;
                 return self.box_task(Watched::new(future, origin));
             }
@@ -2001,15 +2079,15 @@ impl LocalTasks {
         false
     }
 
-    /// Takes the waker back. `false`: somebody has used it.
-    fn wake_up(&self, name: u64) -> bool {
+    /// Takes the waker back, if nobody has used it.
+    fn wake_up(&self, name: u64) {
         self.asleep.set(self.asleep.get() - 1);
         let own = {
             let mut mail = lock(&self.mail);
             let place = mail.sleepers.iter().position(|(other, _)| *other == name);
             place.map(|place| mail.sleepers.swap_remove(place))
         };
-        own.is_some()
+        drop(own); // without the lock
     }
 
     /// Somebody who drove this is leaving: others must look after what is left.
@@ -2091,7 +2169,7 @@ impl<'a> LocalExecutor<'a> {
 
     /// Polls one task, if one is ready. Says whether there was one.
     pub fn try_tick(&self) -> bool {
-        LocalDrive::new(self.tasks()).run_one()
+        LocalDrive::new(self.tasks()).run_one(false)
     }
 
     /// Whether all tasks are finished.
@@ -2130,7 +2208,8 @@ impl LocalDrive {
     }
 
     /// Polls one task, if one is ready.
-    fn run_one(&mut self) -> bool {
+    fn run_one(&mut self, ours: bool) -> bool {
+        let (_tasks, _budget) = (run_as(ours), keep_budget());
         let _here = self.tasks.enter();
         self.tasks.collect();
         let found = self.tasks.next(0);
@@ -2147,11 +2226,11 @@ impl LocalDrive {
         let _here = self.tasks.enter();
         if let Poll::Ready(output) = main.poll(cx) {
             if self.name % u64::from(READY_RUNS) == 0 {
-                self.run_one();
+                self.run_one(false);
             }
             return Poll::Ready(output);
         }
-        let _tasks = run_as(cx.waker());
+        let _tasks = run_as(is_ours(cx.waker()));
         self.tasks.collect();
         loop {
             match self.tasks.next(0) {
@@ -2169,12 +2248,10 @@ impl LocalDrive {
 
     /// One poll of `tick`: one task, if there is one.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.wake_up();
         ready!(spend(cx));
-        let _tasks = run_as(cx.waker());
-        let _budget = keep_budget();
+        self.wake_up();
         loop {
-            if self.run_one() {
+            if self.run_one(is_ours(cx.waker())) {
                 return Poll::Ready(());
             }
             if self.sleep(cx.waker()) {
@@ -2500,7 +2577,11 @@ fn set_timer_fd(timer: &TimerFd, after: Option<Duration>) {
 /// Sleeps until it rings, or a signal comes.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn wait_for_timer_fd(timer: &TimerFd) {
-    let _ = rustix::io::read(timer, &mut [0; 8]);
+    match rustix::io::read(timer, &mut [0; 8]) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        // Somebody has closed it.
+        Err(_) => thread::sleep(NAP),
+    }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -2799,7 +2880,7 @@ impl Reactor {
 /// many there are (bench: `timer_pending_1m`; a BTreeMap took five times as long).
 ///
 /// Time is counted in nanoseconds since the first use. A tick is 2^20 of them, a millisecond. On
-/// level 0 a slot is a tick, on the next one 64 ticks, and so on; a timer is on the lowest level on
+/// level 0 a slot is a tick, on the next one 64 ticks, and so on; a timer is on the highest level on
 /// which its slot is not the one that the wheel is in. So all of a level's timers come before those
 /// of the next level, and a slot's timers before those of its next slot. When the wheel comes to a
 /// slot of an upper level, its timers go further down. The levels hold all the nanoseconds that 64
@@ -3401,7 +3482,8 @@ impl Source {
 // I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the
 //           watcher fills a seat that is empty for a whole tick; or there is no other thread that
 //           could be late.
-// I6.2      A worker that is awake means that the alarm is set: should it block, the watcher finds
+// I6.2      A worker that is awake means that the alarm is set, unless nothing has happened for two
+//           ticks and no ticket is queued: should the worker block, the watcher finds
 //           what it has in its queue, and starts one more worker if none gets on.
 // I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a
 //           task which blocks holds up no main future. (The one exception: no thread could be
@@ -3621,6 +3703,8 @@ struct IdleState {
     /// Workers that exist or are about to; of these, those whose task waits in a nested `block_on`.
     present: usize,
     blocked: usize,
+    /// Of the others, those that ran the same task all the time, when the watcher looked last.
+    stuck: usize,
     /// No thread could be started; not tried again within a second.
     failed: Option<Instant>,
     watcher: Watcher,
@@ -3665,6 +3749,7 @@ static IDLE: Idle = Idle {
         is_wanted: false,
         present: 0,
         blocked: 0,
+        stuck: 0,
         failed: None,
         watcher: Watcher::Absent,
         is_urgent: false,
@@ -3715,6 +3800,12 @@ impl IdleState {
     /// they sleep.
     fn active(&self) -> usize {
         self.present.saturating_sub(self.blocked + self.asleep())
+    }
+
+    /// Whether there are more workers than there should be, and than those who stand in for others
+    /// that are stuck.
+    fn is_excess(&self) -> bool {
+        self.present > self.wanted() + self.stuck.min(self.active())
     }
 
     /// Nobody relies on anybody who is awake.
@@ -3962,7 +4053,7 @@ impl Idle {
         let is_parked = seat.is_none();
         let bedtime = Bedtime {
             seat,
-            is_excess: is_worker && change.present > change.wanted(),
+            is_excess: is_worker && change.is_excess(),
             is_unwatched: is_parked && change.watcher != Watcher::Present,
         };
         if is_parked && change.seat == Sitter::Watcher {
@@ -3981,8 +4072,8 @@ impl Idle {
         was_called
     }
 
-    /// Takes the seat for a look, or for the watcher.
-    fn sit(&'static self, how: Sitter) -> Option<Seat> {
+    /// Takes the seat for a look.
+    fn sit(&'static self) -> Option<Seat> {
         if self.look() & SEATED != 0 || !REACTOR.prepare() {
             return None;
         }
@@ -3990,7 +4081,7 @@ impl Idle {
         if change.seat != Sitter::Nobody {
             return None;
         }
-        change.seat = how;
+        change.seat = Sitter::Other;
         change.publish();
         Some(Seat::new())
     }
@@ -4090,7 +4181,7 @@ impl Idle {
     /// A worker that sleeps and was not called ends, if there are too many.
     fn retire(&'static self, signal: &Arc<Signal>) -> bool {
         let mut change = self.change();
-        let is_excess = change.present > change.wanted();
+        let is_excess = change.is_excess();
         let is_seated = change.seated.as_ref().is_some_and(|other| Arc::ptr_eq(other, signal));
         if !is_excess || !(is_seated || change.take_off(signal, true)) {
             return false;
@@ -4123,7 +4214,7 @@ impl Idle {
 
     /// Whether there are tickets, and nobody else to run them because no thread could be started.
     fn is_stranded(&self) -> bool {
-        self.look() & STRANDED != 0 && !QUEUES.injector.is_empty()
+        self.look() & STRANDED != 0 && QUEUES.has_work()
     }
 }
 
@@ -4266,7 +4357,7 @@ fn deliver(woken: Vec<Waker>, mode: Mode) {
 
 /// One look at the kernel by a thread that is never idle.
 fn glance(mode: Mode) {
-    if let Some(seat) = IDLE.sit(Sitter::Other) {
+    if let Some(seat) = IDLE.sit() {
         let mut woken = Vec::new();
         REACTOR.turn(&seat, false, None, &mut woken);
         IDLE.leave(seat, false);
@@ -4280,15 +4371,19 @@ fn glance(mode: Mode) {
 /// `block_on`. (Of one in a task nobody can tell: who is woken then is the task, which runs
 /// already.)
 fn leads_home(waker: &Waker) -> bool {
+    // Two are the sleeper's own. (A foreign `block_on` has none; and what the outer one has seen
+    // says nothing of an inner one of ours.)
+    let clones = SLEEPER.try_with(|kept| Arc::strong_count(&kept.main_wake)).unwrap_or(0);
+    if clones <= 2 || DEPTH.try_with(Cell::get) != Ok(1) {
+        return false;
+    }
     let kind: *const RawWakerVTable = waker.vtable();
     let mut kinds = HOMES.try_with(Cell::get).unwrap_or([std::ptr::null(); 4]);
     let known = HOMES_KNOWN.try_with(Cell::get).unwrap_or(4) as usize;
     if kinds.iter().take(known).any(|known| *known == kind) {
         return true;
     }
-    // Two are the sleeper's own.
-    let clones = SLEEPER.try_with(|kept| Arc::strong_count(&kept.main_wake)).unwrap_or(0);
-    if clones <= 2 || known == kinds.len() {
+    if known == kinds.len() {
         return false;
     }
     let wakes = || MAIN_WAKES.try_with(Cell::get).unwrap_or(0);
@@ -4334,7 +4429,7 @@ fn attend(waker: &Waker) {
         return IDLE.fill_seat(true);
     }
     // No thread can be started: this one asks the kernel, for a moment, and its task comes back.
-    if let Some(seat) = IDLE.sit(Sitter::Other) {
+    if let Some(seat) = IDLE.sit() {
         let mut woken = Vec::new();
         REACTOR.turn(&seat, true, Some(NAP), &mut woken);
         IDLE.leave(seat, false);
@@ -4391,8 +4486,13 @@ fn stand_in() -> bool {
         // In `block_on`, whoever stands in asks the kernel next; in `spawn`, nobody does.
         let outer = OUR_TASKS.try_with(|tasks| tasks.replace(is_in_loop())).unwrap_or(false);
         let _restore = OnDrop(|| OUR_TASKS.try_with(|tasks| tasks.set(outer)).unwrap_or(()));
-        let tickets = QUEUES.injector.len().min(TASKS_PER_LOOK as usize);
-        for runnable in QUEUES.injector.try_iter().take(tickets) {
+        // All workers that there are are blocked.
+        let locals = QUEUES.locals().clone();
+        locals.iter().for_each(|local| QUEUES.inject(local.queue.try_iter()));
+        let tickets = QUEUES.common_len().min(TASKS_PER_LOOK as usize);
+        // What these tasks wake goes to the injector, so that comes last.
+        let next = || QUEUES.overflow.pop().or_else(|_| QUEUES.injector.pop()).ok();
+        for runnable in iter::from_fn(next).take(tickets) {
             refill_budget();
             runnable.run();
         }
@@ -4401,12 +4501,12 @@ fn stand_in() -> bool {
 }
 
 /// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is: each task that
-/// is ready runs once. Not in wakers, which may be called with somebody's lock held. And not inside
+/// is ready runs, and goes on for some rounds if it yields. Not in wakers, which may be called with somebody's lock held. And not inside
 /// of each other: the outermost finds what the tasks spawn.
 fn stand_in_at_once() {
     thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
     if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
-        for _ in 0..=QUEUES.injector.len() {
+        for _ in 0..=QUEUES.common_len() {
             stand_in();
         }
         let _ = INSIDE.try_with(|inside| inside.set(false));
@@ -4562,7 +4662,7 @@ fn work(name: u32) {
         while hand.round() {}
     }
     drop(hand);
-    // What came at the last moment is in the injector now.
+    // What came at the last moment is in the injector now, or another worker's.
     if QUEUES.has_work() {
         notify();
     }
@@ -4591,6 +4691,7 @@ impl Hand<'_> {
                 return false;
             }
         }
+        self.stop_searching(); // wakers are somebody else's code (I6.4)
         glance(if is_late { Mode::Late } else { Mode::Collecting });
         true
     }
@@ -4718,7 +4819,9 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     }
     // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
     sleeper.signal.woken.store(false, Ordering::Relaxed);
-    let _ = HOMES_KNOWN.try_with(|known| known.set(0));
+    if DEPTH.try_with(Cell::get) == Ok(1) {
+        let _ = HOMES_KNOWN.try_with(|known| known.set(0));
+    }
     let mut poll = || {
         refill_budget();
         set_ours(sleeper.main.data());
@@ -4922,6 +5025,10 @@ fn watch() {
             let is_same = now.getting_on() == 0 && now.workers.len() == seen.workers.len();
             quiet = if is_same && !QUEUES.has_tickets() { quiet + 1 } else { 0 };
             stuck = if now.is_stuck() { stuck + 1 } else { 0 };
+            {
+                let mut state = lock(&IDLE.state);
+                state.stuck = state.active().saturating_sub(now.getting_on());
+            }
             if stuck > 0 {
                 help_out(&now, &mut stuck);
             }
@@ -4975,14 +5082,15 @@ fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
         change.finish();
         return false;
     }
+    let seat = Seat::new();
     change.seat = Sitter::Watcher;
     // Workers may be blocked, and then we are needed elsewhere.
     let limit = (!change.stop_alarm(is_quiet)).then_some(TICK);
     change.finish();
     look_after_tickets(is_quiet);
     let mut woken = Vec::new();
-    REACTOR.turn(&Seat::new(), true, limit, &mut woken);
-    let is_wanted = IDLE.leave(Seat::new(), false);
+    REACTOR.turn(&seat, true, limit, &mut woken);
+    let is_wanted = IDLE.leave(seat, false);
     wake_all(woken);
     !is_wanted && REACTOR.has_interest()
 }
@@ -5031,8 +5139,8 @@ impl Seen {
 
     /// Whether tickets lie where nobody has taken any for a whole tick.
     fn is_stuck(&self) -> bool {
-        let injected = !QUEUES.injector.is_empty() && self.getting_on() == 0;
-        injected || self.workers.iter().any(|worker| worker.stuck)
+        let is_left = QUEUES.has_common() && self.getting_on() == 0;
+        is_left || self.workers.iter().any(|worker| worker.stuck)
     }
 }
 
@@ -5063,7 +5171,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
     }
     // Workers that compute for long look the same as workers that are blocked. The first few spare
     // ones come at once, more and more slowly after that: 2, 4, 8 … ticks apart.
-    let spare = seen.workers.len().saturating_sub(limit());
+    let spare = seen.workers.len().saturating_sub(limit() + lock(&IDLE.state).blocked);
     let patience = 1u32.checked_shl((spare / limit()) as u32).unwrap_or(u32::MAX);
     if *stuck >= patience && IDLE.add_spare() {
         *stuck = 0;
@@ -5230,7 +5338,7 @@ impl<'env> Children<'env> {
         };
         drop(old);
         let is_ours = is_ours(cx.waker());
-        let _restore = run_as(cx.waker());
+        let _restore = run_as(is_ours);
         for waker in wakers {
             let key = waker.key;
             // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
@@ -5690,11 +5798,11 @@ struct PoolState {
     blocked: usize,
     /// Those whose job has handed in what nobody was free for.
     hosts: usize,
-    /// Threads that have been started and have not looked at the queue yet.
+    /// Threads that have been started and do not do jobs yet.
     starting: usize,
     /// Whether one of them stands by for the jobs of hosts.
     stands_by: bool,
-    /// How many jobs were taken out of the queue.
+    /// How often a thread came for a job.
     taken: usize,
 }
 
@@ -6150,10 +6258,8 @@ impl Desk {
                 _ if !is_gone => at += 1,
                 None => return slip.wait(wish, trash),
                 Some(answer) if answer.is_failure() && !tells => at += 1,
-                Some(_) => match self.remove(at, trash) {
-                    Some(answer) if answer.is_failure() => return Poll::Ready(Some(answer)),
-                    _ => {}
-                },
+                Some(answer) if answer.is_failure() => return Poll::Ready(self.remove(at, trash)),
+                Some(_) => trash.0.push(self.slips.remove(at)),
             }
         }
         match self.slips.iter().position(|slip| Some(slip.started) == name) {
@@ -6178,8 +6284,9 @@ impl Desk {
         // When there are very many, those go that nobody has come for in a minute.
         if self.slips.len() >= DESK_LIMIT && self.slips.len().is_power_of_two() {
             let is_old = |slip: &Slip| slip.answer.is_some() && slip.since.elapsed() > DESK_AGE;
-            let slips = mem::take(&mut self.slips).into_iter();
-            (trash.0, self.slips) = slips.partition(is_old);
+            let (old, kept): (Vec<_>, _) = mem::take(&mut self.slips).into_iter().partition(is_old);
+            trash.0.extend(old);
+            self.slips = kept;
         }
         let started = self.tick();
         self.slips.push(Slip {

@@ -804,3 +804,29 @@ fn jobs_that_come_when_a_pool_thread_goes_idle_are_not_left_in_the_queue() {
         }
     });
 }
+
+/// What such a combinator was seen to do in our loop says nothing of it in somebody else's.
+#[test]
+fn a_combinator_with_a_waker_of_its_own_works_in_a_foreign_block_on_inside_of_ours() {
+    struct Forward(Waker);
+    impl Wake for Forward {
+        fn wake(self: Arc<Self>) {
+            self.0.wake_by_ref();
+        }
+    }
+    async fn combine<F: Future>(future: F) -> F::Output {
+        let mut future = Box::pin(future);
+        poll_fn(move |cx| {
+            let waker = Waker::from(Arc::new(Forward(cx.waker().clone())));
+            future.as_mut().poll(&mut Context::from_waker(&waker))
+        })
+        .await
+    }
+    fresh_process(20, &[], || {
+        block_on(async {
+            combine(sleep(Duration::from_millis(5))).await;
+            foreign_block_on(combine(sleep(Duration::from_millis(5))));
+            combine(sleep(Duration::from_millis(5))).await;
+        });
+    });
+}

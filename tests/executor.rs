@@ -763,3 +763,86 @@ fn an_executor_of_its_own_needs_no_global_workers() {
         });
     });
 }
+
+/// A `tick` whose task has spent its budget says Pending and keeps its notification; dropped then, it passes it on.
+#[test]
+fn a_tick_that_was_called_without_a_budget_and_is_dropped_passes_the_call_on() {
+    fresh_process(60, &[], || {
+        static EX: Executor<'static> = Executor::new();
+        let (begun, done) = (Flag::new(), Flag::new());
+        let begin = begun.clone();
+        thread::spawn(move || {
+            block_on(EX.run(async {
+                begin.set();
+                pending::<()>().await
+            }))
+        });
+        begun.wait_blocking();
+        // Until it is the tick that is called, and not the other driver.
+        let (waker, wakes) = counting_waker();
+        let mut cx = Context::from_waker(&waker);
+        let mut call = || {
+            let mut tick = pin!(EX.tick());
+            let before = wakes.count();
+            if tick.as_mut().poll(&mut cx).is_ready() {
+                return false;
+            }
+            let end = done.clone();
+            EX.spawn(async move { end.set() }).detach();
+            let was_called = wakes.count() > before;
+            if was_called {
+                // Spends the budget of this thread, of which nothing is known but that it is full
+                // again after each Pending.
+                let mut always = pin!(Timer::interval(Duration::ZERO));
+                let mut spend =
+                    || (0..).take_while(|_| always.as_mut().poll(&mut cx).is_ready()).count();
+                spend();
+                let budget = spend();
+                let mut always = pin!(Timer::interval(Duration::ZERO));
+                assert!((0..budget).all(|_| always.as_mut().poll(&mut cx).is_ready()));
+                assert!(tick.as_mut().poll(&mut cx).is_pending());
+            }
+            was_called
+        };
+        while !call() {
+            done.wait_blocking();
+        }
+        done.wait_blocking();
+    });
+}
+
+/// The task's timer is nobody's but the reactor's: whoever waits for it later may be a foreign executor.
+#[test]
+fn a_task_polled_by_try_tick_inside_of_a_local_task_may_be_driven_by_others_later() {
+    fresh_process(60, &[], || {
+        let ex = Arc::new(Executor::new());
+        let task = ex.spawn(async { Timer::after(Duration::from_millis(5)).await });
+        block_on(async {
+            smol::spawn_local(async move {
+                assert!(ex.try_tick());
+                foreign_block_on(ex.run(task))
+            })
+            .await
+        });
+    });
+}
+
+#[test]
+fn a_task_that_ends_the_program_may_be_polled_by_a_tick_of_an_executor_in_a_thread_local() {
+    thread_local! {
+        static EX: Executor<'static> = const { Executor::new() };
+    }
+    let ended = common::fresh_process_output(20, &[], || {
+        // What the runtime keeps for the thread is there before the executor, and is dropped after it.
+        let other = Executor::new();
+        other.spawn(async {}).detach();
+        assert!(other.try_tick());
+        EX.with(|ex| {
+            ex.spawn(async { std::process::exit(7) }).detach();
+            ex.try_tick();
+        });
+    });
+    if let Some(ended) = ended {
+        assert_eq!(ended.status.code(), Some(7), "{}", ended.output);
+    }
+}
