@@ -197,7 +197,9 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, Uni
 #[cfg(windows)]
 use std::os::windows::io::BorrowedSocket as Borrowed;
 #[cfg(windows)]
-use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
+use std::os::windows::io::{
+    AsRawSocket, AsSocket as AsHandle, BorrowedSocket, OwnedSocket, RawSocket,
+};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
@@ -5116,7 +5118,8 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     // Dropped before `body`, and before whatever the children borrow from.
     let _children = OnDrop(|| {
         children.close();
-        let left = mem::take(&mut *lock(&children.woken));
+        let end = Woken { is_over: true, ..Woken::default() };
+        let left = mem::replace(&mut *lock(&children.woken), end);
         drop(left);
     });
     poll_fn(|cx| {
@@ -5165,6 +5168,8 @@ struct Woken {
     wakers: Vec<Arc<ChildWaker>>,
     /// Wakes the scope's own future; taken by the first child that is woken.
     scope: Option<Waker>,
+    /// The scope has ended: a waker that came now would hold this list, and the list the waker.
+    is_over: bool,
 }
 
 /// The waker of a child, or of the body.
@@ -5172,8 +5177,7 @@ struct ChildWaker {
     key: usize,
     /// Atomic: it is on the list already.
     is_queued: AtomicBool,
-    /// The list holds wakers, so that they must not hold the list.
-    woken: Weak<Mutex<Woken>>,
+    woken: Arc<Mutex<Woken>>,
 }
 
 /// The body of a scope among the keys of its children.
@@ -5181,7 +5185,7 @@ const BODY: usize = usize::MAX;
 
 impl ChildWaker {
     fn waker(key: usize, woken: &Arc<Mutex<Woken>>) -> Waker {
-        let (is_queued, woken) = (AtomicBool::new(false), Arc::downgrade(woken));
+        let (is_queued, woken) = (AtomicBool::new(false), woken.clone());
         Waker::from(Arc::new(ChildWaker { key, is_queued, woken }))
     }
 }
@@ -5197,9 +5201,11 @@ impl Wake for ChildWaker {
         if self.is_queued.swap(true, Ordering::AcqRel) {
             return;
         }
-        let Some(woken) = self.woken.upgrade() else { return };
         let scope = {
-            let mut woken = lock(&woken);
+            let mut woken = lock(&self.woken);
+            if woken.is_over {
+                return;
+            }
             woken.wakers.push(self.clone());
             woken.scope.take()
         };
@@ -5480,24 +5486,26 @@ impl Timer {
     /// Changes the deadline. Whoever waits for the timer goes on waiting, also if there is none.
     fn set(&mut self, deadline: Option<Instant>, period: Option<Duration>, is_ahead: bool) {
         self.period = period;
-        let old = mem::replace(&mut self.state, TimerState::new(None));
-        self.state = match (old, deadline) {
-            (TimerState::Set(_, key), Some(deadline)) => {
-                // If it has fired, its waiter was woken and comes back.
-                let key = key.filter(|key| REACTOR.move_timer(*key, deadline));
-                TimerState::Set(deadline, key.map(|key| TimerKey { is_ahead, ..key }))
-            }
-            (TimerState::Set(_, key), None) => {
-                TimerState::Never(key.and_then(|key| REACTOR.take_timer(key)))
-            }
-            (TimerState::Never(Some(waiter)), Some(deadline)) => {
-                let key = REACTOR.set_timer(deadline, waiter.clone());
-                attend(&waiter);
-                TimerState::Set(deadline, Some(TimerKey { is_ahead, ..key }))
-            }
-            (TimerState::Never(waiter), None) => TimerState::Never(waiter),
-            (TimerState::Never(None), deadline) => TimerState::new(deadline),
+        if let (TimerState::Set(old, key), Some(deadline)) = (&mut self.state, deadline) {
+            *old = deadline;
+            // If it has fired, its waiter was woken and comes back.
+            *key = key.filter(|key| REACTOR.move_timer(*key, deadline));
+            key.iter_mut().for_each(|key| key.is_ahead = is_ahead);
+            return;
+        }
+        let waiter = match mem::replace(&mut self.state, TimerState::new(deadline)) {
+            TimerState::Set(_, key) => key.and_then(|key| REACTOR.take_timer(key)),
+            TimerState::Never(waiter) => waiter,
         };
+        match (&mut self.state, waiter) {
+            (TimerState::Never(place), waiter) => *place = waiter,
+            (TimerState::Set(deadline, key), Some(waiter)) => {
+                let new = REACTOR.set_timer(*deadline, waiter.clone());
+                *key = Some(TimerKey { is_ahead, ..new });
+                attend(&waiter);
+            }
+            (TimerState::Set(..), None) => {}
+        }
     }
 
     /// The deadline after one that fired at `now`.
@@ -7169,6 +7177,13 @@ impl<T: fmt::Debug> fmt::Debug for Async<T> {
     }
 }
 
+impl<T> AsRef<T> for Async<T> {
+    /// The same as [`get_ref`](Async::get_ref).
+    fn as_ref(&self) -> &T {
+        self.get_ref()
+    }
+}
+
 macro_rules! lend_handle {
     ($($system:ident: $trait:ident :: $method:ident -> $handle:ty;)*) => {$(
         #[cfg($system)]
@@ -8126,6 +8141,19 @@ impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
     }
 }
 
+#[cfg(windows)]
+impl<T: Into<OwnedSocket>> TryFrom<Async<T>> for OwnedSocket {
+    type Error = io::Error;
+
+    /// The socket, out of the poller and blocking again. Fails as
+    /// [`into_inner`](Async::into_inner) does: if there are clones of the handle, for one.
+    fn try_from(handle: Async<T>) -> io::Result<OwnedSocket> {
+        let socket = TcpStream::from(handle.into_inner()?.into());
+        socket.set_nonblocking(false)?;
+        Ok(socket.into())
+    }
+}
+
 impl TryFrom<Async<File>> for Stdio {
     type Error = io::Error;
 
@@ -8589,6 +8617,7 @@ struct StaysOnItsThread;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+// Pages for the documentation, and their programs for `cargo test`; nothing for the compiler.
 #[cfg(any(doc, doctest))]
 pub mod guide {
     #![doc = include_str!("guide/guide.md")]
