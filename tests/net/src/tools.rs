@@ -173,9 +173,8 @@ pub async fn once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     .await
 }
 
-/// A future that waits before it does its work; what wakes it; and what tells that it waits. (A task
-/// that was woken by another one may run next on that one's worker, while a new one waits behind
-/// all others.)
+/// A future that waits before it does its work; what wakes it; and what tells that it waits. (What
+/// a task has woken may run next on its worker, while a new task waits behind all others.)
 pub fn waits<T>(
     work: impl Future<Output = T>,
 ) -> (impl Future<Output = T>, Sender<()>, Receiver<()>) {

@@ -26,7 +26,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_scope_is_dropped_half_way),
         scenario!(a_driver_blocks_and_the_other_one_takes_over),
         scenario!(a_driver_sits_in_the_poller_for_its_task).may_be_late(2),
-        scenario!(a_driver_blocks_with_a_timer_for_the_other).needs_the_watcher(),
+        scenario!(a_driver_blocks_with_a_timer_for_the_other).may_be_late(5),
         scenario!(a_driver_blocks_with_a_timer_while_a_worker_falls_asleep).needs_the_watcher(),
         scenario!(a_driver_blocks_with_a_timer_for_the_other_without_a_watcher).may_be_late(2),
     ]
@@ -459,8 +459,9 @@ fn a_driver_blocks_with_a_timer_for_the_other() {
 fn a_driver_blocks_with_a_timer_while_a_worker_falls_asleep() {
     block_on(spawn(async {}));
     a_timer_is_polled_by_a_driver_that_blocks(|| {
-        needs(millis(1));
-        sleep(millis(1));
+        // Long enough that the alarm does not go on ringing because it is needed so often.
+        needs(millis(5));
+        sleep(millis(5));
         spawn(async {}).detach();
     });
 }

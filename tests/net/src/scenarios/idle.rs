@@ -29,7 +29,6 @@ pub fn all() -> Vec<Scenario> {
             .processors(1, 1)
             .steady_clock(),
         scenario!(a_foreign_block_on_is_beside_workers_that_block).may_be_late(2),
-        scenario!(a_thread_that_parks_is_not_woken_by_messages_for_another).steady_clock(),
         scenario!(threads_hand_the_seat_over_without_a_watcher).may_be_late(2),
         scenario!(the_one_in_the_poller_leaves_and_blocks_without_a_watcher).may_be_late(2),
         scenario!(two_foreign_threads_wait_without_a_watcher).may_be_late(15),
@@ -297,33 +296,6 @@ fn a_foreign_block_on_is_beside_workers_that_block() {
         foreign_block_on(left.write_all(b"x")).unwrap();
         foreign_block_on(right.read_exact(&mut [0])).unwrap();
     });
-}
-
-/// The watcher is there so that who leaves the poller needs not call the other one.
-fn a_thread_that_parks_is_not_woken_by_messages_for_another() {
-    const MESSAGES: u64 = 8;
-    let (stop, stopped) = oneshot::<()>();
-    let (mut left, right) = UnixStream::pair().unwrap();
-    let reader = thread("reader", move || {
-        block_on(async {
-            let mut right = Async::new(right).unwrap();
-            while right.read(&mut [0]).await.unwrap() > 0 {}
-        });
-    });
-    // It parks when the reader sits.
-    needs(millis(5));
-    sleep(millis(5));
-    let parks = thread("parks", || block_on(stopped));
-    for _ in 0..MESSAGES {
-        needs(millis(5));
-        sleep(millis(5));
-        left.write_all(b"x").unwrap();
-    }
-    let wakes = wakes_of("parks");
-    assert!(wakes <= 3 || time_means_nothing(), "it woke up {wakes} times");
-    drop((left, stop));
-    join([reader]);
-    join([parks]);
 }
 
 fn threads_hand_the_seat_over_without_a_watcher() {

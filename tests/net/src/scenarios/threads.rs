@@ -6,7 +6,8 @@ use std::process::{self, Child, Command, Stdio};
 use std::thread::sleep;
 
 use super::{Scenario, scenario};
-use crate::smol::{Async, Timer, block_on, io::AsyncReadExt, spawn, spawn_local, unblock};
+use crate::smol::prelude::*;
+use crate::smol::{Async, Timer, block_on, future, spawn, spawn_local, unblock};
 use crate::tools::*;
 
 pub fn all() -> Vec<Scenario> {
@@ -18,7 +19,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(tasks_are_queued_while_a_start_fails).starts(2, 2).may_be_late(1010),
         scenario!(a_task_that_no_thread_can_run_waits_at_rest).may_be_late(2),
         scenario!(a_task_is_spawned_where_no_thread_can_run_it),
-        scenario!(a_thread_cannot_be_started_and_the_next_one_can),
+        scenario!(a_thread_cannot_be_started_and_the_next_ones_can).processors(2, 3),
         scenario!(a_stranded_ticket_wakes_who_sleeps_in_block_on),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
         scenario!(of_two_workers_that_are_never_idle_one_ends)
@@ -129,18 +130,21 @@ fn a_task_is_spawned_where_no_thread_can_run_it() {
     }
 }
 
-fn a_thread_cannot_be_started_and_the_next_one_can() {
+/// One failure does not keep others away for long.
+fn a_thread_cannot_be_started_and_the_next_ones_can() {
     set_starts(0, 1);
     block_on(spawn(async {}));
-    for _ in 0..3 {
-        let task = spawn(async {
+    let flag = Flag::default();
+    let first = spawn({
+        let flag = flag.clone();
+        async move {
             on_a_worker();
-            block_on(spawn(async { on_a_worker() }));
-        });
-        // This thread is awake, and could stand in.
-        block_on(yields(20));
-        block_on(task);
-    }
+            flag.wait();
+        }
+    });
+    let second = spawn(async move { flag.set() });
+    block_on(first);
+    block_on(second);
 }
 
 /// Its waker is called by a thread that cannot stand in.
@@ -244,23 +248,24 @@ fn a_worker_retires_beside_one_that_blocks() {
     }
 }
 
-/// Nobody but a worker hears the byte.
+/// There are too many of them, and nobody but a worker hears the bytes.
 fn a_worker_retires_from_the_poller_and_another_one_sits_down() {
     let (mut left, right) = UnixStream::pair().unwrap();
-    let done = Flag::default();
-    spawn({
-        let done = done.clone();
-        async move {
-            Async::new(right).unwrap().read_exact(&mut [0]).await.unwrap();
-            done.set();
+    let (answers, answered): (Vec<_>, Vec<_>) = (0..3).map(|_| oneshot()).unzip();
+    spawn(async move {
+        let mut right = Async::new(right).unwrap();
+        for answer in answers {
+            right.read_exact(&mut [0]).await.unwrap();
+            answer.send(());
         }
     })
     .detach();
-    for _ in 0..2 {
-        foreign_block_on(spawn(async { block_on(spawn(async {})) }));
+    for answer in answered {
+        let blocks = || spawn(async { block_on(spawn(async {})) });
+        foreign_block_on(future::zip(blocks(), blocks()));
+        left.write_all(b"x").unwrap();
+        foreign_block_on(answer);
     }
-    left.write_all(b"x").unwrap();
-    done.wait();
 }
 
 fn workers_block_and_return_while_tasks_arrive() {
