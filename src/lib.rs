@@ -7454,8 +7454,8 @@ where
 // IDEA      Thin methods over std's; what two kinds of sockets have in common is a macro. `connect`
 //           races addresses as RFC 8305 says, with a delay between the starts; `accept` holds back
 //           errors that only time can cure, so that a loop does not spin.
-// NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits there
-//           for a connection.
+// NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits
+//           there for a connection.
 
 mod sealed {
     /// What an address turns out to be.
