@@ -197,7 +197,9 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, Uni
 #[cfg(windows)]
 use std::os::windows::io::BorrowedSocket as Borrowed;
 #[cfg(windows)]
-use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
+use std::os::windows::io::{
+    AsRawSocket, AsSocket as AsHandle, BorrowedSocket, OwnedSocket, RawSocket,
+};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
@@ -7175,6 +7177,13 @@ impl<T: fmt::Debug> fmt::Debug for Async<T> {
     }
 }
 
+impl<T> AsRef<T> for Async<T> {
+    /// The same as [`get_ref`](Async::get_ref).
+    fn as_ref(&self) -> &T {
+        self.get_ref()
+    }
+}
+
 macro_rules! lend_handle {
     ($($system:ident: $trait:ident :: $method:ident -> $handle:ty;)*) => {$(
         #[cfg($system)]
@@ -7399,8 +7408,8 @@ streams!(Access::Own);
 // IDEA      Thin methods over std's; what two kinds of sockets have in common is a macro. `connect`
 //           races addresses as RFC 8305 says, with a delay between the starts; `accept` holds back
 //           errors that only time can cure, so that a loop does not spin.
-// NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits there
-//           for a connection.
+// NEVER     resolves a numeric address on the pool, which may be full of other work, nor waits
+//           there for a connection.
 
 mod sealed {
     /// What an address turns out to be.
@@ -8060,6 +8069,19 @@ impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
     }
 }
 
+#[cfg(windows)]
+impl<T: Into<OwnedSocket>> TryFrom<Async<T>> for OwnedSocket {
+    type Error = io::Error;
+
+    /// The socket, out of the poller and blocking again. Fails as
+    /// [`into_inner`](Async::into_inner) does: if there are clones of the handle, for one.
+    fn try_from(handle: Async<T>) -> io::Result<OwnedSocket> {
+        let socket = TcpStream::from(handle.into_inner()?.into());
+        socket.set_nonblocking(false)?;
+        Ok(socket.into())
+    }
+}
+
 impl TryFrom<Async<File>> for Stdio {
     type Error = io::Error;
 
@@ -8523,6 +8545,7 @@ struct StaysOnItsThread;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+// Pages for the documentation, and their programs for `cargo test`; nothing for the compiler.
 #[cfg(any(doc, doctest))]
 pub mod guide {
     #![doc = include_str!("guide/guide.md")]

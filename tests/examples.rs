@@ -1,8 +1,9 @@
-//! Every example runs, on a free port, against a real peer: a client of ours, or curl where it is installed. (Those that
-//! need TLS or another runtime have their tests beside them, in `examples/ecosystem`.)
+//! Every example runs, on a free port, against a real peer: a client of ours, or curl where it is
+//! installed. (Those that need TLS or another runtime have their tests beside them, in
+//! `examples/ecosystem`.)
 //!
-//! The programs are those that `cargo test` has built. After a change to an example alone, `cargo test --test examples` runs
-//! the old one: say `cargo build --examples` first.
+//! The programs are those that `cargo test` has built. After a change to an example alone, `cargo
+//! test --test examples` runs the old one: say `cargo build --examples` first.
 
 mod common_examples;
 
@@ -280,7 +281,8 @@ fn timer_timeout_waits_for_a_line_but_not_for_ever() {
 
     let mut slow = Program::example("timer-timeout", &["20"]);
     slow.wait_for("Too slow");
-    // Nobody has typed anything, and a thread of the program still waits for it; that must not hold up the exit.
+    // Nobody has typed anything, and a thread of the program still waits for it; that must not hold
+    // up the exit.
     let typist = slow.stdin.take();
     slow.succeed();
     drop(typist);

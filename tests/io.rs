@@ -1963,3 +1963,14 @@ fn whatever_has_a_descriptor_can_be_shared_under_a_handle() {
         });
     });
 }
+
+#[test]
+fn a_handle_is_a_reference_to_what_it_wraps() {
+    fn port(socket: impl AsRef<UdpSocket>) -> u16 {
+        socket.as_ref().local_addr().unwrap().port()
+    }
+    within(20, || {
+        let socket = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+        assert_eq!(port(socket.clone()), socket.get_ref().local_addr().unwrap().port());
+    });
+}

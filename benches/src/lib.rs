@@ -1,4 +1,4 @@
-//! This runtime against its peers, in one table. The last part of the project's README says how to run it.
+//! This runtime against its peers, in one table. The README of this folder says how to run it.
 
 pub mod builds;
 pub mod children;

@@ -1,5 +1,5 @@
-//! What the two test programs of the examples share, that of `examples` and that of `examples/ecosystem`: a running program
-//! that is typed to and listened to.
+//! What the two test programs of the examples share, that of `examples` and that of
+//! `examples/ecosystem`: a running program that is typed to and listened to.
 
 #![allow(dead_code)] // each test program uses its own part of this file
 
@@ -30,7 +30,8 @@ pub(crate) struct Program {
 impl Program {
     /// Starts an example.
     pub(crate) fn example(name: &str, args: &[&str]) -> Program {
-        // This test is target/PROFILE/deps/examples-HASH, the examples are target/PROFILE/examples/NAME.
+        // This test is target/PROFILE/deps/examples-HASH, the examples are
+        // target/PROFILE/examples/NAME.
         let mut path = std::env::current_exe().expect("a path to this test");
         path.pop();
         path.pop();
@@ -142,7 +143,8 @@ impl Program {
         self.fail("has closed its output but does not exit")
     }
 
-    /// Waits for the end, which must be a good one, and gives what was printed since the program started.
+    /// Waits for the end, which must be a good one, and gives what was printed since the program
+    /// started.
     #[track_caller]
     pub(crate) fn succeed(self) -> String {
         let name = self.name.clone();
@@ -177,7 +179,8 @@ pub(crate) fn assert_has(printed: &str, text: &str) {
     assert!(printed.contains(text), "no {text:?} in what was printed:\n{printed}\n");
 }
 
-/// An example that nobody runs would rot: `tests` runs all that are in the folder, which say how to run them.
+/// An example that nobody runs would rot: `tests` runs all that are in the folder, which say how to
+/// run them.
 #[track_caller]
 pub(crate) fn assert_all_run(folder: &str, tests: &str) {
     let mut examples = 0;

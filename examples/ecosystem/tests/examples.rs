@@ -1,5 +1,6 @@
-//! Every example of this folder runs against a real peer, as those in the folder above do. Some of these are the peers, so
-//! they must have been built: `cargo test`, or `cargo build --examples`, in the root of the project builds all.
+//! Every example of this folder runs against a real peer, as those in the folder above do. Some of
+//! these are the peers, so they must have been built: `cargo test`, or `cargo build --examples`, in
+//! the root of the project builds all.
 
 #[path = "../../../tests/common_examples/mod.rs"]
 mod common_examples;

@@ -1,5 +1,5 @@
-//! Uses zbus, quinn, async-net, async-process, async-fs, async-std and smol at once, and prints what
-//! threads and how many reactors the process has meanwhile (on Linux).
+//! Uses zbus, quinn, async-net, async-process, async-fs, async-std and smol at once, and prints
+//! what threads and how many reactors the process has meanwhile (on Linux).
 //!
 //! Run with: `cargo run --example census`
 

@@ -1,5 +1,5 @@
-//! How many reactors and threads a process has in which all of them are in use. A file of its own: a process
-//! of its own.
+//! How many reactors and threads a process has in which all of them are in use. A file of its own is
+//! a process of its own.
 
 #![cfg(target_os = "linux")]
 

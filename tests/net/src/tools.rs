@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::smol::Async;
 
 pub use sim::scheduler::{
-    at_once, at_rest, expect_panics, fork, is_thread_of_the_scenario, needs, random, set_starts,
-    takes, time_means_nothing, wakes_of,
+    alive, at_once, at_rest, expect_panics, fork, is_thread_of_the_scenario, needs, random,
+    set_starts, starts, takes, time_means_nothing, wakes_of,
 };
 
 /// Starts a thread of the scenario, which always succeeds.
@@ -32,6 +32,9 @@ pub fn join<T>(threads: impl IntoIterator<Item = JoinHandle<T>>) -> Vec<T> {
 pub fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
+
+/// More attempts to start a thread than any scenario makes.
+pub const ALL: usize = 1_000_000;
 
 /// Yes or no.
 pub fn perhaps() -> bool {
@@ -168,6 +171,22 @@ pub async fn once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         })
     })
     .await
+}
+
+/// A future that waits before it does its work; what wakes it; and what tells that it waits. (A task
+/// that was woken by another one may run next on that one's worker, while a new one waits behind
+/// all others.)
+pub fn waits<T>(
+    work: impl Future<Output = T>,
+) -> (impl Future<Output = T>, Sender<()>, Receiver<()>) {
+    let ((wake, mut woken), (waiting, is_waiting)) = (oneshot(), oneshot());
+    let future = async move {
+        once(&mut woken).await;
+        waiting.send(());
+        woken.await;
+        work.await
+    };
+    (future, wake, is_waiting)
 }
 
 /// Lets others run so many times.

@@ -30,17 +30,11 @@ type Own = OwnedSocket;
 pub struct Async<T>(Io<T>);
 
 enum Io<T> {
-    /// What was bound, connected or accepted here.
+    /// One of std's sockets.
     Whole(smol::Async<T>),
-    /// What came from elsewhere. Theirs also takes things that are borrowed, and reads and writes
-    /// through `&mut T`; ours does neither. So a duplicate of the handle is what the poller has.
+    /// Anything, from `new`. Theirs also takes what is borrowed, and reads and writes through
+    /// `&mut T`; ours does neither. So a duplicate of the handle is what the poller has.
     Beside(smol::Async<Own>, T),
-}
-
-impl<T> From<smol::Async<T>> for Async<T> {
-    fn from(io: smol::Async<T>) -> Async<T> {
-        Async(Whole(io))
-    }
 }
 
 impl<T> AsRef<T> for Async<T> {
@@ -204,9 +198,15 @@ handles!(AsFd as_fd BorrowedFd, AsRawFd as_raw_fd RawFd);
 #[cfg(windows)]
 handles!(AsSocket as_socket BorrowedSocket, AsRawSocket as_raw_socket RawSocket);
 
-/// From std's sockets, of which no duplicate is needed.
-macro_rules! try_from {
+/// Sockets of std's and of ours, of which no duplicate is needed.
+macro_rules! whole {
     ($($socket:ty),*) => {$(
+        impl From<smol::Async<$socket>> for Async<$socket> {
+            fn from(io: smol::Async<$socket>) -> Self {
+                Async(Whole(io))
+            }
+        }
+
         impl TryFrom<$socket> for Async<$socket> {
             type Error = io::Error;
 
@@ -263,7 +263,7 @@ macro_rules! datagrams {
     };
 }
 
-try_from!(TcpListener, TcpStream, UdpSocket);
+whole!(TcpListener, TcpStream, UdpSocket);
 listener!(TcpListener, TcpStream, SocketAddr);
 datagrams!(UdpSocket, SocketAddr);
 
@@ -314,7 +314,7 @@ mod unix {
     use super::*;
     use std::path::Path;
 
-    try_from!(UnixListener, UnixStream, UnixDatagram);
+    whole!(UnixListener, UnixStream, UnixDatagram);
     listener!(UnixListener, UnixStream, UnixAddr);
     datagrams!(UnixDatagram, UnixAddr);
 
@@ -373,7 +373,7 @@ pub unsafe trait IoSafe {
     where
         Self: Sized,
     {
-        unreachable!("only std's sockets are bound, connected or accepted here")
+        unreachable!("of those that are `Whole`, only std's streams are read and written")
     }
 }
 
@@ -473,14 +473,16 @@ macro_rules! method {
 macro_rules! read_methods {
     ($way:tt) => {
         method!(poll_read => read(buf: &mut [u8]) -> usize, poll_readable, $way);
-        method!(poll_read_vectored => read_vectored(bufs: &mut [IoSliceMut<'_>]) -> usize, poll_readable, $way);
+        method!(poll_read_vectored => read_vectored(bufs: &mut [IoSliceMut<'_>]) -> usize,
+            poll_readable, $way);
     };
 }
 
 macro_rules! write_methods {
     ($way:tt) => {
         method!(poll_write => write(buf: &[u8]) -> usize, poll_writable, $way);
-        method!(poll_write_vectored => write_vectored(bufs: &[IoSlice<'_>]) -> usize, poll_writable, $way);
+        method!(poll_write_vectored => write_vectored(bufs: &[IoSlice<'_>]) -> usize,
+            poll_writable, $way);
         method!(poll_flush => flush() -> (), poll_writable, $way);
 
         /// Does not shut down a socket: so it is with theirs.

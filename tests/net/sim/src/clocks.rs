@@ -1,7 +1,7 @@
 //! Descriptors that become readable at a moment of the virtual time: timerfd(2) as an eventfd(2)
 //! that is written when its time has come.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -22,10 +22,19 @@ struct Clock {
 
 thread_local! {
     static CLOCKS: RefCell<Vec<Clock>> = const { RefCell::new(Vec::new()) };
+    static FORBIDDEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on there are none to be had, as in some sandboxes.
+pub fn forbid() {
+    FORBIDDEN.set(true);
 }
 
 /// A clock that is not set. `blocks`: whoever reads it waits.
 pub fn create(blocks: bool) -> io::Result<OwnedFd> {
+    if FORBIDDEN.get() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let event = rustix::io::fcntl_dupfd_cloexec(&fd, 0)?;
     let clock = Clock { event, number: fd.as_raw_fd(), at: None, interval: 0, blocks };

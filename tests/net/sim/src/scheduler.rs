@@ -555,7 +555,8 @@ pub fn wait_until(
         if let Some(woken) = woken {
             thread.deadline.set(None);
             if !first {
-                thread.wakes.set(thread.wakes.get() + 1);
+                // What comes for no reason is nobody's fault.
+                thread.wakes.set(thread.wakes.get() + u64::from(woken != Woken::Spurious));
                 let what = match woken {
                     Woken::True => "go on",
                     Woken::Timeout => "time is up",
@@ -710,6 +711,15 @@ pub fn wakes_of(name: &str) -> u64 {
         let threads = sim.threads.borrow();
         let named = threads.iter().filter(|thread| thread.name.as_deref() == Some(name));
         named.map(|thread| thread.wakes.get()).sum()
+    })
+}
+
+/// How many threads are alive whose names begin like this.
+pub fn alive(name: &str) -> usize {
+    SIM.with(|sim| {
+        let threads = sim.threads.borrow();
+        let alive = threads.iter().filter(|thread| !thread.ended.get());
+        alive.filter(|thread| thread.name.as_deref().is_some_and(|it| it.starts_with(name))).count()
     })
 }
 

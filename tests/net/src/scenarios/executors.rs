@@ -1,10 +1,10 @@
 //! `Executor` with drivers that come and go, and `scope`.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, sleep};
 
 use super::{Scenario, scenario};
-use crate::smol::{Executor, Timer, block_on, future, scope, spawn_local};
+use crate::smol::{Executor, Timer, block_on, future, scope, spawn, spawn_local};
 use crate::tools::*;
 
 pub fn all() -> Vec<Scenario> {
@@ -13,6 +13,10 @@ pub fn all() -> Vec<Scenario> {
         scenario!(two_drivers_share_what_is_spawned_from_outside),
         scenario!(an_executor_is_driven_tick_by_tick),
         scenario!(an_executor_is_dropped_while_its_tasks_are_woken),
+        scenario!(an_executor_is_dropped_while_a_ticket_is_on_its_way),
+        scenario!(an_executor_is_dropped_with_what_a_leaked_driver_has_left),
+        scenario!(an_executor_is_dropped_while_somebody_holds_its_task),
+        scenario!(two_tasks_come_and_the_first_blocks_until_the_second_runs),
         scenario!(a_driver_is_dropped_half_way),
         scenario!(a_driver_leaves_tickets_behind),
         scenario!(a_driver_is_called_and_its_main_future_blocks),
@@ -22,6 +26,9 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_scope_is_dropped_half_way),
         scenario!(a_driver_blocks_and_the_other_one_takes_over),
         scenario!(a_driver_sits_in_the_poller_for_its_task).may_be_late(2),
+        scenario!(a_driver_blocks_with_a_timer_for_the_other).needs_the_watcher(),
+        scenario!(a_driver_blocks_with_a_timer_while_a_worker_falls_asleep).needs_the_watcher(),
+        scenario!(a_driver_blocks_with_a_timer_for_the_other_without_a_watcher).may_be_late(2),
     ]
 }
 
@@ -113,6 +120,84 @@ fn an_executor_is_dropped_while_its_tasks_are_woken() {
     drop(executor);
     tally.all_have_ended(3);
     join(threads);
+}
+
+/// Whoever wakes the task has issued it and not queued it yet.
+fn an_executor_is_dropped_while_a_ticket_is_on_its_way() {
+    let tally = Tally::default();
+    let executor = Executor::new();
+    let (sender, receiver) = oneshot();
+    let counted = tally.begin();
+    executor
+        .spawn(async move {
+            receiver.await;
+            drop(counted);
+        })
+        .detach();
+    assert!(executor.try_tick());
+    let waker = thread("waker", move || sender.send(()));
+    drop(executor);
+    tally.all_have_ended(1);
+    join([waker]);
+}
+
+fn an_executor_is_dropped_with_what_a_leaked_driver_has_left() {
+    let tally = Tally::default();
+    let executor = Executor::new();
+    for _ in 0..3 {
+        let counted = tally.begin();
+        executor
+            .spawn(async move {
+                let _counted = counted;
+                future::pending::<()>().await;
+            })
+            .detach();
+    }
+    block_on(async {
+        // It has run one of them and taken the others, into a queue of its own.
+        let mut run = Box::pin(executor.run(async {
+            yields(1).await;
+            future::pending::<()>().await;
+        }));
+        once(&mut run).await;
+        std::mem::forget(run);
+    });
+    drop(executor);
+    tally.all_have_ended(3);
+}
+
+/// Nobody wakes it but the executor.
+fn an_executor_is_dropped_while_somebody_holds_its_task() {
+    let tally = Tally::default();
+    let executor = Executor::new();
+    let counted = tally.begin();
+    let task = executor.spawn(async move {
+        let _counted = counted;
+        future::pending::<()>().await;
+    });
+    assert!(executor.try_tick());
+    drop(executor);
+    tally.all_have_ended(1);
+    drop(task);
+}
+
+/// Whoever takes the first takes the second along, and for a moment nobody can see it.
+fn two_tasks_come_and_the_first_blocks_until_the_second_runs() {
+    let executor = Arc::new(Executor::new());
+    let drivers = [driver(&executor), driver(&executor)];
+    for _ in 0..3 {
+        let flag = Flag::default();
+        let first = executor.spawn({
+            let flag = flag.clone();
+            async move { flag.wait() }
+        });
+        let second = executor.spawn(async move { flag.set() });
+        foreign_block_on(future::zip(first, second));
+    }
+    for (stop, driver) in drivers {
+        drop(stop);
+        join([driver]);
+    }
 }
 
 fn a_driver_is_dropped_half_way() {
@@ -334,4 +419,55 @@ fn a_driver_sits_in_the_poller_for_its_task() {
     });
     block_on(executor.run(task));
     join([driver]);
+}
+
+/// One has polled the task with the timer, and blocks before it sleeps; the other one sleeps
+/// already.
+fn a_timer_is_polled_by_a_driver_that_blocks(just_before: fn()) {
+    needs(millis(2));
+    let executor = Arc::new(Executor::new());
+    let (stop, other) = driver(&executor);
+    just_before();
+    let flag = Flag::default();
+    let (sender, receiver) = oneshot();
+    let task = executor.spawn({
+        let flag = flag.clone();
+        async move {
+            let mut timer = Timer::after(millis(2));
+            once(&mut timer).await;
+            sender.send(());
+            timer.await;
+            flag.set();
+        }
+    });
+    block_on(executor.run(async {
+        receiver.await;
+        flag.wait();
+    }));
+    block_on(executor.run(task));
+    drop(stop);
+    join([other]);
+}
+
+fn a_driver_blocks_with_a_timer_for_the_other() {
+    // There is a worker that sleeps, or is about to, and the watcher.
+    block_on(spawn(async {}));
+    a_timer_is_polled_by_a_driver_that_blocks(|| {});
+}
+
+/// A worker falls asleep, and stops the alarm, while the driver begins to wait.
+fn a_driver_blocks_with_a_timer_while_a_worker_falls_asleep() {
+    block_on(spawn(async {}));
+    a_timer_is_polled_by_a_driver_that_blocks(|| {
+        needs(millis(1));
+        sleep(millis(1));
+        spawn(async {}).detach();
+    });
+}
+
+fn a_driver_blocks_with_a_timer_for_the_other_without_a_watcher() {
+    set_starts(0, ALL);
+    // It is not tried again soon.
+    block_on(spawn(async {}));
+    a_timer_is_polled_by_a_driver_that_blocks(|| {});
 }

@@ -7,23 +7,29 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::sleep;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Scenario, scenario};
 use crate::smol::{Async, Executor, Timer, block_on, future, prelude::*, spawn, spawn_local};
 use crate::tools::*;
 
-/// More attempts than any scenario makes.
-const ALL: usize = 1_000_000;
-
 pub fn all() -> Vec<Scenario> {
     vec![
         scenario!(a_worker_that_blocks_for_good_makes_no_ticks).needs_the_watcher(),
         scenario!(a_ticket_comes_while_all_is_quiet).needs_the_watcher(),
+        scenario!(a_ticket_comes_when_all_becomes_quiet).processors(1, 2).needs_the_watcher(),
+        scenario!(a_task_blocks_while_the_watcher_sits).processors(1, 2),
         scenario!(a_worker_goes_on_while_all_is_quiet_and_blocks_again).needs_the_watcher(),
         scenario!(news_come_while_all_is_quiet_after_a_waker_that_blocks).may_be_late(30),
         scenario!(a_message_now_and_then_does_not_wake_the_watcher).steady_clock(),
+        scenario!(a_task_blocks_and_there_is_no_timer_descriptor).needs_the_watcher(),
+        scenario!(a_foreign_block_on_waits_and_there_is_no_timer_descriptor).may_be_late(2),
+        scenario!(the_watcher_gets_out_of_the_way_of_messages).steady_clock(),
+        scenario!(a_busy_worker_hears_of_messages_without_the_watcher)
+            .processors(1, 1)
+            .steady_clock(),
         scenario!(a_foreign_block_on_is_beside_workers_that_block).may_be_late(2),
+        scenario!(a_thread_that_parks_is_not_woken_by_messages_for_another).steady_clock(),
         scenario!(threads_hand_the_seat_over_without_a_watcher).may_be_late(2),
         scenario!(the_one_in_the_poller_leaves_and_blocks_without_a_watcher).may_be_late(2),
         scenario!(two_foreign_threads_wait_without_a_watcher).may_be_late(15),
@@ -64,6 +70,49 @@ fn a_ticket_comes_while_all_is_quiet() {
     })
     .detach();
     done.wait();
+}
+
+/// At the very moment when the watcher stops its alarm, or sits down without a limit.
+fn a_ticket_comes_when_all_becomes_quiet() {
+    needs(millis(16));
+    let foreign = perhaps().then(|| {
+        needs(millis(64));
+        thread("foreign", || foreign_block_on(Timer::after(millis(80))))
+    });
+    block_a_worker();
+    sleep(millis(4 * (1 + random(4))));
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move { done.set() }
+    })
+    .detach();
+    takes(millis(15), || done.wait());
+    join(foreign);
+}
+
+/// It sits without a limit, since nobody could need it.
+fn a_task_blocks_while_the_watcher_sits() {
+    needs(millis(80));
+    let foreign = thread("foreign", || foreign_block_on(Timer::after(millis(80))));
+    sleep(millis(20));
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move {
+            let flag = Flag::default();
+            let other = spawn({
+                let flag = flag.clone();
+                async move { flag.set() }
+            });
+            flag.wait();
+            other.await;
+            done.set();
+        }
+    })
+    .detach();
+    takes(millis(15), || done.wait());
+    join([foreign]);
 }
 
 /// It puts a ticket into its own queue, and nobody else looks there.
@@ -160,6 +209,83 @@ fn a_message_now_and_then_does_not_wake_the_watcher() {
     block_on(reader);
 }
 
+/// The watcher parks, and its alarm unparks it.
+fn a_task_blocks_and_there_is_no_timer_descriptor() {
+    sim::clocks::forbid();
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move {
+            let other = spawn({
+                let done = done.clone();
+                async move { done.set() }
+            });
+            done.wait();
+            other.await;
+        }
+    })
+    .detach();
+    done.wait();
+}
+
+fn a_foreign_block_on_waits_and_there_is_no_timer_descriptor() {
+    sim::clocks::forbid();
+    needs(millis(6));
+    for ms in [2, 1, 3] {
+        takes(millis(ms), || foreign_block_on(Timer::after(millis(ms))));
+    }
+}
+
+/// It sits for a foreign executor, and leaves the seat to the worker for which the messages are.
+fn the_watcher_gets_out_of_the_way_of_messages() {
+    const MESSAGES: u64 = 8;
+    needs(millis(10 + 30 * MESSAGES));
+    let foreign = thread("foreign", || foreign_block_on(Timer::after(millis(10 + 30 * MESSAGES))));
+    sleep(millis(10));
+    let (mut left, right) = UnixStream::pair().unwrap();
+    spawn(async move {
+        let mut right = Async::new(right).unwrap();
+        while right.read(&mut [0]).await.unwrap() > 0 {}
+    })
+    .detach();
+    let mut before = 0;
+    for n in 0..MESSAGES {
+        sleep(millis(30));
+        if n == 2 {
+            before = wakes_of("smol-watch");
+        }
+        left.write_all(b"x").unwrap();
+    }
+    let wakes = wakes_of("smol-watch") - before;
+    assert!(wakes <= 3 || time_means_nothing(), "the watcher woke up {wakes} times");
+    join([foreign]);
+}
+
+/// The watcher only ticks, since it sees that somebody asks the kernel often enough.
+fn a_busy_worker_hears_of_messages_without_the_watcher() {
+    needs(millis(24));
+    let (mut left, right) = UnixStream::pair().unwrap();
+    let reader = spawn(async move {
+        let mut right = Async::new(right).unwrap();
+        while right.read(&mut [0]).await.unwrap() > 0 {}
+    });
+    let busy = spawn(async {
+        for _ in 0..480 {
+            sleep(Duration::from_micros(50));
+            yields(1).await;
+        }
+    });
+    for _ in 0..20 {
+        sleep(millis(1));
+        left.write_all(b"x").unwrap();
+    }
+    let wakes = wakes_of("smol-watch");
+    assert!(wakes <= 14 || time_means_nothing(), "the watcher woke up {wakes} times");
+    drop(left);
+    block_on(busy);
+    block_on(reader);
+}
+
 fn a_foreign_block_on_is_beside_workers_that_block() {
     block_a_worker();
     needs(millis(3));
@@ -171,6 +297,33 @@ fn a_foreign_block_on_is_beside_workers_that_block() {
         foreign_block_on(left.write_all(b"x")).unwrap();
         foreign_block_on(right.read_exact(&mut [0])).unwrap();
     });
+}
+
+/// The watcher is there so that who leaves the poller needs not call the other one.
+fn a_thread_that_parks_is_not_woken_by_messages_for_another() {
+    const MESSAGES: u64 = 8;
+    let (stop, stopped) = oneshot::<()>();
+    let (mut left, right) = UnixStream::pair().unwrap();
+    let reader = thread("reader", move || {
+        block_on(async {
+            let mut right = Async::new(right).unwrap();
+            while right.read(&mut [0]).await.unwrap() > 0 {}
+        });
+    });
+    // It parks when the reader sits.
+    needs(millis(5));
+    sleep(millis(5));
+    let parks = thread("parks", || block_on(stopped));
+    for _ in 0..MESSAGES {
+        needs(millis(5));
+        sleep(millis(5));
+        left.write_all(b"x").unwrap();
+    }
+    let wakes = wakes_of("parks");
+    assert!(wakes <= 3 || time_means_nothing(), "it woke up {wakes} times");
+    drop((left, stop));
+    join([reader]);
+    join([parks]);
 }
 
 fn threads_hand_the_seat_over_without_a_watcher() {

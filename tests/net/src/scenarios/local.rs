@@ -16,9 +16,11 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_local_executor_is_driven_and_spawned_onto),
         scenario!(a_local_driver_leaves_and_the_other_goes_on),
         scenario!(a_thread_ends_while_its_local_tasks_are_woken),
+        scenario!(a_local_executor_is_dropped_while_a_ticket_is_on_its_way),
         scenario!(a_destructor_of_a_thread_local_uses_the_runtime),
         scenario!(a_worker_has_local_tasks_of_its_own),
         scenario!(a_local_task_waits_for_a_timer).may_be_late(2),
+        scenario!(a_local_task_blocks_until_its_sibling_runs).may_be_late(2),
     ]
 }
 
@@ -133,6 +135,25 @@ fn a_thread_ends_while_its_local_tasks_are_woken() {
     tally.all_have_ended(1);
 }
 
+/// Whoever wakes the task has issued it and not queued it yet.
+fn a_local_executor_is_dropped_while_a_ticket_is_on_its_way() {
+    let tally = Tally::default();
+    let executor = LocalExecutor::new();
+    let (sender, receiver) = oneshot();
+    let counted = tally.begin();
+    executor
+        .spawn(async move {
+            receiver.await;
+            drop(counted);
+        })
+        .detach();
+    assert!(executor.try_tick());
+    let waker = thread("waker", move || sender.send(()));
+    drop(executor);
+    tally.all_have_ended(1);
+    join([waker]);
+}
+
 struct Uses(RefCell<Option<Sender<u32>>>);
 
 impl Drop for Uses {
@@ -178,4 +199,14 @@ fn a_local_task_waits_for_a_timer() {
     needs(millis(3));
     let task = spawn_local(async { Timer::after(millis(3)).await });
     block_on(task);
+}
+
+/// It is patient, since siblings may take their time, but not for ever.
+fn a_local_task_blocks_until_its_sibling_runs() {
+    needs(millis(100));
+    let (sender, receiver) = oneshot();
+    let blocks = spawn_local(async { block_on(receiver) });
+    let sibling = spawn_local(async move { sender.send(5) });
+    assert_eq!(block_on(blocks), Some(5));
+    block_on(sibling);
 }

@@ -14,6 +14,8 @@ pub fn all() -> Vec<Scenario> {
     vec![
         scenario!(a_main_future_is_woken_from_another_thread),
         scenario!(one_thread_waits_for_a_timer),
+        scenario!(the_first_to_wait_for_a_timer_is_woken_by_something_else),
+        scenario!(a_wait_goes_from_one_thread_to_another).steady_clock().may_be_late(2),
         scenario!(threads_in_block_on_leave_at_random).may_be_late(2),
         scenario!(threads_in_block_on_leave_at_random_beside_workers).may_be_late(2),
         scenario!(the_one_in_the_poller_leaves_and_blocks).needs_the_watcher(),
@@ -49,6 +51,40 @@ fn one_thread_waits_for_a_timer() {
     for _ in 0..3 {
         block_on(sleep(10));
     }
+}
+
+/// The poller is made for this wait.
+fn the_first_to_wait_for_a_timer_is_woken_by_something_else() {
+    let (sender, receiver) = oneshot();
+    let waker = thread("waker", move || sender.send(()));
+    block_on(future::or(
+        async {
+            receiver.await;
+        },
+        sleep(500),
+    ));
+    join([waker]);
+}
+
+/// Whoever has polled it last is woken.
+fn a_wait_goes_from_one_thread_to_another() {
+    needs(millis(3));
+    let (mut left, right) = UnixStream::pair().unwrap();
+    let right = Async::new(right).unwrap();
+    let mut readable = Box::pin(async move { right.readable().await.unwrap() });
+    let mut timer = Timer::after(millis(3));
+    block_on(async {
+        once(&mut readable).await;
+        once(&mut timer).await;
+    });
+    let threads = [
+        thread("reads", || block_on(readable)),
+        thread("sleeps", || {
+            block_on(timer);
+        }),
+    ];
+    std::io::Write::write_all(&mut left, b"x").unwrap();
+    join(threads);
 }
 
 /// Some wait for timers, some for a byte; each leaves when its own has come.

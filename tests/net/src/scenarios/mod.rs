@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+mod busy;
 mod executors;
 mod idle;
 mod local;
@@ -106,6 +107,7 @@ pub fn all() -> Vec<Scenario> {
         local::all(),
         executors::all(),
         idle::all(),
+        busy::all(),
         threads::all(),
     ];
     files.into_iter().flatten().collect()

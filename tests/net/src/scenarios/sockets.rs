@@ -1,10 +1,14 @@
 //! Sockets: both directions, cancelled waiters, handles that are closed.
 
+use std::future::Future;
 use std::net::TcpListener;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 
 use super::{Scenario, scenario};
-use crate::smol::{Async, block_on, future, prelude::*, spawn};
+use crate::smol::{Async, Timer, block_on, future, prelude::*, spawn};
 use crate::tools::*;
 
 pub fn all() -> Vec<Scenario> {
@@ -12,6 +16,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_socket_is_read_and_written_at_the_same_time).steps(200_000),
         scenario!(a_waiter_gives_up_and_the_next_one_gets_the_byte),
         scenario!(two_wait_for_one_socket_and_both_are_woken),
+        scenario!(more_wait_for_one_socket_than_it_has_places_for).steps(200_000).one_in(10),
+        scenario!(whoever_gives_up_takes_the_waker_back),
         scenario!(a_handle_is_dropped_while_its_byte_arrives),
         scenario!(connections_are_accepted_one_after_the_other),
         scenario!(each_byte_of_a_stream_arrives_once).steps(200_000),
@@ -94,6 +100,45 @@ fn two_wait_for_one_socket_and_both_are_woken() {
     block_on((&left).write_all(b"x")).unwrap();
     block_on(on_workers);
     join([here]);
+}
+
+struct Notes(AtomicBool);
+
+impl Wake for Notes {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Nobody knows who of them is still there: so some are woken to come back.
+fn more_wait_for_one_socket_than_it_has_places_for() {
+    let (left, right) = socket_pair();
+    let right = Arc::new(right);
+    let notes: Vec<_> = (0..70).map(|_| Arc::new(Notes(AtomicBool::new(false)))).collect();
+    for note in &notes {
+        let waker = Waker::from(note.clone());
+        let mut reader = &*right;
+        let read = Pin::new(&mut reader).poll_read(&mut Context::from_waker(&waker), &mut [0]);
+        assert!(read.is_pending());
+    }
+    // This one waits for the same event, and is the last to be woken by it.
+    let last = async { right.readable().await.unwrap() };
+    let write = async { (&left).write_all(b"x").await.unwrap() };
+    block_on(future::zip(last, write));
+    let woken = notes.iter().filter(|note| note.0.load(Ordering::SeqCst)).count();
+    assert_eq!(woken, notes.len());
+}
+
+fn whoever_gives_up_takes_the_waker_back() {
+    let note = Arc::new(Notes(AtomicBool::new(false)));
+    let waker = Waker::from(note.clone());
+    let mut cx = Context::from_waker(&waker);
+    let (_left, right) = socket_pair();
+    assert!(pin!(right.readable()).poll(&mut cx).is_pending());
+    assert!(pin!(right.writable()).poll(&mut cx).is_ready());
+    assert!(pin!(Timer::after(millis(500))).poll(&mut cx).is_pending());
+    drop(waker);
+    assert_eq!(Arc::strong_count(&note), 1);
 }
 
 fn a_handle_is_dropped_while_its_byte_arrives() {

@@ -20,7 +20,11 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_task_spawns_more_than_its_worker_can_do),
         scenario!(tasks_are_cancelled_while_they_are_woken),
         scenario!(a_task_blocks_until_another_one_runs).needs_the_watcher(),
+        scenario!(the_very_first_task_blocks_and_nobody_is_in_block_on).needs_the_watcher(),
+        scenario!(a_task_blocks_until_the_one_behind_it_runs).processors(2, 3),
+        scenario!(a_task_blocks_until_the_one_it_has_woken_runs).needs_the_watcher(),
         scenario!(a_task_blocks_in_block_on_until_another_one_runs),
+        scenario!(a_task_blocks_in_block_on_until_the_one_it_has_woken_runs),
         scenario!(a_queue_overflows).processors(2, 3).steps(200_000).one_in(10),
     ]
 }
@@ -207,6 +211,62 @@ fn a_task_blocks_until_another_one_runs() {
         other.await;
     });
     block_on(blocked);
+}
+
+/// Nothing else happens that could set the watcher's alarm.
+fn the_very_first_task_blocks_and_nobody_is_in_block_on() {
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move {
+            let other = spawn({
+                let done = done.clone();
+                async move { done.set() }
+            });
+            done.wait();
+            other.await;
+        }
+    })
+    .detach();
+    done.wait();
+}
+
+/// Both come from outside, and whoever takes the first sees to it that there is somebody for the
+/// second.
+fn a_task_blocks_until_the_one_behind_it_runs() {
+    for _ in 0..2 {
+        let flag = Flag::default();
+        let first = spawn({
+            let flag = flag.clone();
+            async move { flag.wait() }
+        });
+        let second = spawn(async move { flag.set() });
+        block_on(first);
+        block_on(second);
+    }
+}
+
+fn a_task_blocks_until_the_one_it_has_woken_runs() {
+    block_on(spawn(async {
+        let flag = Flag::default();
+        let other = flag.clone();
+        let (other, wake, is_waiting) = waits(async move { other.set() });
+        let other = spawn(other);
+        is_waiting.await;
+        wake.send(());
+        flag.wait();
+        other.await;
+    }));
+}
+
+fn a_task_blocks_in_block_on_until_the_one_it_has_woken_runs() {
+    block_on(spawn(async {
+        let (other, wake, is_waiting) = waits(async { on_a_worker() });
+        let other = spawn(other);
+        is_waiting.await;
+        wake.send(());
+        block_on(other);
+    }));
 }
 
 fn a_task_blocks_in_block_on_until_another_one_runs() {

@@ -1,13 +1,13 @@
 //! Threads: those that cannot be started, those that are too many, and a process that forks.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::{self, Child, Command, Stdio};
+use std::thread::sleep;
 
 use super::{Scenario, scenario};
-use crate::smol::{Async, Timer, block_on, spawn, spawn_local, unblock};
+use crate::smol::{Async, Timer, block_on, io::AsyncReadExt, spawn, spawn_local, unblock};
 use crate::tools::*;
-
-/// More attempts than any scenario makes.
-const ALL: usize = 1_000_000;
 
 pub fn all() -> Vec<Scenario> {
     vec![
@@ -17,7 +17,19 @@ pub fn all() -> Vec<Scenario> {
         scenario!(the_nth_thread_cannot_be_started_and_timers_fire).starts(3, 3).may_be_late(1010),
         scenario!(tasks_are_queued_while_a_start_fails).starts(2, 2).may_be_late(1010),
         scenario!(a_task_that_no_thread_can_run_waits_at_rest).may_be_late(2),
+        scenario!(a_task_is_spawned_where_no_thread_can_run_it),
+        scenario!(a_thread_cannot_be_started_and_the_next_one_can),
+        scenario!(a_stranded_ticket_wakes_who_sleeps_in_block_on),
+        scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
+        scenario!(of_two_workers_that_are_never_idle_one_ends)
+            .processors(1, 1)
+            .steady_clock()
+            .may_be_late(30),
+        scenario!(a_busy_worker_ends_while_the_other_one_falls_asleep)
+            .processors(1, 1)
+            .may_be_late(30),
         scenario!(a_worker_retires_beside_one_that_blocks),
+        scenario!(a_worker_retires_from_the_poller_and_another_one_sits_down).processors(1, 2),
         scenario!(workers_block_and_return_while_tasks_arrive),
         scenario!(a_process_forks_and_the_child_is_told),
         scenario!(a_process_forks_and_the_child_polls_a_timer),
@@ -103,6 +115,118 @@ fn a_task_that_no_thread_can_run_waits_at_rest() {
     task.detach();
 }
 
+/// Nobody is in `block_on`.
+fn a_task_is_spawned_where_no_thread_can_run_it() {
+    set_starts(0, ALL);
+    for _ in 0..2 {
+        let done = Flag::default();
+        spawn({
+            let done = done.clone();
+            async move { done.set() }
+        })
+        .detach();
+        done.wait();
+    }
+}
+
+fn a_thread_cannot_be_started_and_the_next_one_can() {
+    set_starts(0, 1);
+    block_on(spawn(async {}));
+    for _ in 0..3 {
+        let task = spawn(async {
+            on_a_worker();
+            block_on(spawn(async { on_a_worker() }));
+        });
+        // This thread is awake, and could stand in.
+        block_on(yields(20));
+        block_on(task);
+    }
+}
+
+/// Its waker is called by a thread that cannot stand in.
+fn a_stranded_ticket_wakes_who_sleeps_in_block_on() {
+    set_starts(0, ALL);
+    let (sender, receiver) = oneshot();
+    let task = spawn(receiver);
+    let sleeper = thread("sleeper", || block_on(task));
+    sender.send(3);
+    assert_eq!(join([sleeper]), [Some(3)]);
+}
+
+/// In `block_on`, and then without telling anybody.
+fn a_worker_that_was_blocked_blocks_again() {
+    let task = spawn(async {
+        block_on(spawn(async {}));
+        let flag = Flag::default();
+        let other = spawn({
+            let flag = flag.clone();
+            async move { flag.set() }
+        });
+        flag.wait();
+        other.await;
+    });
+    block_on(task);
+}
+
+/// Polls that take a while each.
+async fn busy(polls: u64) {
+    for _ in 0..polls {
+        sleep(millis(1));
+        yields(1).await;
+    }
+}
+
+fn workers() -> usize {
+    alive("smol-") - alive("smol-watch")
+}
+
+/// One was blocked for so long that the other was started.
+fn of_two_workers_that_are_never_idle_one_ends() {
+    needs(millis(100));
+    let flag = Flag::default();
+    let first = spawn(async move {
+        let second = spawn({
+            let flag = flag.clone();
+            async move {
+                flag.set();
+                busy(60).await;
+            }
+        });
+        flag.wait();
+        busy(30).await;
+        assert!(workers() == 1 || time_means_nothing(), "there are two of them");
+        second.await;
+    });
+    block_on(first);
+}
+
+/// The other one may fall asleep at that moment, and gets the tasks of this one.
+fn a_busy_worker_ends_while_the_other_one_falls_asleep() {
+    needs(millis(40));
+    let flag = Flag::default();
+    let first = spawn(async move {
+        let second = spawn({
+            let flag = flag.clone();
+            async move {
+                flag.set();
+                busy(random(20)).await;
+            }
+        });
+        flag.wait();
+        busy(40).await;
+        second.await;
+    });
+    block_on(first);
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move { done.set() }
+    })
+    .detach();
+    done.wait();
+    at_rest(|| assert_eq!(workers(), 1));
+}
+
 fn a_worker_retires_beside_one_that_blocks() {
     for _ in 0..2 {
         // A spare worker comes while this one is blocked, and is one too many afterwards.
@@ -118,6 +242,25 @@ fn a_worker_retires_beside_one_that_blocks() {
         block_on(spawn(async {}));
         join([again]);
     }
+}
+
+/// Nobody but a worker hears the byte.
+fn a_worker_retires_from_the_poller_and_another_one_sits_down() {
+    let (mut left, right) = UnixStream::pair().unwrap();
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move {
+            Async::new(right).unwrap().read_exact(&mut [0]).await.unwrap();
+            done.set();
+        }
+    })
+    .detach();
+    for _ in 0..2 {
+        foreign_block_on(spawn(async { block_on(spawn(async {})) }));
+    }
+    left.write_all(b"x").unwrap();
+    done.wait();
 }
 
 fn workers_block_and_return_while_tasks_arrive() {
