@@ -191,15 +191,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::ops::{Deref, DerefMut};
 #[cfg(unix)]
-use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, BorrowedFd as Borrowed, OwnedFd, RawFd};
+use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+#[cfg(unix)]
+use std::os::fd::{BorrowedFd as Borrowed, OwnedFd as Owned};
 #[cfg(unix)]
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
 #[cfg(windows)]
-use std::os::windows::io::BorrowedSocket as Borrowed;
+use std::os::windows::io::{AsRawSocket, AsSocket as AsHandle, BorrowedSocket, RawSocket};
 #[cfg(windows)]
-use std::os::windows::io::{
-    AsRawSocket, AsSocket as AsHandle, BorrowedSocket, OwnedSocket, RawSocket,
-};
+use std::os::windows::io::{BorrowedSocket as Borrowed, OwnedSocket as Owned};
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::path::Path;
 use std::pin::Pin;
@@ -6947,7 +6947,7 @@ impl<T: AsHandle + 'static> Async<T> {
     /// let borrowed = smol::Async::new(&stream);
     /// ```
     pub fn new(io: T) -> io::Result<Async<T>> {
-        set_nonblocking(&io)?;
+        set_nonblocking(&io, true)?;
         Async::new_nonblocking(io)
     }
 
@@ -6976,16 +6976,16 @@ impl<T: AsHandle + 'static> Async<T> {
     }
 }
 
-/// Sets a handle to non-blocking mode.
+/// Sets a handle to non-blocking mode, or back.
 #[cfg(unix)]
-fn set_nonblocking(io: &impl AsHandle) -> io::Result<()> {
-    Ok(rustix::io::ioctl_fionbio(io.as_fd(), true)?)
+fn set_nonblocking(io: &impl AsHandle, on: bool) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(io.as_fd(), on)?)
 }
 
-/// Sets a handle to non-blocking mode, which is a property of the socket and not of the handle.
+/// The same: the mode is a property of the socket and not of the handle.
 #[cfg(windows)]
-fn set_nonblocking(io: &impl AsHandle) -> io::Result<()> {
-    TcpStream::from(io.as_socket().try_clone_to_owned()?).set_nonblocking(true)
+fn set_nonblocking(io: &impl AsHandle, on: bool) -> io::Result<()> {
+    TcpStream::from(io.as_socket().try_clone_to_owned()?).set_nonblocking(on)
 }
 
 /// What systems read or write at once, whatever is asked for; Linux a little less than 2 GiB
@@ -8056,29 +8056,15 @@ impl From<File> for Async<File> {
     }
 }
 
-#[cfg(unix)]
-impl<T: Into<OwnedFd>> TryFrom<Async<T>> for OwnedFd {
+impl<T: Into<Owned>> TryFrom<Async<T>> for Owned {
     type Error = io::Error;
 
-    /// The descriptor, out of the poller and blocking again. Fails as
+    /// The descriptor or socket, out of the poller and blocking again. Fails as
     /// [`into_inner`](Async::into_inner) does: if there are clones of the handle, for one.
-    fn try_from(handle: Async<T>) -> io::Result<OwnedFd> {
-        let fd = handle.into_inner()?.into();
-        rustix::io::ioctl_fionbio(&fd, false)?;
-        Ok(fd)
-    }
-}
-
-#[cfg(windows)]
-impl<T: Into<OwnedSocket>> TryFrom<Async<T>> for OwnedSocket {
-    type Error = io::Error;
-
-    /// The socket, out of the poller and blocking again. Fails as
-    /// [`into_inner`](Async::into_inner) does: if there are clones of the handle, for one.
-    fn try_from(handle: Async<T>) -> io::Result<OwnedSocket> {
-        let socket = TcpStream::from(handle.into_inner()?.into());
-        socket.set_nonblocking(false)?;
-        Ok(socket.into())
+    fn try_from(handle: Async<T>) -> io::Result<Owned> {
+        let handle = handle.into_inner()?.into();
+        set_nonblocking(&handle, false)?;
+        Ok(handle)
     }
 }
 
@@ -8495,7 +8481,7 @@ async fn drain(pipe: Option<Async<File>>) -> io::Result<Vec<u8>> {
 #[cfg(unix)]
 fn pipe_from(pipe: impl Into<OwnedFd>) -> io::Result<Async<File>> {
     let pipe = File::from(pipe.into());
-    set_nonblocking(&pipe)?;
+    set_nonblocking(&pipe, true)?;
     Ok(Async::polled(pipe, false))
 }
 
