@@ -7385,171 +7385,125 @@ impl<T> Async<T> {
     }
 }
 
-impl<T> AsyncRead for &Async<T>
-where
-    for<'a> &'a T: Read,
-{
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        if let Some((lane, who)) = self.lane(Access::Shared) {
-            return poll_read_file(lane, who, cx, buf);
-        }
-        // A read of nothing is done at once, and does not mean the end.
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let limit = buf.len().min(IO_LIMIT);
-        let fell_short = |n: &usize| (1..limit).contains(n);
-        self.poll_io(Direction::Read, None, cx, |mut io| io.read(buf), fell_short)
-    }
-
-    fn poll_read_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if let Driver::Pooled(_) = &self.shared.driver {
-            let buf = bufs.iter_mut().find(|buf| !buf.is_empty());
-            return self.poll_read(cx, buf.map_or(&mut [], |buf| &mut **buf));
-        }
-        if bufs.iter().all(|buf| buf.is_empty()) {
-            return Poll::Ready(Ok(0));
-        }
-        // No word on what falls short: the system takes so many pieces and no more (IOV_MAX).
-        self.poll_io(Direction::Read, None, cx, |mut io| io.read_vectored(bufs), |_| false)
-    }
-}
-
-impl<T> AsyncWrite for &Async<T>
-where
-    for<'a> &'a T: Write,
-{
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if let Some((lane, who)) = self.lane(Access::Shared) {
-            return lane.poll_write(who, cx, buf);
-        }
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let limit = buf.len().min(IO_LIMIT);
-        let fell_short = |n: &usize| (1..limit).contains(n);
-        self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf), fell_short)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if let Some((lane, who)) = self.lane(Access::Shared) {
-            return lane.poll_write(who, cx, &concatenate(bufs));
-        }
-        if bufs.iter().all(|buf| buf.is_empty()) {
-            return Poll::Ready(Ok(0));
-        }
-        // No word on what falls short: the system takes so many pieces and no more (IOV_MAX).
-        self.poll_io(Direction::Write, None, cx, |mut io| io.write_vectored(bufs), |_| false)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some((lane, who)) = self.lane(Access::Shared) {
-            return lane.poll_flush(who, cx);
-        }
-        // Tried first, whether there is room or not: most have nothing that would need it.
-        ready!(spend(cx));
-        match retry(|| self.get_ref().flush()) {
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                self.poll_io(Direction::Write, None, cx, |mut io| io.flush(), |()| false)
+/// Reading, writing and seeking by `&` and by `&mut`: only a lane wants to know which it is.
+macro_rules! streams {
+    ($access:expr $(, $by:tt)?) => {
+        impl<T> AsyncRead for $($by)? Async<T>
+        where
+            for<'a> &'a T: Read,
+        {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                if let Some((lane, who)) = self.lane($access) {
+                    return poll_read_file(lane, who, cx, buf);
+                }
+                // A read of nothing is done at once, and does not mean the end.
+                if buf.is_empty() {
+                    return Poll::Ready(Ok(0));
+                }
+                let limit = buf.len().min(IO_LIMIT);
+                let fell_short = |n: &usize| (1..limit).contains(n);
+                self.poll_io(Direction::Read, None, cx, |mut io| io.read(buf), fell_short)
             }
-            result => Poll::Ready(result),
-        }
-    }
 
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.as_mut().poll_flush(cx))?;
-        if let Driver::Polled(_, borrow) = &self.shared.driver {
-            // What is no socket, or no longer connected, has nothing that could be shut down.
-            shut_down_writing(borrow(self.get_ref()));
+            fn poll_read_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &mut [IoSliceMut<'_>],
+            ) -> Poll<io::Result<usize>> {
+                if let Some((lane, who)) = self.lane($access) {
+                    let buf = bufs.iter_mut().find(|buf| !buf.is_empty());
+                    return poll_read_file(lane, who, cx, buf.map_or(&mut [], |buf| &mut **buf));
+                }
+                if bufs.iter().all(|buf| buf.is_empty()) {
+                    return Poll::Ready(Ok(0));
+                }
+                // No word on what falls short: the system takes so many pieces only (IOV_MAX).
+                self.poll_io(Direction::Read, None, cx, |mut io| io.read_vectored(bufs), |_| false)
+            }
         }
-        Poll::Ready(Ok(()))
-    }
+
+        impl<T> AsyncWrite for $($by)? Async<T>
+        where
+            for<'a> &'a T: Write,
+        {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                if let Some((lane, who)) = self.lane($access) {
+                    return lane.poll_write(who, cx, buf);
+                }
+                if buf.is_empty() {
+                    return Poll::Ready(Ok(0));
+                }
+                let limit = buf.len().min(IO_LIMIT);
+                let fell_short = |n: &usize| (1..limit).contains(n);
+                self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf), fell_short)
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                if let Some((lane, who)) = self.lane($access) {
+                    return lane.poll_write(who, cx, &concatenate(bufs));
+                }
+                if bufs.iter().all(|buf| buf.is_empty()) {
+                    return Poll::Ready(Ok(0));
+                }
+                // No word on what falls short: the system takes so many pieces only (IOV_MAX).
+                let write = |mut io: &T| io.write_vectored(bufs);
+                self.poll_io(Direction::Write, None, cx, write, |_| false)
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                if let Some((lane, who)) = self.lane($access) {
+                    return lane.poll_flush(who, cx);
+                }
+                // Tried first, whether there is room or not: most have nothing that would need it.
+                ready!(spend(cx));
+                match retry(|| self.get_ref().flush()) {
+                    Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                        self.poll_io(Direction::Write, None, cx, |mut io| io.flush(), |()| false)
+                    }
+                    result => Poll::Ready(result),
+                }
+            }
+
+            fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                ready!(self.as_mut().poll_flush(cx))?;
+                if let Driver::Polled(_, borrow) = &self.shared.driver {
+                    // What is no socket, or no longer connected, has nothing to be shut down.
+                    shut_down_writing(borrow(self.get_ref()));
+                }
+                Poll::Ready(Ok(()))
+            }
+        }
+
+        impl AsyncSeek for $($by)? Async<File> {
+            fn poll_seek(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                to: SeekFrom,
+            ) -> Poll<io::Result<u64>> {
+                match self.lane($access) {
+                    Some((lane, who)) => lane.poll_seek(who, cx, to),
+                    None => Poll::Ready(self.get_ref().seek(to)),
+                }
+            }
+        }
+    };
 }
 
-impl<T> AsyncRead for Async<T>
-where
-    for<'a> &'a T: Read,
-{
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        if let Some((lane, who)) = self.lane(Access::Own) {
-            return poll_read_file(lane, who, cx, buf);
-        }
-        Pin::new(&mut &*self).poll_read(cx, buf)
-    }
+streams!(Access::Shared, &);
+streams!(Access::Own);
 
-    fn poll_read_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if let Some((lane, who)) = self.lane(Access::Own) {
-            let buf = bufs.iter_mut().find(|buf| !buf.is_empty());
-            return poll_read_file(lane, who, cx, buf.map_or(&mut [], |buf| &mut **buf));
-        }
-        Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
-    }
-}
-
-impl<T> AsyncWrite for Async<T>
-where
-    for<'a> &'a T: Write,
-{
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if let Some((lane, who)) = self.lane(Access::Own) {
-            return lane.poll_write(who, cx, buf);
-        }
-        Pin::new(&mut &*self).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if let Some((lane, who)) = self.lane(Access::Own) {
-            return lane.poll_write(who, cx, &concatenate(bufs));
-        }
-        Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some((lane, who)) = self.lane(Access::Own) {
-            return lane.poll_flush(who, cx);
-        }
-        Pin::new(&mut &*self).poll_flush(cx)
-    }
-
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some((lane, who)) = self.lane(Access::Own) {
-            return lane.poll_flush(who, cx);
-        }
-        Pin::new(&mut &*self).poll_close(cx)
-    }
-}
 // ============================================================================================
 // §11  Sockets: TCP, UDP and Unix on `Async<T>`
 // ============================================================================================
@@ -8206,32 +8160,6 @@ impl From<File> for Async<File> {
         let driver = Driver::Pooled(Lane::new(file.clone(), goes_back));
         let shared = Arc::new(Driven { driver, io: Some(Holder::Shared(file)) });
         Async { shared, desk: Some(Arc::default()) }
-    }
-}
-
-impl AsyncSeek for &Async<File> {
-    fn poll_seek(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        to: SeekFrom,
-    ) -> Poll<io::Result<u64>> {
-        match self.lane(Access::Shared) {
-            Some((lane, who)) => lane.poll_seek(who, cx, to),
-            None => Poll::Ready(self.get_ref().seek(to)),
-        }
-    }
-}
-
-impl AsyncSeek for Async<File> {
-    fn poll_seek(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        to: SeekFrom,
-    ) -> Poll<io::Result<u64>> {
-        if let Some((lane, who)) = self.lane(Access::Own) {
-            return lane.poll_seek(who, cx, to);
-        }
-        Pin::new(&mut &*self).poll_seek(cx, to)
     }
 }
 
