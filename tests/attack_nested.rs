@@ -10,7 +10,6 @@ thread_local! {
     static LOCAL: LocalExecutor<'static> = const { LocalExecutor::new() };
 }
 
-
 /// The runtime's own thread-locals come before those of the program.
 fn first() {
     let (ex, local) = (Executor::new(), LocalExecutor::new());

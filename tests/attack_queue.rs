@@ -1,4 +1,4 @@
-//! Attacks on the order in which tickets are taken: storms, chains, and slow tasks after quick ones.
+//! Attacks on the order in which tickets are taken: storms, chains, slow tasks after quick ones.
 
 mod common;
 

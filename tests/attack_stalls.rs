@@ -1,4 +1,4 @@
-//! Attacks on the watch for stalls: reports and destructors that call back, panics, nested executors.
+//! Attacks on the watch for stalls: reports and destructors that call back, panics, nesting.
 
 mod common;
 
