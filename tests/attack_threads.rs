@@ -1,0 +1,158 @@
+//! Attacks on a process that may not start any more threads, from some moment on.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use common::{Flag, foreign_block_on, fresh_processes};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
+use smol::{Timer, future};
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+const SIZES: [&[(&str, &str)]; 3] =
+    [&[("SMOL_THREADS", "1")], &[("SMOL_THREADS", "2")], &[("SMOL_THREADS", "8")]];
+
+/// From here on no thread can be started.
+fn forbid_threads() {
+    let mut calls = vec![libc::SYS_clone3];
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([libc::SYS_clone, libc::SYS_fork, libc::SYS_vfork]);
+    #[cfg(not(target_arch = "x86_64"))]
+    calls.push(libc::SYS_clone);
+    let rules: BTreeMap<_, _> = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let action = SeccompAction::Errno(libc::EAGAIN as u32);
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap();
+    apply_filter_all_threads(&BpfProgram::try_from(filter).unwrap()).unwrap();
+    assert!(thread::Builder::new().spawn(|| {}).is_err());
+}
+
+/// Threads that run what they are sent, started before they are forbidden.
+fn hands(count: usize) -> Vec<mpsc::Sender<Box<dyn FnOnce() + Send>>> {
+    let hand = |_| {
+        let (sender, jobs) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        thread::spawn(move || jobs.into_iter().for_each(|job| job()));
+        sender
+    };
+    (0..count).map(hand).collect()
+}
+
+fn storm(hands: &[mpsc::Sender<Box<dyn FnOnce() + Send>>]) {
+    let (sender, ends) = mpsc::channel();
+    for (n, hand) in hands.iter().enumerate() {
+        let sender = sender.clone();
+        let job = move || {
+            for round in 0..30_u64 {
+                let time = Duration::from_micros((n as u64 * 37 + round * 101) % 3000);
+                match (n as u64 + round) % 5 {
+                    0 => drop(smol::block_on(Timer::after(time))),
+                    1 => drop(foreign_block_on(Timer::after(time))),
+                    2 => drop(smol::block_on(smol::spawn(Timer::after(time)))),
+                    3 => {
+                        let inner = smol::spawn(async move {
+                            smol::spawn(Timer::after(time)).await;
+                            future::yield_now().await;
+                        });
+                        smol::block_on(inner);
+                    }
+                    _ => drop(smol::block_on(smol::unblock(|| 3))),
+                }
+            }
+            sender.send(()).unwrap();
+        };
+        hand.send(Box::new(job)).unwrap();
+    }
+    drop(sender);
+    assert_eq!(ends.into_iter().count(), hands.len());
+}
+
+#[test]
+fn a_program_that_could_never_start_a_thread_runs_everything() {
+    fresh_processes(60, &SIZES, || {
+        let hands = hands(6);
+        forbid_threads();
+        storm(&hands);
+    });
+}
+
+#[test]
+fn a_program_with_one_worker_and_no_thread_more_runs_everything() {
+    fresh_processes(60, &SIZES, || {
+        let hands = hands(6);
+        smol::block_on(smol::spawn(async {}));
+        forbid_threads();
+        storm(&hands);
+    });
+}
+
+#[test]
+fn a_worker_that_waits_in_block_on_is_stood_in_for_and_comes_back() {
+    fresh_processes(60, &SIZES, || {
+        let hands = hands(4);
+        smol::block_on(smol::spawn(async {}));
+        forbid_threads();
+        let stop = Flag::new();
+        let waits = |stop: &Arc<Flag>| {
+            let stop = stop.clone();
+            smol::spawn(async move { smol::block_on(stop.wait()) })
+        };
+        let blocked = [waits(&stop)]; // Whoever stands in for a second one is held up by it.
+        storm(&hands);
+        stop.set();
+        smol::block_on(async {
+            for task in blocked {
+                task.await;
+            }
+        });
+        storm(&hands);
+    });
+}
+
+#[test]
+fn a_program_that_only_called_block_on_gets_its_timers_without_a_watcher() {
+    fresh_processes(60, &SIZES, || {
+        let hands = hands(6);
+        smol::block_on(Timer::after(Duration::from_millis(1)));
+        forbid_threads();
+        let (sender, ends) = mpsc::channel();
+        for (n, hand) in hands.iter().enumerate() {
+            let sender = sender.clone();
+            let job = move || {
+                for round in 0..100_u64 {
+                    let time = Duration::from_micros((n as u64 * 337 + round * 101) % 2000);
+                    smol::block_on(Timer::after(time));
+                    // Not in the poller, and not for long.
+                    thread::sleep(Duration::from_micros(n as u64 * 100));
+                }
+                sender.send(()).unwrap();
+            };
+            hand.send(Box::new(job)).unwrap();
+        }
+        drop(sender);
+        assert_eq!(ends.into_iter().count(), hands.len());
+    });
+}
+
+#[test]
+fn what_a_worker_had_in_hand_when_it_blocked_is_run_by_those_who_stand_in() {
+    fresh_processes(20, &SIZES, || {
+        smol::block_on(smol::spawn(async {}));
+        forbid_threads();
+        let [begun, gate, done] = [(); 3].map(|()| Flag::new());
+        let (has_begun, is_open) = (begun.clone(), gate.clone());
+        let first = smol::spawn(async move {
+            has_begun.set();
+            is_open.wait_blocking();
+        });
+        begun.wait_blocking();
+        // The worker takes both at once, when it is let go.
+        let is_done = done.clone();
+        let blocks = smol::spawn(async move { smol::block_on(is_done.wait()) });
+        let frees = smol::spawn(async move { done.set() });
+        gate.set();
+        smol::block_on(async { (first.await, blocks.await, frees.await) });
+    });
+}
