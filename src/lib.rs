@@ -1061,8 +1061,14 @@ enum Mode {
 thread_local! {
     /// The worker whose tasks this thread is polling. With nested executors, the innermost.
     static HERE: RefCell<Option<Here>> = const { RefCell::new(None) };
-    /// The queues that `tick` has taken a task from, which this thread is polling.
-    static TICKING: Cell<usize> = const { Cell::new(0) };
+    /// The executors whose tasks this thread polls, one inside of the other.
+    static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes that this thread polls tasks of an executor, until the guard is dropped.
+fn go_inside(queues: usize) -> impl Drop {
+    let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(queues));
+    OnDrop(|| _ = INSIDE.try_with(|inside| inside.borrow_mut().pop()))
 }
 
 /// What the worker on this thread knows, if there is one.
@@ -1260,7 +1266,9 @@ impl<'a> Worker<'a> {
             task_cost: Cell::new(None),
         });
         let mut outer = HERE.try_with(|cell| cell.replace(here)).ok();
+        let inside = go_inside(self.queues.id());
         OnDrop(move || {
+            let _inside = &inside;
             if let Some(outer) = outer.take() {
                 let _ = HERE.try_with(|cell| drop(cell.replace(outer)));
             }
@@ -1596,11 +1604,8 @@ impl Crew {
             iter::from_fn(|| self.queues.pop_common()).for_each(drop);
             // A task that ends the program is on this thread's stack, and will not go away.
             let id = self.queues.id();
-            let is_own = |here: &RefCell<Option<Here>>| {
-                here.borrow().as_ref().is_some_and(|here| here.queues == id)
-            };
-            let ticks = TICKING.try_with(Cell::get).unwrap_or(id) == id;
-            let is_inside = ticks || HERE.try_with(is_own).unwrap_or(true);
+            let is_own = |inside: &RefCell<Vec<usize>>| inside.borrow().contains(&id);
+            let is_inside = INSIDE.try_with(is_own).unwrap_or(true);
             if lock(&self.active).len == 0 || is_inside {
                 return;
             }
@@ -1733,9 +1738,7 @@ impl<'a> Drive<'a> {
     fn run_one(&self, runnable: Runnable, ours: bool) {
         let _tasks = run_as(ours);
         let _budget = keep_budget();
-        let id = self.crew.queues.id();
-        let outer = TICKING.try_with(|ticking| ticking.replace(id)).unwrap_or(0);
-        let _restore = OnDrop(|| TICKING.try_with(|ticking| ticking.set(outer)).unwrap_or(()));
+        let _inside = go_inside(self.crew.queues.id());
         self.worker.run(runnable);
     }
 
