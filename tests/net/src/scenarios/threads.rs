@@ -22,6 +22,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_thread_cannot_be_started_and_the_next_ones_can).processors(2, 3),
         scenario!(a_stranded_ticket_wakes_who_sleeps_in_block_on),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
+        scenario!(a_worker_blocks_and_no_other_can_be_started),
         scenario!(of_two_workers_that_are_never_idle_one_ends)
             .processors(1, 1)
             .steady_clock()
@@ -170,6 +171,12 @@ fn a_worker_that_was_blocked_blocks_again() {
         other.await;
     });
     block_on(task);
+}
+
+/// The other one is in its queue, and whoever is in `block_on` can stand in.
+fn a_worker_blocks_and_no_other_can_be_started() {
+    set_starts(1, ALL);
+    block_on(spawn(async { block_on(spawn(async {})) }));
 }
 
 /// Polls that take a while each.
