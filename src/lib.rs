@@ -209,7 +209,7 @@ use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 use std::thread;
@@ -320,7 +320,21 @@ macro_rules! tour {
 
 /// Locks a mutex. Nobody else's code runs under our locks, so that a panic cannot leave the data
 /// half changed, and a poisoned lock is as good as any.
+#[inline]
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    match mutex.try_lock() {
+        Ok(guard) => guard,
+        Err(TryLockError::Poisoned(err)) => err.into_inner(),
+        Err(TryLockError::WouldBlock) => wait_for_lock(mutex),
+    }
+}
+
+/// What another thread had locked at the moment of a fork stays locked in the child.
+#[cold]
+fn wait_for_lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    if !thread::panicking() {
+        check_for_fork();
+    }
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -1370,8 +1384,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// So many tickets of a full queue change places with some that did not fit, or with a crowd from
-    /// outside: as many as have run since the last time, so that tasks that yield take turns.
+    /// So many tickets of a full queue change places with some that did not fit, or with a crowd
+    /// from outside: as many as have run since the last time, so that tasks that yield take turns.
     fn exchange(&self, local: &Local, tickets: usize) {
         let Queues { injector, overflow, .. } = self.queues;
         let is_crowd = injector.len() > TASKS_PER_LOOK as usize && self.random() % 2 == 0;
@@ -1541,9 +1555,8 @@ impl Crew {
     }
 
     fn schedule(&self, runnable: Runnable, is_last: bool) {
-        if self.queues.push(runnable, is_last) != Pushed::Collected {
-            self.notify();
-        }
+        self.queues.push(runnable, is_last);
+        self.notify();
     }
 
     /// Wakes a driver, if one sleeps.
@@ -2883,11 +2896,11 @@ impl Reactor {
 /// many there are (bench: `timer_pending_1m`; a BTreeMap took five times as long).
 ///
 /// Time is counted in nanoseconds since the first use. A tick is 2^20 of them, a millisecond. On
-/// level 0 a slot is a tick, on the next one 64 ticks, and so on; a timer is on the highest level on
-/// which its slot is not the one that the wheel is in. So all of a level's timers come before those
-/// of the next level, and a slot's timers before those of its next slot. When the wheel comes to a
-/// slot of an upper level, its timers go further down. The levels hold all the nanoseconds that 64
-/// bits count, 584 years: the wheel never goes around.
+/// level 0 a slot is a tick, on the next one 64 ticks, and so on; a timer is on the highest level
+/// on which its slot is not the one that the wheel is in. So all of a level's timers come before
+/// those of the next level, and a slot's timers before those of its next slot. When the wheel comes
+/// to a slot of an upper level, its timers go further down. The levels hold all the nanoseconds
+/// that 64 bits count, 584 years: the wheel never goes around.
 ///
 /// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows
 /// (at least) its earliest one, and that is how long the thread in the poller sleeps.
@@ -3701,8 +3714,6 @@ struct IdleState {
     /// Threads in `block_on` that sleep outside of the poller and were not called.
     others: Vec<Arc<Signal>>,
     seat: Sitter,
-    /// Somebody sleeps who should have the watcher's seat.
-    is_wanted: bool,
     /// Workers that exist or are about to; of these, those whose task waits in a nested `block_on`.
     present: usize,
     blocked: usize,
@@ -3749,7 +3760,6 @@ static IDLE: Idle = Idle {
         seated: None,
         others: Vec::new(),
         seat: Sitter::Nobody,
-        is_wanted: false,
         present: 0,
         blocked: 0,
         stuck: 0,
@@ -3964,15 +3974,6 @@ impl Change {
         self.called.is_some()
     }
 
-    /// Calls a thread in `block_on` to stand in for the workers, if none can be started. (Else it
-    /// is one that looks before it sleeps, or `spawn` does it.)
-    fn call_stand_in(&mut self) {
-        if self.is_stranded() {
-            self.called = self.others.pop();
-            self.interrupts |= self.called.is_none() && self.seat == Sitter::Other;
-        }
-    }
-
     /// Where somebody sleeps who is on the list: in the seat, or else perhaps a worker is called
     /// who should have it.
     fn choose(&mut self, signal: &Arc<Signal>, is_worker: bool) -> Option<Seat> {
@@ -4059,9 +4060,6 @@ impl Idle {
             is_excess: is_worker && change.is_excess(),
             is_unwatched: is_parked && change.watcher != Watcher::Present,
         };
-        if is_parked && change.seat == Sitter::Watcher {
-            (change.is_wanted, change.interrupts) = (true, true);
-        }
         change.finish();
         bedtime
     }
@@ -4089,20 +4087,18 @@ impl Idle {
         Some(Seat::new())
     }
 
-    /// Gives the seat back. Says whether somebody has called for it: whether a worker that slept in
-    /// it counts as searching, or the watcher has made room for another.
+    /// Gives the seat back. Says whether a worker that slept in it was called, and thus counts as
+    /// searching.
     fn leave(&'static self, _seat: Seat, is_worker: bool) -> bool {
         let mut change = self.change();
-        let was_watcher = change.seat == Sitter::Watcher;
         change.seat = Sitter::Nobody;
         let was_called = is_worker && change.seated.take().is_none();
-        // The watcher makes room for somebody; and where there is no watcher, whoever leaves does.
-        let is_wanted = mem::take(&mut change.is_wanted) && was_watcher;
-        if (is_wanted || change.watcher != Watcher::Present) && REACTOR.has_interest() {
+        // Where there is no watcher, whoever leaves calls the next.
+        if change.watcher != Watcher::Present && REACTOR.has_interest() {
             change.call_sitter();
         }
         change.finish();
-        was_called || is_wanted
+        was_called
     }
 
     /// The seat may be empty although something is waited for: somebody who sleeps sits down, or
@@ -4132,8 +4128,8 @@ impl Idle {
     }
 
     /// W3: calls a worker that sleeps. `true`: a thread must be started, which counts as present
-    /// and searching already; only if that may be tried. `anyhow`: even if another searches, since that
-    /// has not helped.
+    /// and searching already; only if that may be tried. `anyhow`: even if another searches, since
+    /// that has not helped.
     fn call_worker(&'static self, anyhow: bool, may_try: bool) -> bool {
         if is_forked() {
             return false;
@@ -4149,7 +4145,12 @@ impl Idle {
         match worker {
             Some(worker) => change.call_worker(worker),
             None if starts => change.add_worker(),
-            None => change.call_stand_in(),
+            None if change.is_stranded() => {
+                // A thread in `block_on` stands in; or one that looks before it sleeps; or `spawn`.
+                change.called = change.others.pop();
+                change.interrupts |= change.called.is_none() && change.seat == Sitter::Other;
+            }
+            None => {}
         }
         change.finish();
         starts
@@ -4175,8 +4176,6 @@ impl Idle {
             change.present -= 1;
             change.searching -= 1;
             change.failed = Some(Instant::now());
-            // It may sleep, relying on the worker that never came.
-            change.call_stand_in();
         }
         change.finish();
     }
@@ -4191,9 +4190,9 @@ impl Idle {
         }
         change.present -= 1;
         if is_seated {
+            // Who ends looks after the seat last (`enter_loop`).
             change.seated = None;
             change.seat = Sitter::Nobody;
-            change.call_sitter();
         }
         change.finish();
         true
@@ -4329,7 +4328,6 @@ fn start_watcher() -> bool {
         change.finish();
     }
     // Whoever relied on it meanwhile looks again.
-    IDLE.fill_seat(false);
     let mut woken = Vec::new();
     REACTOR.wake_everybody(&mut woken);
     wake_all(woken);
@@ -4352,7 +4350,7 @@ fn deliver(woken: Vec<Waker>, mode: Mode) {
             here.mode.set(outer);
             mode == Mode::Collecting && here.begin_batch(local.queue.len())
         });
-        if is_worth_a_call == Some(true) || IDLE.is_unguarded() {
+        if is_worth_a_call == Some(true) {
             notify();
         }
     }
@@ -4504,8 +4502,8 @@ fn stand_in() -> bool {
 }
 
 /// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is: each task that
-/// is ready runs, and goes on for some rounds if it yields. Not in wakers, which may be called with somebody's lock held. And not inside
-/// of each other: the outermost finds what the tasks spawn.
+/// is ready runs, and goes on for some rounds if it yields. Not in wakers, which may be called with
+/// somebody's lock held. And not inside of each other: the outermost finds what the tasks spawn.
 fn stand_in_at_once() {
     thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
     if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
@@ -4523,8 +4521,6 @@ fn when_worker_blocked(blocked: bool) {
         with_here(|here| {
             if here.queues == QUEUES.id() {
                 QUEUES.inject(here.local.slot.try_iter());
-                // Ordering: Relaxed. Pairs with the swap in `relieve`.
-                here.local.is_stuck.store(true, Ordering::Relaxed);
             }
         });
         if QUEUES.has_work() {
@@ -5093,9 +5089,9 @@ fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     look_after_tickets(is_quiet);
     let mut woken = Vec::new();
     REACTOR.turn(&seat, true, limit, &mut woken);
-    let is_wanted = IDLE.leave(seat, false);
+    IDLE.leave(seat, false);
     wake_all(woken);
-    !is_wanted && REACTOR.has_interest()
+    REACTOR.has_interest()
 }
 
 /// What the watcher compares from tick to tick.

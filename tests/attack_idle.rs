@@ -29,7 +29,7 @@ fn threads_in_block_on_that_come_and_go_lose_no_timer_and_no_wake() {
                                 let one = smol::spawn_local(Timer::after(time));
                                 future::zip(one, smol::spawn(async { 1 })).await;
                             }),
-                            _ => drop(smol::block_on(smol::unblock(move || thread::sleep(time)))),
+                            _ => smol::block_on(smol::unblock(move || thread::sleep(time))),
                         }
                     }
                 })

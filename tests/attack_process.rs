@@ -1,6 +1,7 @@
 //! Attacks on processes: many waiters, cancelled waiters, many children, with and without pidfds.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::redundant_closure)] // the name of a test is taken from its closure
 
 mod common;
 

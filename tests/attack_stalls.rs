@@ -184,8 +184,9 @@ fn a_hundred_thousand_watched_tasks_are_listed_and_forgotten() {
 #[test]
 fn threads_that_end_may_spawn_and_list_in_their_destructors() {
     fresh_process(60, &[("SMOL_STALLS", "20")], || {
+        type Late = OnDrop<Box<dyn FnMut()>>;
         thread_local! {
-            static LATE: std::cell::RefCell<Option<OnDrop<Box<dyn FnMut()>>>> = None.into();
+            static LATE: std::cell::RefCell<Option<Late>> = None.into();
         }
         let (sender, ended) = mpsc::channel();
         let thread = thread::spawn(move || {

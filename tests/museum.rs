@@ -385,7 +385,10 @@ fn the_last_reference_to_an_executor_may_go_in_the_wake_of_its_driver() {
                     drop(driver);
                 }
             });
-            assert!(drives.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            // (The first time, it may have done so much that it lets others run before it sleeps.)
+            for _ in 0..2 {
+                assert!(drives.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            }
             *driver.lock().unwrap() = Some(drives);
             // The schedule of the task calls the driver, which drops the queue the ticket is in.
             wakers.lock().unwrap().take().unwrap().wake();

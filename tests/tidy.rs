@@ -296,6 +296,13 @@ fn the_tour_has_ten_stops_and_readme_knows_where_to_look() {
 }
 
 #[test]
+fn no_line_is_longer_than_a_hundred_columns() {
+    let source = read("src/lib.rs");
+    let long = source.lines().zip(1..).filter(|(line, _)| line.chars().count() > 100);
+    report(long.map(|(_, number)| format!("line {number}")).collect());
+}
+
+#[test]
 fn nothing_is_left_to_do() {
     let marks = [["TO", "DO"].concat(), ["FIX", "ME"].concat()];
     for path in ["src/lib.rs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"] {
