@@ -4372,10 +4372,9 @@ fn glance(mode: Mode) {
 /// `block_on`. (Of one in a task nobody can tell: who is woken then is the task, which runs
 /// already.)
 fn leads_home(waker: &Waker) -> bool {
-    // Two are the sleeper's own. (A foreign `block_on` has none; and what the outer one has seen
-    // says nothing of an inner one of ours.)
+    // Two are the sleeper's own. Where there is no other, the combinator is in a foreign `block_on`.
     let clones = SLEEPER.try_with(|kept| Arc::strong_count(&kept.main_wake)).unwrap_or(0);
-    if clones <= 2 || DEPTH.try_with(Cell::get) != Ok(1) {
+    if clones <= 2 {
         return false;
     }
     let kind: *const RawWakerVTable = waker.vtable();
@@ -4818,9 +4817,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     }
     // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
     sleeper.signal.woken.store(false, Ordering::Relaxed);
-    if DEPTH.try_with(Cell::get) == Ok(1) {
-        let _ = HOMES_KNOWN.try_with(|known| known.set(0));
-    }
+    let _ = HOMES_KNOWN.try_with(|known| known.set(0));
     let mut poll = || {
         refill_budget();
         set_ours(sleeper.main.data());
