@@ -4372,7 +4372,8 @@ fn glance(mode: Mode) {
 /// `block_on`. (Of one in a task nobody can tell: who is woken then is the task, which runs
 /// already.)
 fn leads_home(waker: &Waker) -> bool {
-    // Two are the sleeper's own. Where there is no other, the combinator is in a foreign `block_on`.
+    // Two are the sleeper's own. Where there is no other, the combinator is in a foreign
+    // `block_on`.
     let clones = SLEEPER.try_with(|kept| Arc::strong_count(&kept.main_wake)).unwrap_or(0);
     if clones <= 2 {
         return false;
