@@ -30,9 +30,15 @@ async fn pair() -> (Async<TcpStream>, Async<TcpStream>) {
     (a, b)
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on. It stays bound, or another process could be given it.
 fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static BOUND: std::sync::Mutex<Vec<socket2::Socket>> = std::sync::Mutex::new(Vec::new());
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&any.into()).unwrap();
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    BOUND.lock().unwrap().push(socket);
+    addr
 }
 
 /// Makes `close` send a reset instead of waiting for what is unsent.
