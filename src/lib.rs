@@ -349,7 +349,7 @@ fn shielded(code: impl FnOnce()) {
 }
 
 /// Wakes what was collected under a lock, after the lock was let go.
-fn wake_all(wakers: Vec<Waker>) {
+fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
         shielded(|| waker.wake());
     }
@@ -1092,7 +1092,6 @@ fn with_here<T>(f: impl FnOnce(&Here) -> T) -> Option<T> {
 }
 
 /// What became of a ticket that was queued.
-#[derive(PartialEq)]
 enum Pushed {
     /// It is the only one that the worker on this thread has to look at.
     Alone,
@@ -1964,9 +1963,7 @@ fn schedule_local(mail: &Arc<Mutex<Mail>>, level: u32, runnable: Runnable) {
             mail.tickets.extend(ticket);
             mem::take(&mut mail.sleepers)
         };
-        for (_, waker) in sleepers {
-            shielded(|| waker.wake());
-        }
+        wake_all(sleepers.into_iter().map(|(_, waker)| waker));
     }
 }
 
@@ -2113,9 +2110,7 @@ impl LocalTasks {
             let is_left = !mail.tickets.is_empty() || !self.queue.borrow().is_empty();
             if is_left { mem::take(&mut mail.sleepers) } else { Vec::new() }
         };
-        for (_, waker) in sleepers {
-            shielded(|| waker.wake());
-        }
+        wake_all(sleepers.into_iter().map(|(_, waker)| waker));
     }
 
     /// The same as [`Crew::dissolve`].

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Flag, foreign_block_on, fresh_processes, within};
+use common::{Flag, foreign_block_on, fresh_processes, wait_in_some_way, within};
 use smol::{Timer, future};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,20 +108,7 @@ fn without_threads_block_ons_that_come_and_go_run_everything() {
                 let thread = thread::Builder::new().stack_size(256 << 10);
                 let body = move || {
                     for round in 0..40_u64 {
-                        let time = Duration::from_micros((n * 37 + round * 101) % 3000);
-                        match (n + round) % 5 {
-                            0 => drop(smol::block_on(Timer::after(time))),
-                            1 => drop(foreign_block_on(Timer::after(time))),
-                            2 => drop(smol::block_on(smol::spawn(Timer::after(time)))),
-                            3 => {
-                                let inner = smol::spawn(async move {
-                                    smol::spawn(Timer::after(time)).await;
-                                    future::yield_now().await;
-                                });
-                                smol::block_on(inner);
-                            }
-                            _ => drop(smol::block_on(smol::unblock(|| 3))),
-                        }
+                        wait_in_some_way(n, round);
                     }
                 };
                 thread.spawn(body).unwrap()

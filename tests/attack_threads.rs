@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{Flag, foreign_block_on, fresh_processes};
+use common::{Flag, fresh_processes, wait_in_some_way};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
-use smol::{Timer, future};
+use smol::Timer;
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -46,20 +46,7 @@ fn storm(hands: &[mpsc::Sender<Box<dyn FnOnce() + Send>>]) {
         let sender = sender.clone();
         let job = move || {
             for round in 0..30_u64 {
-                let time = Duration::from_micros((n as u64 * 37 + round * 101) % 3000);
-                match (n as u64 + round) % 5 {
-                    0 => drop(smol::block_on(Timer::after(time))),
-                    1 => drop(foreign_block_on(Timer::after(time))),
-                    2 => drop(smol::block_on(smol::spawn(Timer::after(time)))),
-                    3 => {
-                        let inner = smol::spawn(async move {
-                            smol::spawn(Timer::after(time)).await;
-                            future::yield_now().await;
-                        });
-                        smol::block_on(inner);
-                    }
-                    _ => drop(smol::block_on(smol::unblock(|| 3))),
-                }
+                wait_in_some_way(n as u64, round);
             }
             sender.send(()).unwrap();
         };

@@ -295,6 +295,24 @@ pub(crate) async fn sleep(duration: Duration) {
     Timer::after(duration).await;
 }
 
+/// Waits in one way of five, by turns, for a time of less than three milliseconds.
+pub(crate) fn wait_in_some_way(n: u64, round: u64) {
+    let time = Duration::from_micros((n * 37 + round * 101) % 3000);
+    match (n + round) % 5 {
+        0 => drop(smol::block_on(Timer::after(time))),
+        1 => drop(foreign_block_on(Timer::after(time))),
+        2 => drop(smol::block_on(smol::spawn(Timer::after(time)))),
+        3 => {
+            let inner = smol::spawn(async move {
+                smol::spawn(Timer::after(time)).await;
+                smol::future::yield_now().await;
+            });
+            smol::block_on(inner);
+        }
+        _ => drop(smol::block_on(smol::unblock(|| 3))),
+    }
+}
+
 /// Two connected sockets, on every platform.
 pub(crate) fn socket_pair() -> (Async<TcpStream>, Async<TcpStream>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();

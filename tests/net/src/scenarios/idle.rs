@@ -211,20 +211,7 @@ fn a_message_now_and_then_does_not_wake_the_watcher() {
 /// The watcher parks, and its alarm unparks it.
 fn a_task_blocks_and_there_is_no_timer_descriptor() {
     sim::clocks::forbid();
-    let done = Flag::default();
-    spawn({
-        let done = done.clone();
-        async move {
-            let other = spawn({
-                let done = done.clone();
-                async move { done.set() }
-            });
-            done.wait();
-            other.await;
-        }
-    })
-    .detach();
-    done.wait();
+    super::tasks::the_very_first_task_blocks_and_nobody_is_in_block_on();
 }
 
 fn a_foreign_block_on_waits_and_there_is_no_timer_descriptor() {

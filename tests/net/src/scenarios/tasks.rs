@@ -214,7 +214,7 @@ fn a_task_blocks_until_another_one_runs() {
 }
 
 /// Nothing else happens that could set the watcher's alarm.
-fn the_very_first_task_blocks_and_nobody_is_in_block_on() {
+pub(super) fn the_very_first_task_blocks_and_nobody_is_in_block_on() {
     let done = Flag::default();
     spawn({
         let done = done.clone();
