@@ -1640,6 +1640,9 @@ impl<'a> Drive<'a> {
         // Ordering: Relaxed. Only has to be unique.
         let name = crew.names.fetch_add(1, Ordering::Relaxed);
         let worker = Worker::new(&crew.queues, with_queue, true, name);
+        // Every other call begins with a look at what others have, who may be blocked: the injector
+        // alone may never be empty, and a short call never comes to its 61st task (I3.1).
+        worker.clock.set(clock().wrapping_sub(name % 2));
         Drive { crew, worker, name, is_asleep: false, pace: Pace::new() }
     }
 
@@ -1653,7 +1656,7 @@ impl<'a> Drive<'a> {
     }
 
     /// The next ticket for `tick`, which has no queue. Every other call begins with what others
-    /// have, who may be blocked: the injector alone may never be empty (I3.1).
+    /// have, as in `new`.
     fn next_for_tick(&mut self) -> Option<Runnable> {
         if self.name % 2 == 0 {
             let left = self.crew.queues.overflow.pop().ok();
