@@ -43,7 +43,7 @@
 //!
 //! Everything works under any executor, and any future, also one made for another runtime's traits,
 //! can be run by this one. The number of workers is `SMOL_THREADS`, else that of the processors;
-//! the blocking pool has up to `BLOCKING_MAX_THREADS`, else 500.
+//! the blocking pool has up to `BLOCKING_MAX_THREADS`, else 500. (Of either a thousand at most.)
 //!
 //! Linux and Android, macOS, iOS and the BSDs, Windows, illumos and Solaris, by the `polling`
 //! crate. On Windows only sockets can be polled; connects, files and pipes go through the pool
@@ -56,8 +56,7 @@
 //! # How it works
 //!
 //! This file is the whole runtime. Read it from top to bottom: each section uses only the sections
-//! above it.
-//! §2-§4 run tasks, §5 listens to the kernel; they never mention each other. They meet in
+//! above it. §2-§4 run tasks, §5 listens to the kernel; they never mention each other. They meet in
 //! [`Waker`] and in §6, the loop. Who stops reading after §6 has understood an async runtime;
 //! what follows is its face. `grep -n '^// §' src/lib.rs` prints the table of contents:
 //!
@@ -73,7 +72,7 @@
 //! - §10  `Async<T>`: whatever the operating system gives, without blocking
 //! - §11  Sockets: TCP, UDP and Unix on `Async<T>`
 //! - §12  Files and processes: what the kernel cannot poll, and what it can
-//! - §13  Promises the compiler keeps
+//! - §13  The README and the guide
 //!
 //! ## The life of a task
 //!
@@ -94,7 +93,7 @@
 //!
 //! Waker → ticket into a queue → does a worker search already? → if not, call one that sleeps → it
 //! searches. The danger is the gap between "I found nothing" and "I sleep". Both sides close it in
-//! the same way:
+//! the same way, and this is the first proof:
 //!
 //! | the waker: `push`, `notify`           | the sleeper: `fall_asleep` (§6), `sleep` (§3) |
 //! |---------------------------------------|-----------------------------------------------|
@@ -105,11 +104,12 @@
 //! All four accesses of W1, W2, S1 and S2 are sequentially consistent, so there is one order of
 //! them all: either W1 comes before S2, and the sleeper sees the ticket; or S2 comes before W1,
 //! then S1 before W2, and the waker sees the sleeper. Never neither. `tests/wake.rs` and
-//! `tests/stress.rs` would hang.
+//! `tests/stress.rs` would hang. (A ticket that a worker keeps for itself calls nobody: the alarm
+//! is set for it, I6.2.)
 //!
 //! The same word tells whether somebody sits in the kernel's poller (the seat, §6), and whether the
 //! alarm is set that makes the watcher look. A seat must not stay empty while something is waited
-//! for:
+//! for, and this is the second proof:
 //!
 //! | who begins to wait: `attend`          | who sleeps, or leaves the seat: `finish`      |
 //! |---------------------------------------|-----------------------------------------------|
@@ -117,10 +117,14 @@
 //! | A2 look at the word: seat or alarm?   | S2' look whether anything is waited for       |
 //! | A3 if neither, set the alarm          | S3' if so, sit down, or set the alarm         |
 //!
-//! By the same argument one of them sees the other. (Who waits under a foreign executor fills the
-//! seat in A3, instead of setting the alarm.) These two pairs are all there are between threads
-//! that sleep and threads that do not; everything else about sleeping lies under one lock, or in
-//! one word of one thread.
+//! By the same argument one of them sees the other. Who may stay away from an empty seat does so
+//! because somebody else comes: a thread in `block_on`, since a worker is awake, which will come or
+//! is found out by the watcher; and who waits inside of one of our loops, since that loop comes to
+//! the seat itself. Who waits under a foreign executor fills the seat in A3, instead of setting the
+//! alarm; and where no watcher can be started, whoever leaves the seat calls the next.
+//!
+//! These two pairs are all there are between threads that sleep and threads that do not; everything
+//! else about sleeping lies under one lock, or in one word of one thread.
 //!
 //! ## The life of a byte
 //!
@@ -133,8 +137,7 @@
 //! ## When everything is idle
 //!
 //! If anything is waited for, one thread sleeps in the kernel's poller until the earliest deadline.
-//! The others are parked, and
-//! the watcher's alarm is stopped. Nothing ticks, no processor is used.
+//! The others are parked, and the watcher's alarm is stopped. Nothing ticks, no processor is used.
 //!
 //! | news                                        | reaches                                        |
 //! |---------------------------------------------|------------------------------------------------|
@@ -155,8 +158,8 @@
 //! - a lane's `state` < a handle's desk (§9)
 //! - `MINDED` < `state` of a process (§12)
 //! - `active` (§3) < `KNOWN` (§2)
-//! - leaves: `drivers`, `locals` (§3), `mail` (§4), `timers` (§5), the
-//!   state of `IDLE` (§6), the list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
+//! - leaves: `drivers`, `locals` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
+//!   list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
 //!
 //! ## Where to change what
 //!
@@ -188,8 +191,6 @@ use std::io::{IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::iter;
 use std::marker::PhantomData;
 use std::mem;
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::ops::{Deref, DerefMut};
@@ -222,11 +223,6 @@ use futures_lite::{AsyncRead, AsyncSeek, AsyncWrite};
 use once_cell::sync::OnceCell;
 use parking::{Parker, Unparker};
 use pin_project_lite::pin_project;
-#[cfg(not(all(
-    any(target_os = "linux", target_os = "android"),
-    not(polling_test_poll_backend)
-)))]
-use polling::PollMode;
 use polling::{Event, Poller};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::event::Timespec;
@@ -571,11 +567,6 @@ fn clock() -> u32 {
     CLOCK.load(Ordering::Relaxed)
 }
 
-fn tick_clock() {
-    // Ordering: Relaxed, as above.
-    CLOCK.fetch_add(1, Ordering::Relaxed);
-}
-
 /// When time began, for those who count it.
 fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
@@ -596,7 +587,7 @@ fn coarse_time() -> Duration {
 }
 
 /// Tells somebody who polls tasks and is never idle when it is time to look at something else:
-/// after so many polls, or at a tick of the watcher, or after some milliseconds.
+/// after so many polls, or at a tick of the watcher, or after a millisecond.
 struct Pace {
     polls: Cell<u32>,
     clock: Cell<u32>,
@@ -1091,31 +1082,22 @@ fn with_here<T>(f: impl FnOnce(&Here) -> T) -> Option<T> {
     here.ok().flatten()
 }
 
-/// What became of a ticket that was queued.
-enum Pushed {
-    /// It is the only one that the worker on this thread has to look at.
-    Alone,
-    /// The worker is collecting, and will look at its queue when it has all.
-    Collected,
-    /// Somebody else should be called.
-    Queued,
-}
-
 impl Here {
-    /// Queues a ticket on the worker that runs on this thread.
-    fn push(&self, queues: &Queues, runnable: Runnable, is_last: bool) -> Pushed {
+    /// Queues a ticket on the worker that runs on this thread. Says whether somebody else should be
+    /// called: not if the worker is collecting, nor if it has nothing else to look at.
+    fn push(&self, queues: &Queues, runnable: Runnable, to_back: bool) -> bool {
         let mode = self.mode.get();
         if mode == Mode::Late {
             let _ = queues.injector.push(runnable);
-            return Pushed::Queued;
+            return true;
         }
         let local = &self.local;
         let mut next = Some(runnable);
-        // What the running task woke goes to the slot.
-        if mode == Mode::Task && !is_last {
+        // What the running task woke goes to the slot, and what was there to the queue.
+        if mode == Mode::Task && !to_back {
             next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
         }
-        let alone = match next.map(|runnable| local.queue.push(runnable)) {
+        let is_alone = match next.map(|runnable| local.queue.push(runnable)) {
             None => local.queue.is_empty(),
             Some(Ok(())) => local.queue.len() == 1 && local.slot.is_empty(),
             Some(Err(full)) => {
@@ -1123,11 +1105,7 @@ impl Here {
                 false
             }
         };
-        match (mode, alone) {
-            (Mode::Collecting, _) => Pushed::Collected,
-            (_, true) => Pushed::Alone,
-            (_, false) => Pushed::Queued,
-        }
+        mode != Mode::Collecting && !is_alone
     }
 
     /// A batch of tasks was collected. Says whether it is worth calling another worker, judging by
@@ -1180,22 +1158,22 @@ impl Queues {
         self.locals.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a ticket: this is what every waker of a task ends in. This is W1 of the proof in §0.
-    /// A task that is new or woke itself is the last for which others should wait (bench:
-    /// `spawn_remote_stalled`).
-    fn push(&self, runnable: Runnable, is_last: bool) -> Pushed {
+    /// Queues a ticket: this is what every waker of a task ends in, and W1 of the first proof. Says
+    /// whether somebody should be called. A task that is new, or woke itself, goes behind the
+    /// others and not into the slot (bench: `spawn_remote_stalled`).
+    fn push(&self, runnable: Runnable, to_back: bool) -> bool {
         tour!(2, "a ticket is queued");
         let mut ticket = Some(runnable);
         let pushed = HERE.try_with(|here| {
             let here = here.borrow();
             let here = here.as_ref().filter(|here| here.queues == self.id())?;
-            Some(here.push(self, ticket.take()?, is_last))
+            Some(here.push(self, ticket.take()?, to_back))
         });
         if let Some(runnable) = ticket {
             // From outside. The injector is never closed, so that this cannot fail.
             let _ = self.injector.push(runnable);
         }
-        pushed.ok().flatten().unwrap_or(Pushed::Queued)
+        pushed.ok().flatten().unwrap_or(true)
     }
 
     /// Puts tickets into the injector, where every worker looks.
@@ -1205,13 +1183,14 @@ impl Queues {
         }
     }
 
-    /// Whether a ticket is anywhere. This is S2 of the proof in §0: `is_empty` of a queue loads its
-    /// tail with SeqCst, and a push is a SeqCst exchange of the tail.
+    /// Whether a ticket is anywhere. This is S2 of the first proof: in concurrent-queue, as it is,
+    /// `is_empty` loads with SeqCst what a push exchanges with SeqCst.
     fn has_tickets(&self) -> bool {
         self.has_common() || self.locals().iter().any(|local| !local.is_empty())
     }
 
-    /// The same, without the slots, which are for their owners alone as long as these get on.
+    /// The same, without the slots: S2 of the workers. A slot's owner is awake, and the alarm is
+    /// set for it (I6.2).
     fn has_work(&self) -> bool {
         self.has_common() || self.locals().iter().any(|local| !local.queue.is_empty())
     }
@@ -1510,9 +1489,9 @@ struct Crew {
     queues: Queues,
     /// Drivers that sleep, by name; the last to come is the first to be woken, its cache is warm.
     drivers: Mutex<Vec<(u32, Waker)>>,
-    /// Atomics: how many of them there are; names for them, which are also their random seeds.
+    /// Atomics: how many of them there are; how many there have ever been.
     sleeping: AtomicUsize,
-    names: AtomicU32,
+    drives: AtomicU32,
     /// The tasks that are not finished, to be cancelled with their executor. The global executor
     /// lives for ever and has no such table.
     active: Mutex<Active>,
@@ -1548,13 +1527,13 @@ impl Crew {
             queues: Queues::new(),
             drivers: Mutex::new(Vec::new()),
             sleeping: AtomicUsize::new(0),
-            names: AtomicU32::new(1),
+            drives: AtomicU32::new(1),
             active: Mutex::new(Slab::new()),
         })
     }
 
-    fn schedule(&self, runnable: Runnable, is_last: bool) {
-        self.queues.push(runnable, is_last);
+    fn schedule(&self, runnable: Runnable, to_back: bool) {
+        self.queues.push(runnable, to_back);
         self.notify();
     }
 
@@ -1630,7 +1609,11 @@ impl Crew {
 struct Drive<'a> {
     crew: &'a Crew,
     worker: Worker<'a>,
-    name: u32,
+    /// Which call it is, of all that drive: its name among those who sleep, and for taking turns.
+    nth: u32,
+    /// Every other call begins with what others have, who may be blocked: the injector alone may
+    /// never be empty, and a short call never comes to its 61st task (I3.1).
+    asks_first: bool,
     is_asleep: bool,
     pace: Pace,
 }
@@ -1638,37 +1621,29 @@ struct Drive<'a> {
 impl<'a> Drive<'a> {
     fn new(crew: &'a Crew, with_queue: bool) -> Drive<'a> {
         // Ordering: Relaxed. Only has to be unique.
-        let name = crew.names.fetch_add(1, Ordering::Relaxed);
-        let worker = Worker::new(&crew.queues, with_queue, true, name);
-        // Every other call begins with a look at what others have, who may be blocked: the injector
-        // alone may never be empty, and a short call never comes to its 61st task (I3.1).
-        worker.clock.set(clock().wrapping_sub(name % 2));
-        Drive { crew, worker, name, is_asleep: false, pace: Pace::new() }
+        let nth = crew.drives.fetch_add(1, Ordering::Relaxed);
+        let worker = Worker::new(&crew.queues, with_queue, true, nth);
+        Drive { crew, worker, nth, asks_first: nth % 2 == 0, is_asleep: false, pace: Pace::new() }
     }
 
     /// The next ticket. Whoever has moved some tells others that these can be seen again.
     fn next(&mut self) -> Option<Runnable> {
-        let runnable = self.worker.find().or_else(|| self.worker.search());
+        let Drive { worker, crew, .. } = self;
+        let mut runnable = None;
+        if mem::take(&mut self.asks_first) {
+            let left = crew.queues.overflow.pop().ok();
+            runnable = left.or_else(|| worker.steal(worker.local.as_deref()));
+        }
+        let runnable = runnable.or_else(|| worker.find()).or_else(|| worker.search());
         if self.worker.moved.take() && self.crew.queues.has_tickets() {
             self.crew.notify();
         }
         runnable
     }
 
-    /// The next ticket for `tick`, which has no queue. Every other call begins with what others
-    /// have, as in `new`.
-    fn next_for_tick(&mut self) -> Option<Runnable> {
-        if self.name % 2 == 0 {
-            let left = self.crew.queues.overflow.pop().ok();
-            let left = left.or_else(|| self.worker.steal(None));
-            return left.or_else(|| self.next());
-        }
-        self.next()
-    }
-
     /// Announces that this driver sleeps. `false`: there is something to do after all.
     fn sleep(&mut self, waker: &Waker) -> bool {
-        let driver = (self.name, waker.clone());
+        let driver = (self.nth, waker.clone());
         {
             let mut drivers = lock(&self.crew.drivers);
             drivers.push(driver);
@@ -1696,7 +1671,7 @@ impl<'a> Drive<'a> {
         }
         let own = {
             let mut drivers = lock(&self.crew.drivers);
-            let place = drivers.iter().position(|(name, _)| *name == self.name);
+            let place = drivers.iter().position(|(nth, _)| *nth == self.nth);
             place.map(|place| {
                 // Ordering: SeqCst, as in `sleep`.
                 self.crew.sleeping.fetch_sub(1, Ordering::SeqCst);
@@ -1721,7 +1696,7 @@ impl<'a> Drive<'a> {
         let _here = self.worker.enter();
         if let Poll::Ready(output) = main.poll(cx) {
             // Whoever drives with futures that are ready at once shall drive all the same.
-            if self.name % READY_RUNS == 0 && self.worker.ticks.get() == 0 {
+            if self.nth % READY_RUNS == 0 && self.worker.ticks.get() == 0 {
                 let next = self.next();
                 next.into_iter().for_each(|runnable| self.run_one(runnable, false));
             }
@@ -1763,7 +1738,7 @@ impl<'a> Drive<'a> {
         ready!(spend(cx));
         self.wake_up();
         loop {
-            match self.next_for_tick() {
+            match self.next() {
                 Some(runnable) => {
                     self.run_one(runnable, is_ours(cx.waker()));
                     return Poll::Ready(());
@@ -1781,6 +1756,7 @@ impl Drop for Drive<'_> {
         let left_work = self.worker.local.take().is_some_and(|local| {
             self.crew.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
             let had_tickets = !local.is_empty();
+            // Not to another driver, who may be blocked.
             self.crew.queues.inject(local.drain());
             had_tickets
         });
@@ -1858,7 +1834,7 @@ impl<'a> Executor<'a> {
     /// Polls one task, if one is ready. Says whether there was one.
     pub fn try_tick(&self) -> bool {
         let mut driver = Drive::new(self.crew(), false);
-        let found = driver.next_for_tick();
+        let found = driver.next();
         found.map(|runnable| driver.run_one(runnable, false)).is_some()
     }
 
@@ -1925,7 +1901,8 @@ struct LocalTasks {
     /// How many of these are deeper than zero.
     deep: Cell<usize>,
     active: RefCell<Active>,
-    names: Cell<u64>,
+    /// How many calls have ever driven this.
+    ever: Cell<u64>,
     /// How many calls are driving this, one inside of the other; and how many have announced that
     /// they sleep.
     drives: Cell<u32>,
@@ -1977,7 +1954,7 @@ impl LocalTasks {
             queue: RefCell::default(),
             deep: Cell::new(0),
             active: RefCell::default(),
-            names: Cell::new(0),
+            ever: Cell::new(0),
             drives: Cell::new(0),
             asleep: Cell::new(0),
         })
@@ -2075,19 +2052,19 @@ impl LocalTasks {
         is_worth_a_look && self.queue.borrow().iter().any(|(depth, _)| *depth >= level)
     }
 
-    /// A name for somebody who drives.
-    fn name(&self) -> u64 {
-        self.names.set(self.names.get() + 1);
-        self.names.get()
+    /// One more call drives this; says which it is.
+    fn begin_drive(&self) -> u64 {
+        self.ever.set(self.ever.get() + 1);
+        self.ever.get()
     }
 
     /// Leaves a waker for when a ticket comes. `false`: one has come already. The lock orders the
     /// two: whoever brings a ticket finds the waker, or the ticket is found here.
-    fn sleep(&self, name: u64, waker: &Waker) -> bool {
+    fn sleep(&self, nth: u64, waker: &Waker) -> bool {
         let waker = waker.clone();
         let mut mail = lock(&self.mail);
         if mail.tickets.is_empty() {
-            mail.sleepers.push((name, waker));
+            mail.sleepers.push((nth, waker));
             self.asleep.set(self.asleep.get() + 1);
             return true;
         }
@@ -2096,11 +2073,11 @@ impl LocalTasks {
     }
 
     /// Takes the waker back, if nobody has used it.
-    fn wake_up(&self, name: u64) {
+    fn wake_up(&self, nth: u64) {
         self.asleep.set(self.asleep.get() - 1);
         let own = {
             let mut mail = lock(&self.mail);
-            let place = mail.sleepers.iter().position(|(other, _)| *other == name);
+            let place = mail.sleepers.iter().position(|(other, _)| *other == nth);
             place.map(|place| mail.sleepers.swap_remove(place))
         };
         drop(own); // without the lock
@@ -2195,29 +2172,32 @@ impl<'a> LocalExecutor<'a> {
 /// A call of `run`, `tick` or `try_tick`.
 struct LocalDrive {
     tasks: Rc<LocalTasks>,
-    name: u64,
+    nth: u64,
     is_asleep: bool,
     pace: Pace,
 }
 
 impl LocalDrive {
     fn new(tasks: &Rc<LocalTasks>) -> LocalDrive {
-        let (tasks, name) = (tasks.clone(), tasks.name());
-        LocalDrive { tasks, name, is_asleep: false, pace: Pace::new() }
+        let (tasks, nth) = (tasks.clone(), tasks.begin_drive());
+        LocalDrive { tasks, nth, is_asleep: false, pace: Pace::new() }
     }
 
     /// Announces that this driver sleeps. `false`: there is something to do after all.
-    fn sleep(&mut self, waker: &Waker) -> bool {
-        self.is_asleep = self.tasks.sleep(self.name, waker);
-        if !self.is_asleep {
-            self.tasks.collect();
+    fn sleep(&mut self, waker: &Waker, level: u32) -> bool {
+        while !self.tasks.sleep(self.nth, waker) {
+            // What has come may be for an outer loop only (I4.3).
+            if self.tasks.has_tickets(level) {
+                return false;
+            }
         }
-        self.is_asleep
+        self.is_asleep = true;
+        true
     }
 
     fn wake_up(&mut self) {
         if mem::take(&mut self.is_asleep) {
-            self.tasks.wake_up(self.name);
+            self.tasks.wake_up(self.nth);
         }
     }
 
@@ -2239,7 +2219,7 @@ impl LocalDrive {
         self.wake_up();
         let _here = self.tasks.enter();
         if let Poll::Ready(output) = main.poll(cx) {
-            if self.name % u64::from(READY_RUNS) == 0 {
+            if self.nth % u64::from(READY_RUNS) == 0 {
                 self.run_one(false);
             }
             return Poll::Ready(output);
@@ -2249,7 +2229,7 @@ impl LocalDrive {
         loop {
             match self.tasks.next(0) {
                 Some(runnable) => run_local(runnable),
-                None if self.sleep(cx.waker()) => return Poll::Pending,
+                None if self.sleep(cx.waker(), 0) => return Poll::Pending,
                 None => {}
             }
             if self.pace.is_due() {
@@ -2268,7 +2248,7 @@ impl LocalDrive {
             if self.run_one(is_ours(cx.waker())) {
                 return Poll::Ready(());
             }
-            if self.sleep(cx.waker()) {
+            if self.sleep(cx.waker(), 0) {
                 return Poll::Pending;
             }
         }
@@ -2499,7 +2479,7 @@ impl Kernel {
         let timeout = self.timeout(asked, block, deadline);
         // Few enough that their data are in the cache when the last of them is served
         // (`http_wrk_1000`).
-        let mut events = [const { MaybeUninit::uninit() }; 128];
+        let mut events = [const { mem::MaybeUninit::uninit() }; 128];
         let (events, _) = match epoll::wait(&self.poller, &mut events[..], timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(()),
             answer => answer?,
@@ -2530,7 +2510,8 @@ impl Kernel {
     /// the worst is a missing event.
     #[allow(unsafe_code)]
     fn add(&self, handle: Borrowed<'_>, key: usize, sides: [bool; 2]) -> io::Result<()> {
-        let mode = if self.is_edge() { PollMode::Edge } else { PollMode::Oneshot };
+        use polling::PollMode::{Edge, Oneshot};
+        let mode = if self.is_edge() { Edge } else { Oneshot };
         #[cfg(unix)]
         let raw = handle.as_raw_fd();
         #[cfg(windows)]
@@ -2732,12 +2713,6 @@ static REACTOR: Reactor = Reactor {
 /// The right to be inside the poller, which the loop (§6) gives out and takes back.
 struct Seat(());
 
-impl Seat {
-    fn new() -> Seat {
-        Seat(())
-    }
-}
-
 impl Reactor {
     fn poller(&self) -> io::Result<&Kernel> {
         self.poller.get_or_try_init(|| {
@@ -2750,7 +2725,7 @@ impl Reactor {
     /// Whether anything at all is waited for.
     fn has_interest(&self) -> bool {
         // Ordering: SeqCst. Pairs with the addition in `Source::arm` and the store in
-        // `Timers::insert` (A1): this is S2' of the second proof in §0.
+        // `Timers::insert` (A1): this is S2' of the second proof.
         self.registered.load(Ordering::SeqCst) > 0 || self.has_timers.load(Ordering::SeqCst)
     }
 
@@ -2830,7 +2805,7 @@ impl Reactor {
         key
     }
 
-    /// Gives a timer another waker, if that would wake another. `false` if it has fired.
+    /// Gives a timer another waker, unless it would wake the same task. `false` if it has fired.
     fn update_timer(&self, key: TimerKey, waker: &Waker) -> bool {
         match lock(&self.timers).waker(key) {
             Some(known) if known.will_wake(waker) => return true,
@@ -2911,8 +2886,9 @@ struct Timers {
     /// The tick that the wheel has come to.
     tick: u64,
     next_id: u64,
-    /// How long the thread in the poller means to sleep (I5.4).
-    until: Until,
+    /// How long the thread in the poller means to sleep (I5.4): zero if nobody does, and for ever
+    /// is `u64::MAX`.
+    until: u64,
 }
 
 /// One level of the wheel.
@@ -2952,13 +2928,6 @@ struct TimerKey {
     id: u64,
 }
 
-enum Until {
-    /// Nobody sleeps in the poller.
-    Awake,
-    /// Without a deadline, for ever: `u64::MAX`.
-    Asleep(u64),
-}
-
 impl Timers {
     const TICK_BITS: u32 = 20;
     /// Six bits each, and together all that are left of a deadline.
@@ -2974,7 +2943,7 @@ impl Timers {
             levels: [const { Level { occupied: 0, slots: [SLOT; 64] } }; Timers::LEVELS],
             tick: 0,
             next_id: 0,
-            until: Until::Awake,
+            until: 0,
         }
     }
 
@@ -2985,13 +2954,12 @@ impl Timers {
         nanos.saturating_add(u64::from(time.subsec_nanos()))
     }
 
-    /// Whether the thread in the poller sleeps too long for a new deadline. It is told once.
-    fn is_late(&mut self, deadline: u64) -> bool {
-        let late = matches!(self.until, Until::Asleep(until) if deadline < until);
-        if late {
-            self.until = Until::Asleep(deadline);
-        }
-        late
+    /// Whether the thread in the poller sleeps too long for a new deadline and must be interrupted:
+    /// once is enough.
+    fn must_interrupt(&mut self, deadline: u64) -> bool {
+        let is_late = deadline < self.until;
+        self.until = self.until.min(deadline);
+        is_late
     }
 
     /// Adds a timer; says also whether the thread in the poller sleeps too long for it.
@@ -3025,7 +2993,7 @@ impl Timers {
         self.len += 1;
         self.link(place);
         let key = TimerKey { place, is_ahead: false, id: self.next_id };
-        (key, self.is_late(deadline))
+        (key, self.must_interrupt(deadline))
     }
 
     /// The waker of a timer, unless it is gone.
@@ -3051,7 +3019,7 @@ impl Timers {
             self.unlink(key.place);
             self.link(key.place);
         }
-        Some(self.is_late(deadline))
+        Some(self.must_interrupt(deadline))
     }
 
     /// Takes a timer off, unless it is gone.
@@ -3143,14 +3111,14 @@ impl Timers {
     /// The thread with the seat is about to ask the kernel: how long may it sleep?
     fn begin_sleep(&mut self) -> Option<Instant> {
         let earliest = self.first().map(|(level, slot)| self.levels[level].slots[slot].earliest);
-        self.until = Until::Asleep(earliest.unwrap_or(u64::MAX));
+        self.until = earliest.unwrap_or(u64::MAX);
         epoch().checked_add(Duration::from_nanos(earliest?))
     }
 
     /// It is back: takes the timers that are due, in the order of their deadlines; of equal ones,
     /// in the order in which they were first waited for.
     fn end_sleep(&mut self, woken: &mut Vec<Waker>) {
-        self.until = Until::Awake;
+        self.until = 0;
         if self.len == 0 {
             return;
         }
@@ -3472,6 +3440,7 @@ impl Source {
         }
     }
 }
+
 // ============================================================================================
 // §6  The loop: the only place that knows both halves
 // ============================================================================================
@@ -3487,8 +3456,9 @@ impl Source {
 //           sets its alarm, going back to sleep stops it, so that it does not even wake up while
 //           all is well.
 // STATE     of a thread's signal:  EMPTY --sleep--> PARKED or POLLING --wake--> NOTIFIED --> EMPTY
-//           of a worker:  running --nothing--> searching --nothing--> asleep, in the seat or parked
-//                            ^-- found a ticket --'   ^---- called ----'   --one too many--> gone
+//           of a worker:  running --no ticket--> searching --none--> asleep, in the seat or parked
+//                         searching --a ticket--> running;  asleep --called--> searching
+//                         asleep or running --one too many--> gone
 //           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is
 //                         busy and only has a look, or the watcher --leave--> free
 //           of the watcher's alarm:  stopped --a worker is called, or the seat left--> set
@@ -3497,8 +3467,8 @@ impl Source {
 //           watcher fills a seat that is empty for a whole tick; or there is no other thread that
 //           could be late.
 // I6.2      A worker that is awake means that the alarm is set, unless nothing has happened for two
-//           ticks and no ticket is queued: should the worker block, the watcher finds
-//           what it has in its queue, and starts one more worker if none gets on.
+//           ticks and no ticket is queued: should the worker block, the watcher finds what it has
+//           in its queue, and starts one more worker if none gets on.
 // I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a
 //           task which blocks holds up no main future. (The one exception: no thread could be
 //           started.)
@@ -3674,8 +3644,8 @@ impl Sleeper {
 
 /// The one place where threads wait for each other.
 struct Idle {
-    /// Atomic: what those look at who queue tickets or begin to wait. The number of searching
-    /// workers is changed by these; the rest is what the state under the lock says.
+    /// Atomic: what those look at who queue tickets or begin to wait. The workers themselves count
+    /// the searching ones in it; the rest is what the state under the lock says.
     word: AtomicUsize,
     state: Mutex<IdleState>,
 }
@@ -3719,12 +3689,14 @@ struct IdleState {
     stuck: usize,
     /// No thread could be started; not tried again within a second.
     failed: Option<Instant>,
-    watcher: Watcher,
+    /// The watcher exists. If it could not be started, whoever leaves the seat hands it over.
+    is_watched: bool,
     /// A foreign executor waits for the reactor, and nobody has the seat.
     is_urgent: bool,
     is_armed: bool,
-    /// The alarm is stopped again as soon as all is calm; else it is left to ring (`mind_alarm`).
-    is_sparse: bool,
+    /// All was calm for a tick before the alarm was set: it is stopped as soon as all is calm
+    /// again. Else it is left to ring (`mind_alarm`).
+    stops_at_once: bool,
     /// When all became calm.
     calm: Option<Instant>,
     /// Somebody is awake, but nothing has happened for two ticks, and no ticket is queued: until
@@ -3735,19 +3707,9 @@ struct IdleState {
 #[derive(Clone, Copy, PartialEq)]
 enum Sitter {
     Nobody,
-    /// A worker that sleeps there.
-    Worker,
-    /// A thread in `block_on` that sleeps there, or one that is busy and has a look.
-    Other,
+    /// A worker or a thread in `block_on` that sleeps there, or one that is busy and has a look.
+    Thread,
     Watcher,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Watcher {
-    Absent,
-    Present,
-    /// It could not be started; whoever leaves the seat hands it over.
-    Impossible,
 }
 
 static IDLE: Idle = Idle {
@@ -3762,10 +3724,10 @@ static IDLE: Idle = Idle {
         blocked: 0,
         stuck: 0,
         failed: None,
-        watcher: Watcher::Absent,
+        is_watched: false,
         is_urgent: false,
         is_armed: false,
-        is_sparse: false,
+        stops_at_once: false,
         calm: None,
         is_quiet: false,
     }),
@@ -3837,15 +3799,15 @@ impl IdleState {
     /// the alarm would hardly ever ring, it is left alone: that is two system calls less for each.
     fn mind_alarm(&mut self) {
         let is_calm = self.is_calm();
-        if !is_calm && !self.is_armed && self.watcher == Watcher::Present {
-            self.is_sparse = self.calm.is_none_or(|since| since.elapsed() >= TICK);
+        if !is_calm && !self.is_armed && self.is_watched {
+            self.stops_at_once = self.calm.is_none_or(|since| since.elapsed() >= TICK);
             self.is_armed = true;
             match self.seat {
                 // It sits in the poller without a limit.
                 Sitter::Watcher => REACTOR.interrupt(),
                 _ => self.set_alarm(),
             }
-        } else if is_calm && self.is_armed && self.is_sparse {
+        } else if is_calm && self.is_armed && self.stops_at_once {
             self.is_armed = false;
             self.calm = Some(Instant::now());
             ALARM.set(None);
@@ -3860,7 +3822,7 @@ impl IdleState {
     /// Whether the seat is for workers: most news is for tasks. A worker that is awake comes in
     /// time, or the watcher sees that it does not.
     fn is_for_workers(&self) -> bool {
-        self.active() > 0 && self.watcher == Watcher::Present
+        self.active() > 0 && self.is_watched
     }
 
     fn sleepers(&mut self, workers: bool) -> &mut Vec<Arc<Signal>> {
@@ -3892,8 +3854,6 @@ struct Change {
     state: MutexGuard<'static, IdleState>,
     searching: isize,
     called: Option<Arc<Signal>>,
-    /// Whoever sits in the poller is to look around.
-    interrupts: bool,
 }
 
 impl Deref for Change {
@@ -3918,7 +3878,7 @@ impl Change {
         let word = state.asleep() * ASLEEP
             + flag(!state.others.is_empty(), OTHERS)
             + flag(state.seat != Sitter::Nobody, SEATED)
-            + flag(state.watcher == Watcher::Present, WATCHED)
+            + flag(state.is_watched, WATCHED)
             + flag(state.is_armed, ARMED)
             + flag(state.present >= state.wanted(), FULL)
             + flag(state.is_stranded(), STRANDED);
@@ -3926,7 +3886,7 @@ impl Change {
         let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
         state.published = word;
         if change != 0 {
-            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 (§0).
+            // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 of both proofs.
             IDLE.word.fetch_add(change, Ordering::SeqCst);
         }
     }
@@ -3939,11 +3899,8 @@ impl Change {
             self.mind_alarm();
             self.publish();
         }
-        let Change { state, called, interrupts, .. } = self;
+        let Change { state, called, .. } = self;
         drop(state);
-        if interrupts {
-            REACTOR.interrupt();
-        }
         if let Some(signal) = called {
             signal.wake();
         }
@@ -3981,8 +3938,8 @@ impl Change {
         if is_worker {
             self.workers.pop();
             self.seated = Some(signal.clone());
-            self.seat = Sitter::Worker;
-            return Some(Seat::new());
+            self.seat = Sitter::Thread;
+            return Some(Seat(()));
         }
         if let Some(worker) = self.workers.pop() {
             self.call_worker(worker);
@@ -3992,23 +3949,13 @@ impl Change {
             return None;
         }
         self.others.pop();
-        self.seat = Sitter::Other;
-        Some(Seat::new())
+        self.seat = Sitter::Thread;
+        Some(Seat(()))
     }
 }
 
-/// What somebody does who falls asleep.
-struct Bedtime {
-    /// Sleep in the poller; else park.
-    seat: Option<Seat>,
-    /// Workers: there are too many.
-    is_excess: bool,
-    /// There should be a watcher.
-    is_unwatched: bool,
-}
-
 impl Idle {
-    /// The word. Ordering: SeqCst, this is W2, and A2, of the proofs in §0.
+    /// The word. Ordering: SeqCst, this is W2 of the first proof, and A2 of the second.
     #[inline]
     fn look(&self) -> usize {
         self.word.load(Ordering::SeqCst)
@@ -4022,7 +3969,7 @@ impl Idle {
 
     /// For the watcher.
     fn lock(&'static self) -> Change {
-        Change { state: lock(&self.state), searching: 0, called: None, interrupts: false }
+        Change { state: lock(&self.state), searching: 0, called: None }
     }
 
     /// For everybody else: something happens.
@@ -4033,13 +3980,15 @@ impl Idle {
     }
 
     /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this
-    /// looks at what is waited for (S2').
+    /// looks at what is waited for (S2'). Says where it sleeps, in the seat or parked, and whether
+    /// it is a worker of which there are too many.
     fn fall_asleep(
         &'static self,
         signal: &Arc<Signal>,
         is_worker: bool,
         searching: bool,
-    ) -> Bedtime {
+    ) -> (Option<Seat>, bool) {
+        // (First, without the lock: it may have to open the poller.)
         let had_interest = REACTOR.prepare();
         let mut change = self.change();
         change.sleepers(is_worker).push(signal.clone());
@@ -4052,14 +4001,9 @@ impl Idle {
         if !had_interest && REACTOR.prepare() {
             seat = change.choose(signal, is_worker);
         }
-        let is_parked = seat.is_none();
-        let bedtime = Bedtime {
-            seat,
-            is_excess: is_worker && change.is_excess(),
-            is_unwatched: is_parked && change.watcher != Watcher::Present,
-        };
+        let is_excess = is_worker && change.is_excess();
         change.finish();
-        bedtime
+        (seat, is_excess)
     }
 
     /// A thread that parked is awake again. Says whether it was called; a worker counts as
@@ -4080,9 +4024,9 @@ impl Idle {
         if change.seat != Sitter::Nobody {
             return None;
         }
-        change.seat = Sitter::Other;
+        change.seat = Sitter::Thread;
         change.publish();
-        Some(Seat::new())
+        Some(Seat(()))
     }
 
     /// Gives the seat back. Says whether a worker that slept in it was called, and thus counts as
@@ -4092,7 +4036,7 @@ impl Idle {
         change.seat = Sitter::Nobody;
         let was_called = is_worker && change.seated.take().is_none();
         // Where there is no watcher, whoever leaves calls the next.
-        if change.watcher != Watcher::Present && REACTOR.has_interest() {
+        if !change.is_watched && REACTOR.has_interest() {
             change.call_sitter();
         }
         change.finish();
@@ -4100,7 +4044,7 @@ impl Idle {
     }
 
     /// The seat may be empty although something is waited for: somebody who sleeps sits down, or
-    /// else the watcher; which needs not be told if a worker is awake, unless it is `urgent`.
+    /// else the watcher; which need not be told if a worker is awake, unless it is `urgent`.
     fn fill_seat(&'static self, urgent: bool) {
         if self.look() & SEATED != 0 || is_forked() {
             return;
@@ -4110,7 +4054,7 @@ impl Idle {
             return;
         }
         let is_late = urgent || change.active() == 0;
-        if !change.call_sitter() && change.watcher == Watcher::Present && is_late {
+        if !change.call_sitter() && change.is_watched && is_late {
             change.is_urgent = true;
             ALARM.set(Some(Duration::ZERO));
         }
@@ -4144,9 +4088,12 @@ impl Idle {
             Some(worker) => change.call_worker(worker),
             None if starts => change.add_worker(),
             None if change.is_stranded() => {
-                // A thread in `block_on` stands in; or one that looks before it sleeps; or `spawn`.
+                // A thread in `block_on` stands in: one that sleeps, or the one in the poller, or
+                // who is awake and looks before it sleeps. If there is none, `spawn` does.
                 change.called = change.others.pop();
-                change.interrupts |= change.called.is_none() && change.seat == Sitter::Other;
+                if change.called.is_none() && change.seat == Sitter::Thread {
+                    REACTOR.interrupt();
+                }
             }
             None => {}
         }
@@ -4265,16 +4212,12 @@ fn notify() {
 }
 
 /// Queues a ticket of the global executor.
-fn schedule(runnable: Runnable, is_last: bool) {
-    match QUEUES.push(runnable, is_last) {
-        Pushed::Queued => notify(),
-        // The worker looks at its own queue next, and the alarm is set should it block before
-        // (I6.2).
-        Pushed::Alone | Pushed::Collected => {
-            if IDLE.is_unguarded() {
-                IDLE.mind();
-            }
-        }
+fn schedule(runnable: Runnable, to_back: bool) {
+    if QUEUES.push(runnable, to_back) {
+        notify();
+    } else if IDLE.is_unguarded() {
+        // The worker looks at its own queue next; the alarm is for when it blocks before (I6.2).
+        IDLE.mind();
     }
 }
 
@@ -4308,11 +4251,10 @@ fn start_worker() {
 fn start_watcher() -> bool {
     {
         let mut change = IDLE.lock();
-        match change.watcher {
-            Watcher::Present => return true,
-            _ if !change.may_start() => return false,
-            _ => change.watcher = Watcher::Present,
+        if change.is_watched || !change.may_start() {
+            return change.is_watched;
         }
+        change.is_watched = true;
         ALARM.bell();
         change.finish();
     }
@@ -4321,7 +4263,7 @@ fn start_watcher() -> bool {
     }
     {
         let mut change = IDLE.lock();
-        (change.watcher, change.failed) = (Watcher::Impossible, Some(Instant::now()));
+        (change.is_watched, change.failed) = (false, Some(Instant::now()));
         (change.is_armed, change.is_urgent) = (false, false);
         change.finish();
     }
@@ -4365,7 +4307,8 @@ fn glance(mode: Mode) {
 }
 
 /// Whether this waker is that of a combinator between a future of ours and our loop, which will
-/// come to sleep by itself: such a combinator has a clone of the main future's waker, and wakes it
+/// come to sleep by itself, so that no watcher is needed (`block_on(zip(..))` would start a thread
+/// for each program). Such a combinator has a clone of the main future's waker, and wakes it
 /// when it is woken. To ask costs a poll too many, and is done once for each kind of waker in a
 /// `block_on`. (Of one in a task nobody can tell: who is woken then is the task, which runs
 /// already.)
@@ -4483,9 +4426,8 @@ fn stand_in() -> bool {
     let is_stranded = IDLE.is_stranded();
     if is_stranded {
         // In `block_on`, whoever stands in asks the kernel next; in `spawn`, nobody does.
-        let outer = OUR_TASKS.try_with(|tasks| tasks.replace(is_in_loop())).unwrap_or(false);
-        let _restore = OnDrop(|| OUR_TASKS.try_with(|tasks| tasks.set(outer)).unwrap_or(()));
-        // All workers that there are are blocked.
+        let _tasks = run_as(is_in_loop());
+        // Every worker is blocked.
         let locals = QUEUES.locals().clone();
         locals.iter().for_each(|local| QUEUES.inject(local.queue.try_iter()));
         let tickets = QUEUES.common_len().min(TASKS_PER_LOOK as usize);
@@ -4499,9 +4441,10 @@ fn stand_in() -> bool {
     is_stranded
 }
 
-/// The same in `spawn` on a thread that is not in `block_on`, and perhaps nobody is: each task that
-/// is ready runs, and goes on for some rounds if it yields. Not in wakers, which may be called with
-/// somebody's lock held. And not inside of each other: the outermost finds what the tasks spawn.
+/// The same for `spawn` on a thread that is not in `block_on`, when perhaps no thread is: each task
+/// that is ready runs, and goes on for some rounds if it yields. Not in wakers, which may be called
+/// with somebody's lock held. And not inside of each other: the outermost finds what the tasks
+/// spawn.
 fn stand_in_at_once() {
     thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
     if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
@@ -4529,50 +4472,42 @@ fn when_worker_blocked(blocked: bool) {
 
 // ---------- The loops ----------
 
-/// This thread's tasks from `spawn_local`, as one who drives them sees them.
+/// A loop of ours that drives this thread's tasks from `spawn_local`, once there are some.
 struct LocalLoop {
-    tasks: Option<Rc<LocalTasks>>,
-    name: u64,
-    is_asleep: bool,
+    drive: Option<LocalDrive>,
     /// Which tasks it may run (I4.3).
     level: u32,
 }
 
 impl LocalLoop {
     fn new() -> LocalLoop {
-        LocalLoop { tasks: None, name: 0, is_asleep: false, level: level() }
+        LocalLoop { drive: None, level: level() }
     }
 
-    fn tasks(&mut self) -> Option<&Rc<LocalTasks>> {
-        if self.tasks.is_none() {
-            // There are none before the first `spawn_local` on this thread.
-            let tasks = LOCAL.try_with(|local| local.tasks.get().cloned());
-            self.tasks = tasks.ok().flatten();
-            self.name = self.tasks.as_ref().map_or(0, |tasks| tasks.name());
+    fn drive(&mut self) -> Option<&mut LocalDrive> {
+        if self.drive.is_none() {
+            let tasks = LOCAL.try_with(|local| local.tasks.get().map(LocalDrive::new));
+            self.drive = tasks.ok().flatten();
         }
-        self.tasks.as_ref()
+        self.drive.as_mut()
     }
 
     /// Whether there is a task to run.
     fn has_work(&mut self) -> bool {
         let level = self.level;
-        self.tasks().is_some_and(|tasks| tasks.has_tickets(level))
+        self.drive().is_some_and(|drive| drive.tasks.has_tickets(level))
     }
 
     /// Runs some of the tasks that are ready. `true`: there may be more.
     fn run(&mut self, pace: &Pace) -> bool {
         let level = self.level;
-        let Some(tasks) = self.tasks() else { return false };
+        let Some(LocalDrive { tasks, .. }) = self.drive() else { return false };
         if !tasks.has_tickets(level) {
             return false;
         }
-        let _here = tasks.enter();
-        let outer = OUR_TASKS.try_with(|tasks| tasks.replace(true)).unwrap_or(true);
+        let (_here, _tasks) = (tasks.enter(), run_as(true));
         let _ = LEVEL.try_with(|level| level.set(level.get() + 1));
-        let _restore = OnDrop(|| {
-            let _ = LEVEL.try_with(|level| level.set(level.get() - 1));
-            let _ = OUR_TASKS.try_with(|tasks| tasks.set(outer));
-        });
+        let _restore = OnDrop(|| _ = LEVEL.try_with(|level| level.set(level.get() - 1)));
         while let Some(runnable) = tasks.next(level) {
             run_local(runnable);
             if pace.is_due() {
@@ -4584,38 +4519,19 @@ impl LocalLoop {
 
     /// Announces that this thread sleeps. `false`: there is something to do after all.
     fn sleep(&mut self, waker: &Waker) -> bool {
-        let (name, level) = (self.name, self.level);
-        let Some(tasks) = self.tasks() else { return true };
-        let is_asleep = loop {
-            if tasks.sleep(name, waker) {
-                break true;
-            }
-            // What has come may be for an outer loop only.
-            if tasks.has_tickets(level) {
-                break false;
-            }
-        };
-        self.is_asleep = is_asleep;
-        is_asleep
+        let level = self.level;
+        self.drive().is_none_or(|drive| drive.sleep(waker, level))
     }
 
     fn wake_up(&mut self) {
-        if mem::take(&mut self.is_asleep) {
-            if let Some(tasks) = &self.tasks {
-                tasks.wake_up(self.name);
-            }
+        if let Some(drive) = &mut self.drive {
+            drive.wake_up();
         }
     }
 
     /// Whether the thread can end without dropping a task.
     fn is_empty(&self) -> bool {
-        self.tasks.as_ref().is_none_or(|tasks| tasks.active.borrow().len == 0)
-    }
-}
-
-impl Drop for LocalLoop {
-    fn drop(&mut self) {
-        self.wake_up();
+        self.drive.as_ref().is_none_or(|drive| drive.tasks.active.borrow().len == 0)
     }
 }
 
@@ -4759,7 +4675,7 @@ impl Hand<'_> {
             return true;
         }
         // S1.
-        let Bedtime { seat, is_excess, .. } = IDLE.fall_asleep(signal, true, self.is_searching);
+        let (seat, is_excess) = IDLE.fall_asleep(signal, true, self.is_searching);
         self.is_searching = false;
         tour!(5, "a worker found nothing, announced sleep (S1), and searches once more (S2)");
         // S2.
@@ -4767,23 +4683,13 @@ impl Hand<'_> {
         if !has_work && is_excess && self.local.is_empty() && IDLE.retire(signal) {
             return false;
         }
-        match seat {
-            Some(seat) => {
-                let woken = if has_work { Vec::new() } else { self.sleeper.turn(&seat) };
-                self.is_searching = IDLE.leave(seat, true);
-                if !woken.is_empty() {
-                    // Wakers are somebody else's code, which may block (I6.4).
-                    self.stop_searching();
-                }
-                deliver(woken, Mode::Collecting);
-            }
-            None => {
-                if !has_work {
-                    self.sleeper.park();
-                }
-                self.is_searching = IDLE.withdraw(signal, true);
-            }
+        let (was_called, woken) = lie_down(self.sleeper, seat, true, has_work);
+        self.is_searching = was_called;
+        if !woken.is_empty() {
+            // Wakers are somebody else's code, which may block (I6.4).
+            self.stop_searching();
         }
+        deliver(woken, Mode::Collecting);
         self.local.wake_up();
         true
     }
@@ -4807,9 +4713,8 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     block_on_with(&sleeper, future)
 }
 
-fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    let _inside = enter_loop(&sleeper.main);
+/// A call of `block_on` begins. One after the other, short ones look around now and then.
+fn begin_block_on(sleeper: &Sleeper) {
     if sleeper.pace.is_due() {
         glance(Mode::Collecting);
         LocalLoop::new().run(&sleeper.pace);
@@ -4817,6 +4722,12 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
     sleeper.signal.woken.store(false, Ordering::Relaxed);
     let _ = HOMES_KNOWN.try_with(|known| known.set(0));
+}
+
+fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let _inside = enter_loop(&sleeper.main);
+    begin_block_on(sleeper);
     let mut poll = || {
         refill_budget();
         set_ours(sleeper.main.data());
@@ -4921,26 +4832,32 @@ fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
 /// Sleeps where it is best to, in the poller or outside, until there is something to do.
 fn sleep(sleeper: &Sleeper) {
     // S1.
-    let Bedtime { seat, is_unwatched, .. } = IDLE.fall_asleep(&sleeper.signal, false, false);
-    if is_unwatched && REACTOR.has_interest() {
+    let (seat, _) = IDLE.fall_asleep(&sleeper.signal, false, false);
+    if seat.is_none() && IDLE.look() & WATCHED == 0 && REACTOR.has_interest() {
         // Another thread has the seat, and may leave it and block with us asleep.
         start_watcher();
     }
     // S2.
-    let has_work = IDLE.is_stranded();
-    match seat {
-        Some(seat) => {
-            let woken = if has_work { Vec::new() } else { sleeper.turn(&seat) };
-            IDLE.leave(seat, false);
-            deliver(woken, Mode::Collecting);
+    let (_, woken) = lie_down(sleeper, seat, false, IDLE.is_stranded());
+    deliver(woken, Mode::Collecting);
+}
+
+/// Sleeps in the seat or parks, unless there is work, and gets up again. Says whether somebody has
+/// called this thread (a worker counts as searching then), and whom the news concern.
+fn lie_down(
+    sleeper: &Sleeper,
+    seat: Option<Seat>,
+    is_worker: bool,
+    has_work: bool,
+) -> (bool, Vec<Waker>) {
+    let Some(seat) = seat else {
+        if !has_work {
+            sleeper.park();
         }
-        None => {
-            if !has_work {
-                sleeper.park();
-            }
-            IDLE.withdraw(&sleeper.signal, false);
-        }
-    }
+        return (IDLE.withdraw(&sleeper.signal, is_worker), Vec::new());
+    };
+    let woken = if has_work { Vec::new() } else { sleeper.turn(&seat) };
+    (IDLE.leave(seat, is_worker), woken)
 }
 
 /// Spawns a task onto the threads of the global executor, which are started as they are needed.
@@ -5014,7 +4931,8 @@ fn watch() {
         }
         let mut is_empty_for_long = false;
         if seen.at.elapsed() >= TICK {
-            tick_clock();
+            // Ordering: Relaxed, as in `clock`.
+            CLOCK.fetch_add(1, Ordering::Relaxed);
             let now = Seen::look(Some(&seen));
             is_empty_for_long = now.turns == seen.turns;
             let is_same = now.getting_on() == 0 && now.workers.len() == seen.workers.len();
@@ -5060,8 +4978,8 @@ fn look_after_tickets(was_quiet: bool) {
     }
 }
 
-/// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, for
-/// one turn. `true`: we should go on.
+/// If the seat was empty for too long, somebody who sleeps elsewhere takes it, or else we do, one
+/// turn at a time. `true`: once more.
 fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     let has_interest = REACTOR.prepare();
     let mut change = IDLE.lock();
@@ -5077,7 +4995,7 @@ fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
         change.finish();
         return false;
     }
-    let seat = Seat::new();
+    let seat = Seat(());
     change.seat = Sitter::Watcher;
     // Workers may be blocked, and then we are needed elsewhere.
     let limit = (!change.stop_alarm(is_quiet)).then_some(TICK);
@@ -5173,6 +5091,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
         start_worker();
     }
 }
+
 // ############################################################################################
 // Here the machine ends. What follows is its face.
 // ############################################################################################
@@ -5752,6 +5671,7 @@ impl From<TimedOut> for io::Error {
         io::Error::new(io::ErrorKind::TimedOut, error)
     }
 }
+
 // ============================================================================================
 // §9  Blocking pool: a place where waiting is allowed
 // ============================================================================================
@@ -5772,7 +5692,7 @@ impl From<TimedOut> for io::Error {
 //           answer goes to the desk of the handle that asked, and stays there until the one who
 //           asked comes for it, or is known to be gone (`Desk::claim`). Bytes that were read lie in
 //           the lane, for whoever reads next.
-// NEVER     polls a thread's clock while idle: an idle thread waits once, and ends.
+// NEVER     wakes an idle thread from time to time: it waits once, and ends.
 
 /// The threads for blocking work.
 struct Pool {
@@ -6915,6 +6835,7 @@ where
         }
     }
 }
+
 // ============================================================================================
 // §10  `Async<T>`: whatever the operating system gives, without blocking
 // ============================================================================================
@@ -8594,39 +8515,10 @@ fn pipe_from(pipe: impl Into<std::os::windows::io::OwnedHandle>) -> io::Result<A
 }
 
 // ============================================================================================
-// §13  Promises the compiler keeps
+// §13  The README and the guide
 // ============================================================================================
 //
 // uses all
-
-const _: () = {
-    const fn send_and_sync<T: Send + Sync>() {}
-    const fn send<T: Send>() {}
-    const fn unpin<T: Unpin>() {}
-    send_and_sync::<Executor<'_>>();
-    send_and_sync::<Timer>();
-    send_and_sync::<TimedOut>();
-    send_and_sync::<Async<TcpStream>>();
-    send_and_sync::<Async<File>>();
-    send_and_sync::<Async<Child>>();
-    send::<Unblock<File>>();
-    unpin::<Timer>();
-    unpin::<Async<TcpStream>>();
-    unpin::<Unblock<File>>();
-};
-
-/// What stays on its thread does so at compile time.
-///
-/// ```compile_fail
-/// fn is_send<T: Send>(_: T) {}
-/// is_send(smol::LocalExecutor::new());
-/// ```
-///
-/// ```compile_fail
-/// smol::spawn(async { let rc = std::rc::Rc::new(1); std::future::ready(()).await; drop(rc) });
-/// ```
-#[cfg(doctest)]
-struct StaysOnItsThread;
 
 /// The code in the README runs.
 #[cfg(doctest)]

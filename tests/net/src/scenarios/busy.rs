@@ -31,6 +31,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_task_that_polls_in_a_circle_asks_the_kernel),
         scenario!(a_driver_that_is_never_idle_takes_from_one_that_blocks),
         scenario!(a_ticker_that_is_never_idle_takes_from_a_driver_that_blocks),
+        scenario!(short_calls_of_run_that_are_never_idle_take_from_a_driver_that_blocks),
         scenario!(a_driver_has_more_to_do_than_it_may_at_once),
         scenario!(a_local_driver_has_more_to_do_than_it_may_at_once),
         scenario!(a_driver_whose_main_futures_are_ready_runs_tasks_all_the_same),
@@ -295,6 +296,16 @@ fn a_driver_that_is_never_idle_takes_from_one_that_blocks() {
 }
 
 fn a_ticker_that_is_never_idle_takes_from_a_driver_that_blocks() {
+    beside_a_driver_that_blocks(|executor| _ = executor.try_tick());
+}
+
+fn short_calls_of_run_that_are_never_idle_take_from_a_driver_that_blocks() {
+    beside_a_driver_that_blocks(|executor| block_on(executor.run(yields(1))));
+}
+
+/// A task blocks its driver until the one that it has woken has run, which only the other driver
+/// can: it does `one_step` again and again, and always has a task of its own to run.
+fn beside_a_driver_that_blocks(one_step: impl Fn(&Executor<'static>)) {
     let executor = Arc::new(Executor::new());
     let said = Said::default();
     let (begin, begun) = oneshot();
@@ -321,7 +332,7 @@ fn a_ticker_that_is_never_idle_takes_from_a_driver_that_blocks() {
     block_on(begun);
     let busy = executor.spawn(said.clone().busy());
     while !said.is_said() {
-        executor.try_tick();
+        one_step(&executor);
     }
     join([driver]);
     block_on(executor.run(busy));
