@@ -605,23 +605,24 @@ impl Pace {
     fn is_due(&self) -> bool {
         let polls = self.polls.get() + 1;
         self.polls.set(polls);
-        let is_late = self.clock.replace(clock()) != clock();
-        // Even that clock costs a tenth of a poll; so only at the first, second, fourth and each
-        // eighth poll.
-        let is_turn = polls.is_power_of_two() || polls % 8 == 0 || polls >= TASKS_PER_GLANCE;
-        if !is_turn && !is_late {
-            return false;
-        }
+        // Even that clock costs a tenth of a poll; so only at the first, second, fourth … one.
+        let is_turn = polls.is_power_of_two() || polls >= TASKS_PER_GLANCE;
+        (is_turn || self.clock.get() != clock()) && self.is_late(polls)
+    }
+
+    #[cold]
+    fn is_late(&self, polls: u32) -> bool {
+        let has_ticked = self.clock.replace(clock()) != clock();
         let now = coarse_time();
         if polls == 1 {
             self.since.set(now);
         }
-        let is_late = is_late || now.saturating_sub(self.since.get()) > Duration::from_millis(1);
-        let is_due = is_late || polls >= TASKS_PER_GLANCE;
-        if is_due {
+        let took = now.saturating_sub(self.since.get());
+        let is_late = has_ticked || took > Duration::from_millis(1) || polls >= TASKS_PER_GLANCE;
+        if is_late {
             self.polls.set(0);
         }
-        is_due
+        is_late
     }
 }
 
@@ -3580,6 +3581,7 @@ impl Sleeper {
 
     /// This thread's, or a new one if an outer `block_on` is using it or the thread ends; and a
     /// guard.
+    #[inline]
     fn get() -> (Rc<Sleeper>, impl Drop + use<>) {
         let is_free = !IN_USE.try_with(|yes| yes.replace(true)).unwrap_or(true);
         let kept = SLEEPER.try_with(Rc::clone).ok();
@@ -4714,6 +4716,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A call of `block_on` begins. One after the other, short ones look around now and then.
+#[inline]
 fn begin_block_on(sleeper: &Sleeper) {
     if sleeper.pace.is_due() {
         glance(Mode::Collecting);
@@ -5303,17 +5306,10 @@ impl<'env> Scope<'env> {
             waiter: Cell::new(None),
         });
         let task = ScopedTask { slot: slot.clone() };
-        let gone = OnDrop({
-            let slot = slot.clone();
-            move || {
-                slot.is_gone.set(true);
-                slot.waiter.take().into_iter().for_each(Waker::wake);
-            }
-        });
+        let child_end = ChildEnd(slot);
         let child = Box::pin(async move {
             let output = future.await;
-            slot.output.set(Some(output));
-            drop(gone);
+            child_end.0.output.set(Some(output));
         });
         if self.children.is_closed.get() {
             shielded(|| drop(child));
@@ -5347,6 +5343,16 @@ struct OutputSlot<T> {
     /// The child is finished, or was cancelled.
     is_gone: Cell<bool>,
     waiter: Cell<Option<Waker>>,
+}
+
+/// The child has this while it lives.
+struct ChildEnd<T>(Rc<OutputSlot<T>>);
+
+impl<T> Drop for ChildEnd<T> {
+    fn drop(&mut self) {
+        self.0.is_gone.set(true);
+        self.0.waiter.take().into_iter().for_each(Waker::wake);
+    }
 }
 
 /// A child of a [`scope`]. Awaiting it gives its output; dropping it leaves the child to the scope,
