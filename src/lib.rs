@@ -1003,8 +1003,6 @@ struct Local {
     queue: ConcurrentQueue<Runnable>,
     /// How many tasks its owner has run, for the watcher: a number that stands still means "stuck".
     polls: AtomicU32,
-    /// Set by the watcher: the owner has run the same task for a tick, and others help themselves.
-    is_stuck: AtomicBool,
 }
 
 impl Local {
@@ -1013,7 +1011,6 @@ impl Local {
             slot: ConcurrentQueue::bounded(1),
             queue: ConcurrentQueue::bounded(LOCAL_QUEUE),
             polls: AtomicU32::new(0),
-            is_stuck: AtomicBool::new(false),
         }
     }
 
@@ -1305,9 +1302,6 @@ impl<'a> Worker<'a> {
     fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
         self.clock.set(clock());
         self.even_out(local);
-        if late {
-            self.relieve(local);
-        }
         let is_next = late && !self.was_late.get();
         let mut first = if is_next { self.queues.injector.pop().ok() } else { None };
         if late {
@@ -1426,18 +1420,6 @@ impl<'a> Worker<'a> {
             if many > 4 * few {
                 self.take_from(victim, (many - few) / 2, own);
             }
-            Some(())
-        });
-    }
-
-    /// Takes half of the tickets of somebody whose task takes long, or blocks.
-    fn relieve(&self, own: &Local) {
-        self.ask_others(Some(own), |other| {
-            // Ordering: Relaxed. Nothing is read because of its value.
-            if !other.is_stuck.swap(false, Ordering::Relaxed) {
-                return None;
-            }
-            self.take_from(other, other.queue.len().div_ceil(2), own);
             Some(())
         });
     }
@@ -5061,13 +5043,16 @@ impl Seen {
 }
 
 /// Tickets are stuck, for so many ticks now: lets others help themselves, calls a worker that
-/// sleeps, or starts one more if none gets on. The queue of a worker that is merely busy for long
-/// is not poured into the injector, where it would be in the way of what comes from outside.
+/// sleeps, or starts one more if none gets on. What a worker has in its queue that is merely busy
+/// for long goes to the overflow, half of it at each tick: in the injector it would be in the way
+/// of what comes from outside.
 fn help_out(seen: &Seen, stuck: &mut u32) {
     for worker in seen.workers.iter().filter(|worker| worker.stuck) {
-        QUEUES.inject(worker.local.slot.try_iter());
-        // Ordering: Relaxed. Pairs with the swap in `relieve`, which only has to see it some time.
-        worker.local.is_stuck.store(true, Ordering::Relaxed);
+        let Local { slot, queue, .. } = &*worker.local;
+        QUEUES.inject(slot.try_iter());
+        for runnable in queue.try_iter().take(queue.len().div_ceil(2)) {
+            let _ = QUEUES.overflow.push(runnable);
+        }
     }
     let word = IDLE.look();
     // One who searches is believed once.

@@ -127,7 +127,7 @@ fn a_byte_comes_to_a_worker_that_is_never_idle() {
     block_on(busy);
 }
 
-/// What is in the other one's queue the watcher leaves to those who get on.
+/// What is in the other one's queue the watcher puts where those find it who get on.
 fn a_busy_worker_relieves_one_that_blocks() {
     let said = Said::default();
     let busy = spawn(said.clone().busy_for_long());
