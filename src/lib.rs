@@ -1214,10 +1214,11 @@ struct Worker<'a> {
     local: Option<Arc<Local>>,
     /// May it take from others' slots? Our own threads leave that to the watcher.
     takes_slots: bool,
-    ticks: Cell<u32>,
-    /// The clock of §1 when this worker last looked elsewhere, and its `ticks` when that was late.
+    /// How many tickets it has looked for.
+    found: Cell<u32>,
+    /// The clock of §1 when this worker last looked elsewhere, and `found` when that was late.
     clock: Cell<u32>,
-    late_ticks: Cell<u32>,
+    found_when_late: Cell<u32>,
     /// The last ticket was taken out of turn.
     was_late: Cell<bool>,
     slot_runs: Cell<u32>,
@@ -1235,9 +1236,9 @@ impl<'a> Worker<'a> {
             queues,
             local,
             takes_slots,
-            ticks: Cell::new(0),
+            found: Cell::new(0),
             clock: Cell::new(clock()),
-            late_ticks: Cell::new(0),
+            found_when_late: Cell::new(0),
             was_late: Cell::new(false),
             slot_runs: Cell::new(0),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9) | 1),
@@ -1276,10 +1277,10 @@ impl<'a> Worker<'a> {
     #[inline]
     fn find(&self) -> Option<Runnable> {
         let local = self.local.as_deref()?;
-        let ticks = self.ticks.get().wrapping_add(1);
-        self.ticks.set(ticks);
+        let found = self.found.get().wrapping_add(1);
+        self.found.set(found);
         let late = self.is_late();
-        if late || ticks % TASKS_PER_LOOK == 0 {
+        if late || found % TASKS_PER_LOOK == 0 {
             let first = self.look_elsewhere(local, late);
             if first.is_some() {
                 return first;
@@ -1305,11 +1306,11 @@ impl<'a> Worker<'a> {
         let is_next = late && !self.was_late.get();
         let mut first = if is_next { self.queues.injector.pop().ok() } else { None };
         if late {
-            let ran = self.ticks.get().wrapping_sub(self.late_ticks.replace(self.ticks.get()));
+            let ran = self.found.get().wrapping_sub(self.found_when_late.replace(self.found.get()));
             self.exchange(local, ran as usize);
         } else {
             self.take_shares(local);
-            let is_turn = self.ticks.get() % TASKS_PER_EXCHANGE == 0;
+            let is_turn = self.found.get() % TASKS_PER_EXCHANGE == 0;
             self.exchange(local, is_turn as usize);
         }
         if self.takes_slots && first.is_none() {
@@ -1446,7 +1447,7 @@ impl<'a> Worker<'a> {
         tour!(4, "a worker polls a task");
         if let Some(local) = &self.local {
             // Ordering: Relaxed. A statistic for the watcher.
-            local.polls.store(self.ticks.get(), Ordering::Relaxed);
+            local.polls.store(self.found.get(), Ordering::Relaxed);
         }
         refill_budget();
         runnable.run();
@@ -1679,7 +1680,7 @@ impl<'a> Drive<'a> {
         let _here = self.worker.enter();
         if let Poll::Ready(output) = main.poll(cx) {
             // Whoever drives with futures that are ready at once shall drive all the same.
-            if self.nth % READY_RUNS == 0 && self.worker.ticks.get() == 0 {
+            if self.nth % READY_RUNS == 0 && self.worker.found.get() == 0 {
                 let next = self.next();
                 next.into_iter().for_each(|runnable| self.run_one(runnable, false));
             }
@@ -2315,16 +2316,17 @@ struct Kernel {
     poller: Poller,
     /// Atomic: a handle could not be deleted, and `polling` may remember its number.
     has_stale: AtomicBool,
-    /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
+    /// A timer: epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to
+    /// come.
     #[allow(dead_code)] // elsewhere
-    clock: Option<TimerFd>,
+    bell: Option<TimerFd>,
 }
 
 /// The kernel's answer.
 struct Asked {
     events: polling::Events,
     news: Vec<News>,
-    /// The moment the clock was last set to.
+    /// The moment the bell was last set for.
     #[allow(dead_code)] // elsewhere
     alarm: Option<Instant>,
 }
@@ -2359,8 +2361,8 @@ impl Asked {
 impl Kernel {
     fn new() -> io::Result<Kernel> {
         let poller = Poller::new()?;
-        let clock = Kernel::new_clock(&poller);
-        Ok(Kernel { poller, has_stale: AtomicBool::new(false), clock })
+        let bell = Kernel::new_bell(&poller);
+        Ok(Kernel { poller, has_stale: AtomicBool::new(false), bell })
     }
 
     /// Whether the kernel tells each change once, to whoever is registered.
@@ -2395,17 +2397,17 @@ impl Kernel {
 
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
 impl Kernel {
-    /// The keys of `polling`'s notifications and of the clock.
+    /// The keys of `polling`'s notifications and of the bell.
     const NOTIFY: usize = usize::MAX;
     const CLOCK: usize = usize::MAX - 1;
 
     /// Without one (some sandboxes) deadlines are kept in milliseconds.
-    fn new_clock(poller: &Poller) -> Option<TimerFd> {
-        let clock = new_timer_fd(false)?;
+    fn new_bell(poller: &Poller) -> Option<TimerFd> {
+        let bell = new_timer_fd(false)?;
         let data = epoll::EventData::new_u64(Kernel::CLOCK as u64);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(poller, &clock, data, flags).ok()?;
-        Some(clock)
+        epoll::add(poller, &bell, data, flags).ok()?;
+        Some(bell)
     }
 
     /// Registers a handle, for both directions whatever is asked.
@@ -2426,7 +2428,7 @@ impl Kernel {
         News::new(event.data.u64() as usize, readable, writable, flags.intersects(wary))
     }
 
-    /// How long epoll_wait(2) may wait; if that is measured by the clock, for ever.
+    /// How long epoll_wait(2) may wait; if the bell measures that, for ever.
     fn timeout(
         &self,
         asked: &mut Asked,
@@ -2441,15 +2443,15 @@ impl Kernel {
         }
         // Not longer than a year, for the sake of kernels' arithmetic.
         let time = (deadline - now).min(Duration::from_secs(365 * 24 * 60 * 60));
-        let Some(clock) = &self.clock else {
+        let Some(bell) = &self.bell else {
             // Whole milliseconds, and never early.
             let millis = time.as_micros().div_ceil(1000).min(i32::MAX as u128) as u64;
             return Timespec::try_from(Duration::from_millis(millis)).ok();
         };
-        // An alarm that comes too early is cheaper, since it comes once, than setting the clock
+        // An alarm that comes too early is cheaper, since it comes once, than setting the bell
         // each time.
         if !asked.alarm.is_some_and(|at| now < at && at <= deadline) {
-            set_timer_fd(clock, Some(time));
+            set_timer_fd(bell, Some(time));
             asked.alarm = Some(now + time);
         }
         None
@@ -2479,7 +2481,7 @@ impl Kernel {
 
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
 impl Kernel {
-    fn new_clock(_: &Poller) -> Option<TimerFd> {
+    fn new_bell(_: &Poller) -> Option<TimerFd> {
         None
     }
 
@@ -4540,7 +4542,7 @@ fn enter_loop(main: &Waker) -> impl Drop + use<> {
 struct Hand<'a> {
     worker: Worker<'static>,
     sleeper: &'a Sleeper,
-    local: LocalLoop,
+    local_tasks: LocalLoop,
     /// It is counted as searching: others rely on it.
     is_searching: bool,
 }
@@ -4553,7 +4555,7 @@ fn work(name: u32) {
     OUR_TASKS.set(true);
     let worker = Worker::new(&QUEUES, true, false, name);
     // `call_worker` has counted it as searching.
-    let mut hand = Hand { worker, sleeper, local: LocalLoop::new(), is_searching: true };
+    let mut hand = Hand { worker, sleeper, local_tasks: LocalLoop::new(), is_searching: true };
     {
         let _here = hand.worker.enter();
         while hand.round() {}
@@ -4571,18 +4573,18 @@ impl Hand<'_> {
     fn round(&mut self) -> bool {
         let ran = self.run_tasks();
         // They may block, and then nobody may rely on our search (I6.4).
-        let has_local_work = self.local.has_work();
+        let has_local_work = self.local_tasks.has_work();
         if has_local_work {
             self.stop_searching();
         }
-        let more = has_local_work && self.local.run(&self.sleeper.pace);
+        let more = has_local_work && self.local_tasks.run(&self.sleeper.pace);
         let is_late = ran > 0 && self.worker.is_late();
         if ran < TASKS_PER_GLANCE && !more && !is_late {
             return self.sleep();
         }
         // A spare worker that is never idle would keep its few tasks to itself for ever.
         // Ordering: Relaxed. A hint of the watcher's.
-        if CROWDED.load(Ordering::Relaxed) && !self.is_searching && self.local.is_empty() {
+        if CROWDED.load(Ordering::Relaxed) && !self.is_searching && self.local_tasks.is_empty() {
             CROWDED.store(false, Ordering::Relaxed);
             if IDLE.retire_awake() {
                 return false;
@@ -4655,7 +4657,7 @@ impl Hand<'_> {
     /// Sleeps until there may be something to do. `false`: this worker is one too many.
     fn sleep(&mut self) -> bool {
         let signal = &self.sleeper.signal;
-        if self.sleeper.is_notified() || !self.local.sleep(&self.sleeper.thread) {
+        if self.sleeper.is_notified() || !self.local_tasks.sleep(&self.sleeper.thread) {
             return true;
         }
         // S1.
@@ -4664,7 +4666,7 @@ impl Hand<'_> {
         tour!(5, "a worker found nothing, announced sleep (S1), and searches once more (S2)");
         // S2.
         let has_work = QUEUES.has_work();
-        if !has_work && is_excess && self.local.is_empty() && IDLE.retire(signal) {
+        if !has_work && is_excess && self.local_tasks.is_empty() && IDLE.retire(signal) {
             return false;
         }
         let (was_called, woken) = lie_down(self.sleeper, seat, true, has_work);
@@ -4674,7 +4676,7 @@ impl Hand<'_> {
             self.stop_searching();
         }
         deliver(woken, Mode::Collecting);
-        self.local.wake_up();
+        self.local_tasks.wake_up();
         true
     }
 }
@@ -6880,19 +6882,19 @@ where
 /// # }
 /// ```
 pub struct Async<T> {
-    shared: Arc<Driven<T>>,
+    shared: Arc<Waited<T>>,
     /// Where a lane leaves the answers for this handle.
     desk: Option<Arc<Mutex<Desk>>>,
 }
 
-/// A thing and who drives it.
-struct Driven<T> {
-    driver: Driver<T>,
+/// A thing, and by which means it is waited for.
+struct Waited<T> {
+    means: Means<T>,
     /// `None`: it was taken out, or is a process, which std wants to change when it looks at it.
     io: Option<Holder<T>>,
 }
 
-enum Driver<T> {
+enum Means<T> {
     /// The reactor tells when to try; and how to borrow the handle from the thing.
     Polled(Arc<Source>, fn(&T) -> Borrowed<'_>),
     /// Each operation goes to the pool.
@@ -6929,10 +6931,10 @@ struct ProcessState {
     waiters: Vec<Weak<Waker>>,
 }
 
-impl<T> Drop for Driven<T> {
+impl<T> Drop for Waited<T> {
     fn drop(&mut self) {
         // Before the handle is closed (I10.1).
-        if let (Driver::Polled(source, borrow), Some(Holder::Own(io))) = (&self.driver, &self.io) {
+        if let (Means::Polled(source, borrow), Some(Holder::Own(io))) = (&self.means, &self.io) {
             source.deregister(borrow(io));
         }
     }
@@ -6969,7 +6971,7 @@ impl<T: AsHandle + 'static> Async<T> {
     pub fn new_nonblocking(io: T) -> io::Result<Async<T>> {
         let is_tcp = is_tcp(borrow(&io));
         let this = Async::polled(io, is_tcp);
-        if let Driver::Polled(source, borrow) = &this.shared.driver {
+        if let Means::Polled(source, borrow) = &this.shared.means {
             REACTOR.poller()?;
             source.register(borrow(this.get_ref())).map_err(|err| match err.kind() {
                 kind @ io::ErrorKind::PermissionDenied => {
@@ -6985,8 +6987,8 @@ impl<T: AsHandle + 'static> Async<T> {
 
     /// A handle that is registered when it blocks for the first time.
     fn polled(io: T, is_tcp: bool) -> Async<T> {
-        let driver = Driver::Polled(Source::new(is_tcp), borrow);
-        Async { shared: Arc::new(Driven { driver, io: Some(Holder::Own(io)) }), desk: None }
+        let means = Means::Polled(Source::new(is_tcp), borrow);
+        Async { shared: Arc::new(Waited { means, io: Some(Holder::Own(io)) }), desk: None }
     }
 }
 
@@ -7008,14 +7010,14 @@ const IO_LIMIT: usize = 1 << 30;
 
 /// A waiter of ours, which takes itself off when it is dropped (I10.2).
 struct Waiting<'a, T> {
-    driver: &'a Driver<T>,
+    means: &'a Means<T>,
     direction: Direction,
     token: Token,
 }
 
 impl<T> Drop for Waiting<'_, T> {
     fn drop(&mut self) {
-        if let (Driver::Polled(source, _), true) = (self.driver, self.token != 0) {
+        if let (Means::Polled(source, _), true) = (self.means, self.token != 0) {
             source.forget(self.direction, self.token);
         }
     }
@@ -7048,11 +7050,9 @@ impl<T> Async<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared = Arc::try_unwrap(self.shared);
         let mut shared = shared.map_err(|_| busy("there are clones of this handle"))?;
-        match (&shared.driver, &shared.io) {
-            (Driver::Polled(source, borrow), Some(Holder::Own(io))) => {
-                source.deregister(borrow(io))
-            }
-            (Driver::Pooled(lane), _) => {
+        match (&shared.means, &shared.io) {
+            (Means::Polled(source, borrow), Some(Holder::Own(io))) => source.deregister(borrow(io)),
+            (Means::Pooled(lane), _) => {
                 let mut state = lock(&lane.state);
                 if !state.is_quiet() {
                     let why = "an operation is under way, or bytes that it read would be lost";
@@ -7086,7 +7086,7 @@ impl<T> Async<T> {
     }
 
     async fn wait_ready(&self, direction: Direction) -> io::Result<()> {
-        let mut waiting = Waiting { driver: &self.shared.driver, direction, token: 0 };
+        let mut waiting = Waiting { means: &self.shared.means, direction, token: 0 };
         poll_fn(|cx| self.poll_ready(direction, Some(&mut waiting.token), cx)).await
     }
 
@@ -7116,7 +7116,7 @@ impl<T> Async<T> {
         direction: Direction,
         mut op: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
-        let mut waiting = Waiting { driver: &self.shared.driver, direction, token: 0 };
+        let mut waiting = Waiting { means: &self.shared.means, direction, token: 0 };
         poll_fn(|cx| self.poll_io(direction, Some(&mut waiting.token), cx, &mut op, |_| false))
             .await
     }
@@ -7132,7 +7132,7 @@ impl<T> Async<T> {
         fell_short: impl Fn(&R) -> bool,
     ) -> Poll<io::Result<R>> {
         ready!(spend(cx));
-        let Driver::Polled(source, borrow) = &self.shared.driver else {
+        let Means::Polled(source, borrow) = &self.shared.means else {
             return Poll::Ready(retry(|| op(self.get_ref())));
         };
         loop {
@@ -7165,8 +7165,8 @@ impl<T> Async<T> {
         token: Option<&mut Token>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        match &self.shared.driver {
-            Driver::Polled(source, borrow) => {
+        match &self.shared.means {
+            Means::Polled(source, borrow) => {
                 poll_source(source, borrow(self.get_ref()), direction, token, cx)
             }
             _ => Poll::Ready(Ok(())),
@@ -7285,8 +7285,8 @@ fn concatenate(bufs: &[IoSlice<'_>]) -> Vec<u8> {
 impl<T> Async<T> {
     /// The lane, if it is driven by the pool, and who asks.
     fn lane(&self, access: Access) -> Option<(&Arc<Lane<Arc<File>>>, Who<'_>)> {
-        match (&self.shared.driver, &self.desk) {
-            (Driver::Pooled(lane), Some(desk)) => Some((lane, (desk, access))),
+        match (&self.shared.means, &self.desk) {
+            (Means::Pooled(lane), Some(desk)) => Some((lane, (desk, access))),
             _ => None,
         }
     }
@@ -7385,7 +7385,7 @@ macro_rules! streams {
 
             fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 ready!(self.as_mut().poll_flush(cx))?;
-                if let Driver::Polled(_, borrow) = &self.shared.driver {
+                if let Means::Polled(_, borrow) = &self.shared.means {
                     // What is no socket, or no longer connected, has nothing to be shut down.
                     shut_down_writing(borrow(self.get_ref()));
                 }
@@ -8064,8 +8064,8 @@ impl From<File> for Async<File> {
         // Elsewhere the position means nothing, or there is none.
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
         let file = Arc::new(file);
-        let driver = Driver::Pooled(Lane::new(file.clone(), goes_back));
-        let shared = Arc::new(Driven { driver, io: Some(Holder::Shared(file)) });
+        let means = Means::Pooled(Lane::new(file.clone(), goes_back));
+        let shared = Arc::new(Waited { means, io: Some(Holder::Shared(file)) });
         Async { shared, desk: Some(Arc::default()) }
     }
 }
@@ -8346,8 +8346,8 @@ impl Async<Child> {
             let _ = child.kill().and_then(|()| child.wait());
         })?;
         let parent = Parent { process: Arc::new(Process::new(child)), pipes: Mutex::new(pipes) };
-        let driver = Driver::Process(parent);
-        Ok(Async { shared: Arc::new(Driven { driver, io: None }), desk: None })
+        let means = Means::Process(parent);
+        Ok(Async { shared: Arc::new(Waited { means, io: None }), desk: None })
     }
 
     /// Runs a program to its end, with its streams as set on the command: ours, if nothing is.
@@ -8389,8 +8389,8 @@ impl Async<Child> {
     }
 
     fn parent(&self) -> &Parent {
-        match &self.shared.driver {
-            Driver::Process(parent) => parent,
+        match &self.shared.means {
+            Means::Process(parent) => parent,
             _ => unreachable!("an Async<Child> is made by `spawn` only"),
         }
     }
