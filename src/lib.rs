@@ -126,6 +126,10 @@
 //! These two pairs are all there are between threads that sleep and threads that do not; everything
 //! else about sleeping lies under one lock, or in one word of one thread.
 //!
+//! What a waker does depends on whose it is: a task's queues its ticket (§3), a local task's as
+//! well, or puts it into a letter box (§4); that of a main future or of a thread wakes the thread
+//! (§6); that of a scope's child notes the child, and wakes the scope (§7).
+//!
 //! ## The life of a byte
 //!
 //! A byte never passes through the runtime, only the news of it does. `read` says WouldBlock → the
@@ -991,6 +995,11 @@ fn look_for_stalls() {
 // I3.3      The drivers of an `Executor` may do something else before they search. So each push
 //           there wakes one more of them, and who was woken passes it on before it polls anything
 //           else.
+// MOVES     Tickets change queues: from the injector and the overflow to who has nothing, or has
+//           run 61 tasks (`take_shares`); between the overflow and a queue that is full, by the
+//           clock (`exchange`); to who has few from another who has many (`even_out`), or from
+//           anybody to who has nothing (`steal`); from a driver that may be blocked, one at a time
+//           (`take_one`); and from a worker that is stuck, by the watcher (`help_out`, §6).
 // NEVER     wakes a thread or asks the reactor: it knows wakers.
 // REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price
 //           of a spawn); one global queue (yields cost double as soon as two workers contend).
@@ -4327,7 +4336,8 @@ fn leads_home(waker: &Waker) -> bool {
 }
 
 /// Somebody has begun to wait for the reactor (A1): sees to it that there is one who asks the
-/// kernel.
+/// kernel. Inside of one of our loops this thread will, when it has nothing else to do. Elsewhere
+/// somebody sits down at once; if nobody can, this thread asks for a moment, now and again.
 fn attend(waker: &Waker) {
     let _ = ATTENDED.try_with(|attended| attended.set(true));
     // A2.
