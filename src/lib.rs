@@ -451,6 +451,27 @@ impl<T> Slab<T> {
     }
 }
 
+/// A number or a flag of each thread's own. Where a system takes these away before the thread's
+/// last destructor has run, there is only the default then, and nothing can be noted.
+trait PerThread<T> {
+    fn now(&'static self) -> T;
+
+    /// Returns what was noted before.
+    fn note(&'static self, value: T) -> T;
+}
+
+impl<T: Copy + Default> PerThread<T> for thread::LocalKey<Cell<T>> {
+    #[inline]
+    fn now(&'static self) -> T {
+        self.try_with(Cell::get).unwrap_or_default()
+    }
+
+    #[inline]
+    fn note(&'static self, value: T) -> T {
+        self.try_with(|cell| cell.replace(value)).unwrap_or_default()
+    }
+}
+
 thread_local! {
     /// What is left of the [`OPS_PER_POLL`] of the task that this thread is polling.
     static BUDGET: Cell<u32> = const { Cell::new(OPS_PER_POLL) };
@@ -460,32 +481,25 @@ thread_local! {
 
 thread_local! {
     /// Who waits with this waker need not care for the reactor, since this thread will sit down in
-    /// the poller by itself: the waker (its data pointer) of the future that a loop of ours is
-    /// polling on this thread. Null if a foreign executor is between the loop and that future.
-    static OURS: Cell<*const ()> = const { Cell::new(std::ptr::null()) };
+    /// the poller by itself: the waker (the address of its data) of the future that a loop of ours
+    /// is polling on this thread. Zero if a foreign executor is between the loop and that future.
+    static OURS: Cell<usize> = const { Cell::new(0) };
     /// Whether the tasks that this thread polls right now are run by such a loop.
     static OUR_TASKS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Notes that one of our loops polls the future with this waker; returns what was noted before.
-#[inline]
-fn set_ours(waker: *const ()) -> *const () {
-    OURS.try_with(|ours| ours.replace(waker)).unwrap_or(std::ptr::null())
 }
 
 /// Whether one of our loops polls the future with this waker.
 #[inline]
 fn is_ours(waker: &Waker) -> bool {
-    OURS.try_with(|ours| !ours.get().is_null() && ours.get() == waker.data()).unwrap_or(false)
+    OURS.now() == waker.data().addr() && OURS.now() != 0
 }
 
 /// What is run until the guard is dropped is run by one of our loops, or is not.
 fn run_as(ours: bool) -> impl Drop + use<> {
-    let tasks = OUR_TASKS.try_with(|tasks| tasks.replace(ours)).unwrap_or(false);
-    let waker = OURS.try_with(Cell::get).unwrap_or(std::ptr::null());
+    let (tasks, waker) = (OUR_TASKS.note(ours), OURS.now());
     OnDrop(move || {
-        let _ = OUR_TASKS.try_with(|ours| ours.set(tasks));
-        set_ours(waker);
+        OUR_TASKS.note(tasks);
+        OURS.note(waker);
     })
 }
 
@@ -514,7 +528,7 @@ thread_local! {
 
 /// Whether this thread is in `block_on`, or in the loop of a worker.
 fn is_in_loop() -> bool {
-    DEPTH.try_with(Cell::get).unwrap_or(0) > 0
+    DEPTH.now() > 0
 }
 
 /// The same where `block_on` has not looked already: it is a system call.
@@ -527,17 +541,15 @@ fn check_for_fork_outside() {
 /// Gives the task that is about to be polled a full budget.
 #[inline]
 fn refill_budget() {
-    let _ = BUDGET.try_with(|left| left.set(OPS_PER_POLL));
-    let _ = OVERDRAWN.try_with(|yes| yes.set(false));
+    BUDGET.note(OPS_PER_POLL);
+    OVERDRAWN.note(false);
 }
 
 /// Sees to it that the tasks which are run until the guard is dropped leave the budget of the
 /// surrounding one as it is.
 fn keep_budget() -> impl Drop {
-    let left = BUDGET.try_with(Cell::get).unwrap_or(0);
-    OnDrop(move || {
-        let _ = BUDGET.try_with(|budget| budget.set(left));
-    })
+    let left = BUDGET.now();
+    OnDrop(move || _ = BUDGET.note(left))
 }
 
 /// Pays for one I/O operation. A task that has spent all it had is woken and told `Pending`, so
@@ -548,7 +560,7 @@ fn spend(cx: &mut Context<'_>) -> Poll<()> {
     let left = BUDGET.try_with(|left| left.replace(left.get().wrapping_sub(1))).unwrap_or(1);
     if left == 0 {
         refill_budget();
-        let _ = OVERDRAWN.try_with(|yes| yes.set(true));
+        OVERDRAWN.note(true);
         cx.waker().wake_by_ref();
         return Poll::Pending;
     }
@@ -558,7 +570,7 @@ fn spend(cx: &mut Context<'_>) -> Poll<()> {
 /// Pays for what an operation has moved, once that is known.
 fn spend_bytes(len: usize) {
     let cost = (len / BYTES_PER_OP) as u32;
-    let _ = BUDGET.try_with(|left| left.set(left.get().saturating_sub(cost)));
+    BUDGET.note(BUDGET.now().saturating_sub(cost));
 }
 
 /// Counts the watcher's ticks (§6), which come while threads are busy: a clock for those who cannot
@@ -672,8 +684,8 @@ impl<F: Future, D: FnMut()> Future for Guarded<F, D> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let ours = OUR_TASKS.try_with(Cell::get).unwrap_or(false);
-        set_ours(if ours { cx.waker().data() } else { std::ptr::null() });
+        let ours = OUR_TASKS.now();
+        OURS.note(if ours { cx.waker().data().addr() } else { 0 });
         match self.project().future.as_pin_mut() {
             Some(future) => future.poll(cx),
             None => Poll::Pending,
@@ -1918,7 +1930,7 @@ thread_local! {
 
 /// The depth of what is spawned now (I4.3).
 fn level() -> u32 {
-    LEVEL.try_with(Cell::get).unwrap_or(0)
+    LEVEL.now()
 }
 
 /// Queues a ticket of a local task, from any thread.
@@ -3546,7 +3558,7 @@ impl Wake for MainWake {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let _ = MAIN_WAKES.try_with(|wakes| wakes.set(wakes.get().wrapping_add(1)));
+        MAIN_WAKES.note(MAIN_WAKES.now().wrapping_add(1));
         // Ordering: AcqRel. Pairs with the swap in `block_on`. A swap even if it was set already:
         // then that swap reads from this one and sees what we wrote (tokio issue 7622).
         if !self.0.woken.swap(true, Ordering::AcqRel) {
@@ -4323,10 +4335,9 @@ fn leads_home(waker: &Waker) -> bool {
     if known == kinds.len() {
         return false;
     }
-    let wakes = || MAIN_WAKES.try_with(Cell::get).unwrap_or(0);
-    let before = wakes();
+    let before = MAIN_WAKES.now();
     shielded(|| waker.wake_by_ref());
-    let leads_home = wakes() != before;
+    let leads_home = MAIN_WAKES.now() != before;
     if leads_home {
         kinds[known] = kind;
         let _ = HOMES.try_with(|homes| homes.set(kinds));
@@ -4339,7 +4350,7 @@ fn leads_home(waker: &Waker) -> bool {
 /// kernel. Inside of one of our loops this thread will, when it has nothing else to do. Elsewhere
 /// somebody sits down at once; if nobody can, this thread asks for a moment, now and again.
 fn attend(waker: &Waker) {
-    let _ = ATTENDED.try_with(|attended| attended.set(true));
+    ATTENDED.note(true);
     // A2.
     let word = IDLE.look();
     let is_watched = word & WATCHED != 0;
@@ -4357,7 +4368,7 @@ fn attend(waker: &Waker) {
             IDLE.fill_seat(false);
         }
         // A task that polls in a circle without ever yielding would wait for itself.
-        if OVERDRAWN.try_with(Cell::take).unwrap_or(false) {
+        if OVERDRAWN.note(false) {
             glance(Mode::Collecting);
         }
         return;
@@ -4447,7 +4458,7 @@ fn stand_in_at_once() {
         for _ in 0..=QUEUES.common_len() {
             stand_in();
         }
-        let _ = INSIDE.try_with(|inside| inside.set(false));
+        INSIDE.note(false);
     }
 }
 
@@ -4502,8 +4513,8 @@ impl LocalLoop {
             return false;
         }
         let (_here, _tasks) = (tasks.enter(), run_as(true));
-        let _ = LEVEL.try_with(|level| level.set(level.get() + 1));
-        let _restore = OnDrop(|| _ = LEVEL.try_with(|level| level.set(level.get() - 1)));
+        let outer = LEVEL.note(LEVEL.now() + 1);
+        let _restore = OnDrop(|| _ = LEVEL.note(outer));
         while let Some(runnable) = tasks.next(level) {
             run_local(runnable);
             if pace.is_due() {
@@ -4534,11 +4545,10 @@ impl LocalLoop {
 /// Counts a thread as one that looks after the reactor, until the guard is dropped.
 #[inline]
 fn enter_loop(main: &Waker) -> impl Drop + use<> {
-    let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
-    let outer = set_ours(main.data());
+    let (depth, outer) = (DEPTH.note(DEPTH.now() + 1), OURS.note(main.data().addr()));
     OnDrop(move || {
-        set_ours(outer);
-        let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
+        OURS.note(outer);
+        DEPTH.note(depth);
         // We may have been the one who asked the kernel for others (A2).
         let word = IDLE.look();
         let has_others = word & (WATCHED | OTHERS) != 0 || asleep(word) != 0;
@@ -4727,8 +4737,8 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     begin_block_on(sleeper);
     let mut poll = || {
         refill_budget();
-        set_ours(sleeper.main.data());
-        let _ = ATTENDED.try_with(|attended| attended.set(false));
+        OURS.note(sleeper.main.data().addr());
+        ATTENDED.note(false);
         future.as_mut().poll(&mut Context::from_waker(&sleeper.main))
     };
     if let Poll::Ready(output) = poll() {
@@ -4812,8 +4822,7 @@ fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
     if sleeper.is_notified() || !local.sleep(&sleeper.thread) {
         return;
     }
-    let when_blocked = WHEN_BLOCKED.try_with(Cell::get).ok().flatten();
-    if let Some(when_blocked) = when_blocked {
+    if let Some(when_blocked) = WHEN_BLOCKED.now() {
         when_blocked(true);
         // What is woken meanwhile does not go to the queue of a worker that is blocked.
         let here = HERE.try_with(|here| here.replace(None)).ok();
@@ -5258,7 +5267,7 @@ impl<'env> Children<'env> {
             // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
             waker.is_queued.swap(false, Ordering::AcqRel);
             let waker = Waker::from(waker);
-            set_ours(if is_ours { waker.data() } else { std::ptr::null() });
+            OURS.note(if is_ours { waker.data().addr() } else { 0 });
             let mut cx = Context::from_waker(&waker);
             match key {
                 BODY => poll_body(&mut cx),
@@ -5787,14 +5796,14 @@ impl Pool {
         // Threads that are idle have perhaps not been called yet for the jobs that are queued.
         let is_taken = state.idle + state.called <= state.queue.len();
         if is_taken && state.running() >= state.allowed().0 {
-            let is_new = IS_HOST.try_with(|host| host.get() == Some(false)).unwrap_or(false);
+            let is_new = IS_HOST.now() == Some(false);
             if is_new {
                 IS_HOST.set(Some(true));
                 state.hosts += 1;
             }
         }
         state.queue.push_back(runnable);
-        if !self.reinforce(state) && IS_HOST.try_with(Cell::get).ok().flatten().is_none() {
+        if !self.reinforce(state) && IS_HOST.now().is_none() {
             self.stand_in();
         }
     }
@@ -5864,7 +5873,7 @@ impl Pool {
     /// for certain, the work is done on the thread that wants it done.
     fn stand_in(&'static self) {
         // What these jobs hand in is queued, and they may wait for it.
-        let is_host = IS_HOST.try_with(Cell::get).ok().flatten();
+        let is_host = IS_HOST.now();
         let when_blocked = WHEN_BLOCKED.replace(Some(|blocked| POOL.block(blocked)));
         loop {
             let job = {
