@@ -589,13 +589,26 @@ fn epoch() -> Instant {
     *EPOCH.get_or_init(Instant::now)
 }
 
+/// The time of a clock that costs little and moves only every few milliseconds (clock_gettime(2)),
+/// where there is one.
+#[inline]
+fn coarse_time() -> Duration {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    epoch().elapsed()
+}
+
 /// Tells somebody who polls tasks and is never idle when it is time to look at something else:
 /// after so many polls, or at a tick of the watcher, or after a millisecond.
 struct Pace {
     polls: Cell<u32>,
     clock: Cell<u32>,
     /// When it counted the first of these polls.
-    since: Cell<Option<Instant>>,
+    since: Cell<Duration>,
 }
 
 impl Pace {
@@ -608,22 +621,23 @@ impl Pace {
     fn is_due(&self) -> bool {
         let polls = self.polls.get() + 1;
         self.polls.set(polls);
-        // The clock costs as much as a poll; so only after the second one, the eighth, …
-        let is_turn = matches!(polls, 1 | 2 | 8 | 32) || polls >= TASKS_PER_GLANCE;
+        // Even the coarse clock costs a tenth of a poll; so only at the first, second, fourth and
+        // each eighth poll.
+        let is_turn = matches!(polls, 1 | 2 | 4) || polls % 8 == 0 || polls >= TASKS_PER_GLANCE;
         (is_turn || self.clock.get() != clock()) && self.is_late(polls)
     }
 
     #[cold]
     fn is_late(&self, polls: u32) -> bool {
         let has_ticked = self.clock.replace(clock()) != clock();
-        let took = || self.since.get().map_or(Duration::ZERO, |since| since.elapsed());
-        let is_late = has_ticked
-            || polls >= TASKS_PER_GLANCE
-            || (polls > 1 && took() > Duration::from_millis(1));
+        let now = coarse_time();
+        if polls == 1 {
+            self.since.set(now);
+        }
+        let took = now.saturating_sub(self.since.get());
+        let is_late = has_ticked || took > Duration::from_millis(1) || polls >= TASKS_PER_GLANCE;
         if is_late {
             self.polls.set(0);
-        } else if polls == 1 {
-            self.since.set(Some(Instant::now()));
         }
         is_late
     }
