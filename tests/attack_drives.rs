@@ -1,4 +1,4 @@
-//! Attacks on drives that are short, nested or blocked, on nested calls of `block_on`, and on scopes.
+//! Attacks on drives that are short, nested or blocked, on nested `block_on`, and on scopes.
 
 mod common;
 
@@ -155,6 +155,78 @@ fn short_calls_of_run_beside_a_crowd_that_is_woken_at_once_get_to_a_driver_that_
     });
 }
 
+/// Tasks that yield, spawn, wake one another and wait for timers, under drives that come and go.
+#[test]
+fn drives_of_all_kinds_on_several_threads_finish_everything() {
+    for round in 0..20 {
+        common::within(60, || {
+            let ex = Shared::default();
+            let ended = Arc::new(AtomicUsize::new(0));
+            let total = if round % 4 == 3 { 1500 } else { 40 };
+            let (senders, receivers): (Vec<_>, Vec<_>) =
+                (0..total).map(|_| async_channel::bounded::<()>(1)).unzip();
+            for (n, receiver) in receivers.into_iter().enumerate() {
+                let (ended, next) = (ended.clone(), senders.get(n + 1).cloned());
+                let own = Arc::downgrade(&ex);
+                ex.spawn(async move {
+                    if n > 0 {
+                        receiver.recv().await.unwrap();
+                    }
+                    for _ in 0..n % 4 {
+                        future::yield_now().await;
+                    }
+                    if n % 5 == 0 {
+                        let child = own.upgrade().unwrap().spawn(future::yield_now());
+                        if n % 10 == 0 {
+                            own.upgrade().unwrap().try_tick();
+                        }
+                        child.await;
+                    }
+                    if n % 37 == 0 {
+                        sleep(Duration::from_micros(100)).await;
+                    }
+                    if let Some(next) = next {
+                        next.try_send(()).unwrap();
+                    }
+                    ended.fetch_add(1, Ordering::SeqCst);
+                })
+                .detach();
+            }
+            let drives: Vec<_> = (0..3)
+                .map(|thread| {
+                    let (ex, ended) = (ex.clone(), ended.clone());
+                    thread::spawn(move || {
+                        let mut n = thread;
+                        while ended.load(Ordering::SeqCst) < total {
+                            n += 1;
+                            match (n + round) % 7 {
+                                0 => _ = ex.try_tick(),
+                                1 => smol::block_on(ex.run(async {})),
+                                2 => smol::block_on(ex.run(future::yield_now())),
+                                3 => smol::block_on(future::or(ex.tick(), future::yield_now())),
+                                4 => {
+                                    let until = sleep(Duration::from_micros(200));
+                                    smol::block_on(ex.run(until));
+                                }
+                                5 => {
+                                    let until = sleep(Duration::from_micros(200));
+                                    smol::block_on(future::or(ex.tick(), until));
+                                }
+                                _ => {
+                                    let run = ex.run(future::pending::<()>());
+                                    common::foreign_block_on(future::or(run, future::yield_now()));
+                                }
+                            }
+                        }
+                    })
+                })
+                .collect();
+            drives.into_iter().for_each(|drive| drive.join().unwrap());
+            common::eventually(|| ex.is_empty());
+        });
+    }
+}
+
 // ---------- block_on inside of local tasks ----------
 
 #[test]
@@ -238,6 +310,33 @@ fn a_block_on_that_hears_news_again_and_again_leaves_the_siblings_alone() {
             smol::block_on(async { while receiver.recv().await.is_ok() {} });
             thread.join().unwrap();
             assert!(!done.get(), "a sibling has run although something happened all the time");
+        });
+        let sibling = spawn_local(async move { ran.set(true) });
+        smol::block_on(future::zip(blocks, sibling));
+    });
+}
+
+/// The child that is polled last waits for something else.
+#[test]
+fn a_block_on_of_a_scope_that_waits_for_a_timer_leaves_the_siblings_alone() {
+    fresh_process(20, &[], || {
+        let ran = Rc::new(Cell::new(false));
+        let (flag, done) = (Flag::new(), ran.clone());
+        let setter = flag.clone();
+        let blocks = spawn_local(async move {
+            let thread = thread::spawn(move || setter.set());
+            smol::block_on(smol::scope(async |scope| {
+                let timer = scope.spawn(sleep(Duration::from_millis(500)));
+                let woken = scope.spawn(async {
+                    future::yield_now().await;
+                    future::yield_now().await;
+                    flag.wait().await;
+                });
+                woken.await;
+                timer.await;
+            }));
+            thread.join().unwrap();
+            assert!(!done.get(), "a sibling has run on top of a task that waits for a timer");
         });
         let sibling = spawn_local(async move { ran.set(true) });
         smol::block_on(future::zip(blocks, sibling));
