@@ -19,6 +19,9 @@ pub fn all() -> Vec<Scenario> {
         scenario!(two_tasks_come_and_the_first_blocks_until_the_second_runs),
         scenario!(a_driver_is_dropped_half_way),
         scenario!(a_driver_leaves_tickets_behind),
+        scenario!(a_driver_leaves_tickets_behind_to_a_tick_and_a_driver),
+        scenario!(drives_of_all_kinds_come_and_go_beside_one_that_stays),
+        scenario!(drives_of_all_kinds_reach_what_a_blocked_one_waits_for),
         scenario!(a_driver_is_called_and_its_main_future_blocks),
         scenario!(a_driver_is_called_and_dropped),
         scenario!(the_tasks_of_a_scope_borrow_and_are_joined),
@@ -256,6 +259,123 @@ fn a_driver_leaves_tickets_behind() {
     stop.send(());
     join([driver]);
     join([leaving]);
+}
+
+/// Its tickets are in a queue that nobody can see any more, and then in the injector. Whoever falls
+/// asleep in between is called for all of them, and may want one only.
+fn a_driver_leaves_tickets_behind_to_a_tick_and_a_driver() {
+    let executor = Arc::new(Executor::new());
+    let (stop, driver) = driver(&executor);
+    let (enough, has_enough) = oneshot::<()>();
+    let ticker = thread("ticks", {
+        let executor = executor.clone();
+        move || {
+            let tick = async {
+                executor.tick().await;
+                Some(())
+            };
+            block_on(future::or(tick, has_enough))
+        }
+    });
+    let leaving = thread("leaves", {
+        let executor = executor.clone();
+        move || block_on(executor.run(async { [0, 1, 2].map(|n| executor.spawn(async move { n })) }))
+    });
+    for (n, task) in leaving.join().unwrap().into_iter().enumerate() {
+        assert_eq!(foreign_block_on(task), n);
+    }
+    drop((enough, stop));
+    join([ticker, driver]);
+}
+
+/// One drive of a random kind, which does not last.
+fn drive_shortly(executor: &Executor<'static>) {
+    match random(6) {
+        0 => _ = executor.try_tick(),
+        1 => block_on(executor.run(async {})),
+        2 => block_on(executor.run(yields(1))),
+        3 => block_on(future::or(executor.tick(), yields(2))),
+        4 => {
+            let drives = future::or(executor.run(yields(3)), executor.tick());
+            block_on(future::or(drives, yields(2)));
+        }
+        _ => {
+            let mut run = Box::pin(executor.run(future::pending::<()>()));
+            block_on(once(&mut run));
+            if perhaps() {
+                executor.try_tick();
+            }
+        }
+    }
+}
+
+fn drives_of_all_kinds_come_and_go_beside_one_that_stays() {
+    let executor = Arc::new(Executor::new());
+    let tally = Tally::default();
+    let tasks: Vec<_> = (0..4)
+        .map(|n| {
+            let (inner, tally) = (Arc::downgrade(&executor), tally.clone());
+            executor.spawn(async move {
+                let _counted = tally.begin();
+                yields(n).await;
+                if let (1, Some(executor)) = (n % 2, inner.upgrade()) {
+                    let child = executor.spawn(yields(1));
+                    if n == 3 {
+                        executor.try_tick();
+                    }
+                    drop(executor);
+                    child.await;
+                }
+            })
+        })
+        .collect();
+    let threads = [0, 1].map(|_| {
+        let executor = executor.clone();
+        thread("drives", move || (0..2).for_each(|_| drive_shortly(&executor)))
+    });
+    block_on(executor.run(async {
+        for task in tasks {
+            task.await;
+        }
+    }));
+    join(threads);
+    assert!(executor.is_empty());
+    tally.all_have_ended(4);
+}
+
+fn drives_of_all_kinds_reach_what_a_blocked_one_waits_for() {
+    let executor = Arc::new(Executor::new());
+    let inner = executor.clone();
+    let is_woken = perhaps();
+    let blocks = executor.spawn(async move {
+        let flag = Flag::default();
+        let other = flag.clone();
+        if is_woken {
+            let (task, wake, is_waiting) = waits(async move { other.set() });
+            inner.spawn(task).detach();
+            is_waiting.await;
+            wake.send(());
+        } else {
+            inner.spawn(async move { other.set() }).detach();
+        }
+        drop(inner);
+        flag.wait();
+    });
+    let (says, done) = oneshot();
+    let driver = thread("blocks", {
+        let executor = executor.clone();
+        move || {
+            block_on(executor.run(blocks));
+            says.send(());
+        }
+    });
+    let drives = thread("drives", {
+        let executor = executor.clone();
+        move || (0..20).for_each(|_| drive_shortly(&executor))
+    });
+    join([drives]);
+    block_on(executor.run(done));
+    join([driver]);
 }
 
 /// A driver in a thread of its own, until the sender is dropped.

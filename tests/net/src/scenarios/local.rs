@@ -21,6 +21,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_worker_has_local_tasks_of_its_own),
         scenario!(a_local_task_waits_for_a_timer).may_be_late(2),
         scenario!(a_local_task_blocks_until_its_sibling_runs).may_be_late(2),
+        scenario!(a_local_task_blocks_for_its_child_while_siblings_are_woken),
+        scenario!(a_local_executor_inside_of_another_is_woken_from_elsewhere),
     ]
 }
 
@@ -209,4 +211,58 @@ fn a_local_task_blocks_until_its_sibling_runs() {
     let sibling = spawn_local(async move { sender.send(5) });
     assert_eq!(block_on(blocks), Some(5));
     block_on(sibling);
+}
+
+/// What comes for the siblings wakes the nested `block_on`, which has to leave it alone.
+fn a_local_task_blocks_for_its_child_while_siblings_are_woken() {
+    let ((wakes, woken), (sends, received)) = (oneshot(), oneshot());
+    let ((deep, deepest), tally) = (oneshot(), Tally::default());
+    let counted = tally.begin();
+    let blocks = spawn_local(async move {
+        let child = spawn_local(async move {
+            let grandchild = spawn_local(deepest);
+            let first = received.await;
+            first.and(block_on(grandchild))
+        });
+        block_on(child)
+    });
+    let sibling = spawn_local(async move {
+        drop(counted);
+        woken.await
+    });
+    let threads = [
+        thread("sibling", move || wakes.send(1)),
+        thread("child", move || sends.send(2)),
+        thread("grandchild", move || deep.send(3)),
+    ];
+    assert_eq!(block_on(future::zip(blocks, sibling)), (Some(3), Some(1)));
+    tally.all_have_ended(1);
+    join(threads);
+}
+
+fn a_local_executor_inside_of_another_is_woken_from_elsewhere() {
+    let (outer, inner) = (Rc::new(LocalExecutor::new()), Rc::new(LocalExecutor::new()));
+    let ((one, first), (two, second)) = (oneshot(), oneshot());
+    let task = outer.spawn(first);
+    let nested = outer.spawn({
+        let (outer, inner) = (outer.clone(), inner.clone());
+        async move {
+            let task = inner.spawn(second);
+            if perhaps() {
+                block_on(outer.run(inner.run(yields(1))));
+            }
+            if perhaps() { block_on(inner.run(task)) } else { inner.run(task).await }
+        }
+    });
+    let threads = [thread("one", move || one.send(1)), thread("two", move || two.send(2))];
+    if perhaps() {
+        block_on(async {
+            let mut run = Box::pin(outer.run(future::pending::<()>()));
+            once(&mut run).await;
+            yields(random(2)).await;
+        });
+    }
+    assert_eq!(block_on(outer.run(future::zip(task, nested))), (Some(1), Some(2)));
+    assert!(outer.is_empty() && inner.is_empty());
+    join(threads);
 }
