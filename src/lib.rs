@@ -275,6 +275,8 @@ const QUIET_TICKS: u32 = 2;
 /// [`block_on`]: longer than most things last that it may wait for, and short enough for whoever
 /// waits for a sibling.
 const SIBLINGS_WAIT: Duration = Duration::from_millis(100);
+/// And how many of them may run on top of each other, each in a `block_on` of the one below.
+const SIBLINGS_DEEP: u32 = 32;
 /// From this size on, in bytes, a future gets an allocation of its own (async-task would do the
 /// same).
 const LARGE_FUTURE: usize = 2048;
@@ -1615,11 +1617,9 @@ impl Crew {
 struct Drive<'a> {
     crew: &'a Crew,
     worker: Worker<'a>,
-    /// Which call it is, of all that drive: its name among those who sleep, and for taking turns.
+    /// Which call it is, of all that drive: its name among those who sleep.
     nth: u32,
-    /// Every other call begins with what others have, who may be blocked: the injector alone may
-    /// never be empty, and a short call never comes to its 61st task (I3.1).
-    asks_first: bool,
+    has_looked: bool,
     is_asleep: bool,
     pace: Pace,
 }
@@ -1629,22 +1629,30 @@ impl<'a> Drive<'a> {
         // Ordering: Relaxed. Only has to be unique.
         let nth = crew.drives.fetch_add(1, Ordering::Relaxed);
         let worker = Worker::new(&crew.queues, with_queue, true, nth);
-        Drive { crew, worker, nth, asks_first: nth % 2 == 0, is_asleep: false, pace: Pace::new() }
+        Drive { crew, worker, nth, has_looked: false, is_asleep: false, pace: Pace::new() }
     }
 
     /// The next ticket. Whoever has moved some tells others that these can be seen again.
     fn next(&mut self) -> Option<Runnable> {
-        let Drive { worker, crew, .. } = self;
-        let mut runnable = None;
-        if mem::take(&mut self.asks_first) {
-            let left = crew.queues.overflow.pop().ok();
-            runnable = left.or_else(|| worker.steal(worker.local.as_deref()));
-        }
-        let runnable = runnable.or_else(|| worker.find()).or_else(|| worker.search());
+        let first = if mem::replace(&mut self.has_looked, true) { None } else { self.first() };
+        let runnable = first.or_else(|| self.worker.find()).or_else(|| self.worker.search());
         if self.worker.moved.take() && self.crew.queues.has_tickets() {
             self.crew.notify();
         }
         runnable
+    }
+
+    /// The first look of a call begins in a place chosen at random, since each may never be empty,
+    /// and a short call never comes to its 61st task (I3.1). Others may be blocked.
+    fn first(&self) -> Option<Runnable> {
+        let own = self.worker.local.as_deref();
+        let left = || self.crew.queues.overflow.pop().ok();
+        match self.worker.random() % 16 {
+            0 => self.worker.ask_others(own, |other| other.slot.pop().ok()),
+            1..=4 => self.worker.steal(own).or_else(left),
+            5..=8 => left().or_else(|| self.worker.steal(own)),
+            _ => None,
+        }
     }
 
     /// Announces that this driver sleeps. `false`: there is something to do after all.
@@ -1742,10 +1750,14 @@ impl<'a> Drive<'a> {
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // (First: whoever was called and does nothing passes it on when it is dropped.)
         ready!(spend(cx));
-        self.wake_up();
+        let notified = self.wake_up();
         loop {
             match self.next() {
                 Some(runnable) => {
+                    // I3.3: this is called for all that there are, and takes one.
+                    if notified && self.crew.queues.has_tickets() {
+                        self.crew.notify();
+                    }
                     self.run_one(runnable, is_ours(cx.waker()));
                     return Poll::Ready(());
                 }
@@ -1823,7 +1835,8 @@ impl<'a> Executor<'a> {
     ///
     /// Any number of threads may run the same executor. The future is polled before the tasks, and
     /// again whenever it was woken or after some tasks: 61 of them, or fewer if they take a
-    /// millisecond. Dropping what `run` returned, half way, loses nothing.
+    /// millisecond. Dropping what `run` returned, half way, loses nothing; but who keeps it must
+    /// poll it again when it was woken, as with `tick`.
     pub async fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         let mut driver = Drive::new(self.crew(), true);
@@ -1937,13 +1950,15 @@ fn level() -> u32 {
 /// Queues a ticket of a local task, from any thread.
 fn schedule_local(mail: &Arc<Mutex<Mail>>, level: u32, runnable: Runnable) {
     let mut ticket = Some((level, runnable));
-    let _ = DRIVEN.try_with(|driven| {
+    let is_heard = DRIVEN.try_with(|driven| {
         let driven = driven.borrow();
-        if let Some(tasks) = driven.as_ref().filter(|tasks| Arc::ptr_eq(&tasks.mail, mail)) {
-            ticket.take().into_iter().for_each(|(level, runnable)| tasks.push_one(level, runnable));
-        }
+        let tasks = driven.as_ref().filter(|tasks| Arc::ptr_eq(&tasks.mail, mail))?;
+        let (level, runnable) = ticket.take()?;
+        tasks.push_one(level, runnable);
+        // Whoever drives may be blocked, and somebody who drives inside of it asleep.
+        Some(tasks.asleep.get() == 0)
     });
-    if ticket.is_some() {
+    if is_heard.ok().flatten() != Some(true) {
         let sleepers = {
             let mut mail = lock(mail);
             mail.tickets.extend(ticket);
@@ -2003,8 +2018,8 @@ impl LocalTasks {
         };
         let (runnable, task) = self.active.borrow_mut().enlist(build);
         self.push_one(level, runnable);
-        if self.drives.get() == 0 && self.asleep.get() > 0 {
-            // Nobody who drives this looks at the queue before sleeping.
+        if self.asleep.get() > 0 {
+            // Whoever drives this, if anybody does, may be blocked, as in `schedule_local`.
             self.pass_on();
         }
         task
@@ -4707,9 +4722,9 @@ impl Hand<'_> {
 /// The thread's own tasks ([`spawn_local`]) run in between; other tasks run on other threads. It
 /// may be called anywhere, also inside of a task: then that task's thread is blocked, and others
 /// take over its other tasks. Inside of a local task, it runs those local tasks that this one has
-/// spawned, at once; and others only if its future waits neither for a timer nor for I/O and
-/// nothing has happened for a tenth of a second. So a local task that blocks in this way is not
-/// held up by its siblings.
+/// spawned, at once; and others only if its future waits neither for a timer nor for I/O (as far as
+/// it was polled last) and nothing has happened for a tenth of a second, and not more than 32 deep.
+/// So a local task that blocks in this way is not held up by its siblings.
 ///
 /// ```
 /// let five = smol::block_on(async { 2 + 3 });
@@ -4777,7 +4792,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
 /// How long a `block_on` inside of a local task leaves the task's siblings alone: the deadline, and
 /// the timer that wakes it. See [`block_on`].
 struct Patience {
-    /// One level deep only, for the sake of the stack.
+    /// Some levels deep only, for the sake of the stack.
     is_needed: bool,
     /// The main future waits for the reactor.
     attends: bool,
@@ -4786,12 +4801,19 @@ struct Patience {
 
 impl Patience {
     fn new(level: u32) -> Patience {
-        Patience { is_needed: level == 1, attends: false, deadline: None }
+        Patience { is_needed: (1..=SIBLINGS_DEEP).contains(&level), attends: false, deadline: None }
     }
 
-    /// The main future was polled.
+    /// The main future was polled: something has happened.
     fn note(&mut self) {
         self.attends = ATTENDED.try_with(Cell::get).unwrap_or(true);
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        if let Some((_, key)) = self.deadline.take() {
+            REACTOR.clear_timer(key);
+        }
     }
 
     /// The main future is not ready: it may wait for a sibling, unless it waits for the reactor.
@@ -4811,9 +4833,7 @@ impl Patience {
 
 impl Drop for Patience {
     fn drop(&mut self) {
-        if let Some((_, key)) = self.deadline {
-            REACTOR.clear_timer(key);
-        }
+        self.stop();
     }
 }
 
@@ -5358,7 +5378,7 @@ struct ChildEnd<T>(Rc<OutputSlot<T>>);
 impl<T> Drop for ChildEnd<T> {
     fn drop(&mut self) {
         self.0.is_gone.set(true);
-        self.0.waiter.take().into_iter().for_each(Waker::wake);
+        wake_all(self.0.waiter.take());
     }
 }
 

@@ -316,33 +316,6 @@ fn a_block_on_that_hears_news_again_and_again_leaves_the_siblings_alone() {
     });
 }
 
-/// The child that is polled last waits for something else.
-#[test]
-fn a_block_on_of_a_scope_that_waits_for_a_timer_leaves_the_siblings_alone() {
-    fresh_process(20, &[], || {
-        let ran = Rc::new(Cell::new(false));
-        let (flag, done) = (Flag::new(), ran.clone());
-        let setter = flag.clone();
-        let blocks = spawn_local(async move {
-            let thread = thread::spawn(move || setter.set());
-            smol::block_on(smol::scope(async |scope| {
-                let timer = scope.spawn(sleep(Duration::from_millis(500)));
-                let woken = scope.spawn(async {
-                    future::yield_now().await;
-                    future::yield_now().await;
-                    flag.wait().await;
-                });
-                woken.await;
-                timer.await;
-            }));
-            thread.join().unwrap();
-            assert!(!done.get(), "a sibling has run on top of a task that waits for a timer");
-        });
-        let sibling = spawn_local(async move { ran.set(true) });
-        smol::block_on(future::zip(blocks, sibling));
-    });
-}
-
 // ---------- a LocalExecutor that is driven inside of its own task ----------
 
 /// Runs `body` in a task of an executor of this thread.

@@ -279,7 +279,9 @@ fn a_driver_leaves_tickets_behind_to_a_tick_and_a_driver() {
     });
     let leaving = thread("leaves", {
         let executor = executor.clone();
-        move || block_on(executor.run(async { [0, 1, 2].map(|n| executor.spawn(async move { n })) }))
+        move || {
+            block_on(executor.run(async { [0, 1, 2].map(|n| executor.spawn(async move { n })) }))
+        }
     });
     for (n, task) in leaving.join().unwrap().into_iter().enumerate() {
         assert_eq!(foreign_block_on(task), n);

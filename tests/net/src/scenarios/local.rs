@@ -23,6 +23,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_local_task_blocks_until_its_sibling_runs).may_be_late(2),
         scenario!(a_local_task_blocks_for_its_child_while_siblings_are_woken),
         scenario!(a_local_executor_inside_of_another_is_woken_from_elsewhere),
+        scenario!(a_nested_local_drive_sleeps_in_a_task_of_the_outer_one),
     ]
 }
 
@@ -265,4 +266,20 @@ fn a_local_executor_inside_of_another_is_woken_from_elsewhere() {
     assert_eq!(block_on(outer.run(future::zip(task, nested))), (Some(1), Some(2)));
     assert!(outer.is_empty() && inner.is_empty());
     join(threads);
+}
+
+/// The outer drive is on the stack, and does not hear of what its thread wakes meanwhile.
+fn a_nested_local_drive_sleeps_in_a_task_of_the_outer_one() {
+    let executor = Rc::new(LocalExecutor::new());
+    let inner = executor.clone();
+    let task = executor.spawn(async move {
+        let task = if perhaps() {
+            needs(millis(1));
+            inner.spawn(async { _ = Timer::after(millis(1)).await })
+        } else {
+            inner.spawn(unblock(|| ()))
+        };
+        block_on(inner.run(task));
+    });
+    block_on(executor.run(task));
 }
