@@ -8,10 +8,10 @@ use std::{
     cell::RefCell,
     fmt::Debug,
     io::{ErrorKind, Read, Write, stderr},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const LONG: Duration = Duration::from_secs(3);
@@ -81,6 +81,23 @@ fn who_looks_again_and_again_sees_a_reset() {
         }
     };
     is(error, Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_datagram_socket_that_looks_again_and_again_is_told_that_nobody_listens() {
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(closed).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.send(b"x").unwrap();
+    let start = Instant::now();
+    let error = loop {
+        match socket.recv(&mut [0; 8]).map_err(|err| err.kind()) {
+            Err(ErrorKind::WouldBlock) if start.elapsed() < LONG => thread::yield_now(),
+            said => break said,
+        }
+    };
+    is(error, Err(ErrorKind::ConnectionRefused));
 }
 
 struct AtTheEnd(Option<Box<dyn FnOnce()>>);

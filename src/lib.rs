@@ -3843,9 +3843,10 @@ impl IdleState {
     }
 
     /// Whether the seat is for workers: most news is for tasks. A worker that is awake comes in
-    /// time, or the watcher sees that it does not.
+    /// time, or the watcher sees that it does not; if that runs yet: on Windows no thread begins
+    /// while a destructor of a thread-local runs.
     fn is_for_workers(&self) -> bool {
-        self.active() > 0 && self.is_watched
+        self.active() > 0 && self.is_watched && ALARM.unparker.get().is_some()
     }
 
     fn sleepers(&mut self, workers: bool) -> &mut Vec<Arc<Signal>> {
