@@ -452,7 +452,8 @@ fn two_local_tasks_with_sockets_that_are_always_ready_progress_alike() {
 /// that a spare one takes over its tasks, says nothing; but most rounds are as they should be.
 #[test]
 fn tasks_that_yield_progress_alike() {
-    fresh_process(60, &[("SMOL_THREADS", "1")], || {
+    // Five million polls: under a sanitizer, or qemu, these take their time.
+    fresh_process(240, &[("SMOL_THREADS", "1")], || {
         for (tasks, goal) in [(8, 100_000), (256, 4_000), (300, 4_000), (2_000, 1_000)] {
             while !a_round_of_yields_is_alike(tasks, goal) {}
         }
@@ -485,7 +486,7 @@ fn a_round_of_yields_is_alike(tasks: usize, goal: usize) -> bool {
 /// Neither of two workers is ever idle, and neither would steal.
 #[test]
 fn a_task_that_has_a_worker_for_itself_gives_others_room_there() {
-    fresh_process(20, &[("SMOL_THREADS", "2")], || {
+    fresh_process(120, &[("SMOL_THREADS", "2")], || {
         let counts: Arc<[AtomicUsize; 64]> = Arc::new([const { AtomicUsize::new(0) }; 64]);
         let (counted, windows) = std::sync::mpsc::channel();
         let (go, wait) = std::sync::mpsc::channel();
