@@ -1959,13 +1959,19 @@ fn schedule_local(mail: &Arc<Mutex<Mail>>, level: u32, runnable: Runnable) {
         Some(tasks.asleep.get() == 0)
     });
     if is_heard.ok().flatten() != Some(true) {
-        let sleepers = {
-            let mut mail = lock(mail);
-            mail.tickets.extend(ticket);
-            mem::take(&mut mail.sleepers)
-        };
-        wake_all(sleepers.into_iter().map(|(_, waker)| waker));
+        post(mail, ticket);
     }
+}
+
+/// Puts a ticket into the letter box, unless it is in the queue already, and wakes all who sleep.
+/// So nobody who drives needs to pass on what is left.
+fn post(mail: &Mutex<Mail>, ticket: Option<(u32, Runnable)>) {
+    let sleepers = {
+        let mut mail = lock(mail);
+        mail.tickets.extend(ticket);
+        mem::take(&mut mail.sleepers)
+    };
+    wake_all(sleepers.into_iter().map(|(_, waker)| waker));
 }
 
 impl LocalTasks {
@@ -2020,7 +2026,7 @@ impl LocalTasks {
         self.push_one(level, runnable);
         if self.asleep.get() > 0 {
             // Whoever drives this, if anybody does, may be blocked, as in `schedule_local`.
-            self.pass_on();
+            post(&self.mail, None);
         }
         task
     }
@@ -2102,16 +2108,6 @@ impl LocalTasks {
             place.map(|place| mail.sleepers.swap_remove(place))
         };
         drop(own); // without the lock
-    }
-
-    /// Somebody who drove this is leaving: others must look after what is left.
-    fn pass_on(&self) {
-        let sleepers = {
-            let mut mail = lock(&self.mail);
-            let is_left = !mail.tickets.is_empty() || !self.queue.borrow().is_empty();
-            if is_left { mem::take(&mut mail.sleepers) } else { Vec::new() }
-        };
-        wake_all(sleepers.into_iter().map(|(_, waker)| waker));
     }
 
     /// The same as [`Crew::dissolve`].
@@ -2279,7 +2275,6 @@ impl LocalDrive {
 impl Drop for LocalDrive {
     fn drop(&mut self) {
         self.wake_up();
-        self.tasks.pass_on();
     }
 }
 
