@@ -4892,7 +4892,8 @@ fn lie_down(
 /// the task comes out where the `Task` is awaited.
 ///
 /// If no thread can be started at all, tasks run on threads that are in [`block_on`], and here, in
-/// `spawn`; one that is woken while nobody is in either waits for the next who is.
+/// `spawn`; one that is woken while nobody is in either waits for the next who is. A task that
+/// blocks there holds up that thread's own future as well.
 ///
 /// ```
 /// let task = smol::spawn(async { 1 + 2 });
