@@ -1938,13 +1938,9 @@ struct Mail {
 thread_local! {
     /// The tasks that this thread is driving. With nested executors, the innermost.
     static DRIVEN: RefCell<Option<Rc<LocalTasks>>> = const { RefCell::new(None) };
-    /// How many tasks of `spawn_local` are being polled on this thread, one inside of the other.
+    /// How many tasks of `spawn_local` are being polled on this thread, one inside of the other:
+    /// the depth of what is spawned now (I4.3).
     static LEVEL: Cell<u32> = const { Cell::new(0) };
-}
-
-/// The depth of what is spawned now (I4.3).
-fn level() -> u32 {
-    LEVEL.now()
 }
 
 /// Queues a ticket of a local task, from any thread.
@@ -2010,7 +2006,7 @@ impl LocalTasks {
         F: Future + 'static,
         F::Output: 'static,
     {
-        let (mail, level) = (self.mail.clone(), level());
+        let (mail, level) = (self.mail.clone(), LEVEL.now());
         let schedule = move |runnable, _: ScheduleInfo| schedule_local(&mail, level, runnable);
         let build = |key| {
             let tasks = self.clone();
@@ -2431,12 +2427,12 @@ impl Kernel {
 impl Kernel {
     /// The keys of `polling`'s notifications and of the bell.
     const NOTIFY: usize = usize::MAX;
-    const CLOCK: usize = usize::MAX - 1;
+    const BELL: usize = usize::MAX - 1;
 
     /// Without one (some sandboxes) deadlines are kept in milliseconds.
     fn new_bell(poller: &Poller) -> Option<TimerFd> {
         let bell = new_timer_fd(false)?;
-        let data = epoll::EventData::new_u64(Kernel::CLOCK as u64);
+        let data = epoll::EventData::new_u64(Kernel::BELL as u64);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(poller, &bell, data, flags).ok()?;
         Some(bell)
@@ -2502,7 +2498,7 @@ impl Kernel {
             answer => answer?,
         };
         let news = events.iter().map(Kernel::translate);
-        asked.news.extend(news.filter(|news| news.key < Kernel::CLOCK));
+        asked.news.extend(news.filter(|news| news.key < Kernel::BELL));
         if events.iter().any(|event| event.data.u64() as usize == Kernel::NOTIFY) {
             // `polling` takes its notification back, and is ready for the next one.
             asked.wait(&self.poller, Some(Instant::now()))?;
@@ -4500,7 +4496,7 @@ struct LocalLoop {
 
 impl LocalLoop {
     fn new() -> LocalLoop {
-        LocalLoop { drive: None, level: level() }
+        LocalLoop { drive: None, level: LEVEL.now() }
     }
 
     fn drive(&mut self) -> Option<&mut LocalDrive> {
