@@ -4563,6 +4563,10 @@ fn enter_loop(main: &Waker) -> impl Drop + use<> {
         if has_others && word & SEATED == 0 && REACTOR.has_interest() {
             IDLE.fill_seat(false);
         }
+        // Or who was called to stand in.
+        if word & STRANDED != 0 && QUEUES.has_work() {
+            IDLE.call_worker(false, false);
+        }
     })
 }
 

@@ -54,9 +54,6 @@ const KNOWN: &[&str] = &[
     // Without threads, tasks that wait for I/O are polled again and again before whoever stands in
     // gets on.
     "stand-in",
-    // Without threads, once in a thousand rounds or so, all who are in `block_on` park although
-    // there is something to do: only a short run.
-    "without-threads",
 ];
 
 /// Whether to step around this fault.

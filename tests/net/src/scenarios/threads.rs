@@ -21,6 +21,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_task_is_spawned_where_no_thread_can_run_it),
         scenario!(a_thread_cannot_be_started_and_the_next_ones_can).processors(2, 3),
         scenario!(a_stranded_ticket_wakes_who_sleeps_in_block_on),
+        scenario!(whoever_is_called_to_stand_in_leaves_instead),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
         scenario!(a_worker_blocks_and_no_other_can_be_started),
         scenario!(of_two_workers_that_are_never_idle_one_ends)
@@ -156,6 +157,19 @@ fn a_stranded_ticket_wakes_who_sleeps_in_block_on() {
     let sleeper = thread("sleeper", || block_on(task));
     sender.send(3);
     assert_eq!(join([sleeper]), [Some(3)]);
+}
+
+/// The future of the thread that was called is woken as well.
+fn whoever_is_called_to_stand_in_leaves_instead() {
+    set_starts(0, ALL);
+    let (sender, receiver) = oneshot();
+    let (leave, left) = oneshot();
+    let task = spawn(receiver);
+    let sleeper = thread("sleeper", || assert_eq!(block_on(task), Some(3)));
+    let leaver = thread("leaver", || assert_eq!(block_on(left), Some(())));
+    leave.send(());
+    sender.send(3);
+    join([sleeper, leaver]);
 }
 
 /// In `block_on`, and then without telling anybody.
