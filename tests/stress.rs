@@ -9,9 +9,7 @@
 //!     a_random_program --nocapture --test-threads=1
 //! ```
 //!
-//! The first line of a run has the seed and the number of its rounds as variables that repeat it;
-//! `SMOL_STRESS_KNOWN` chooses the known faults that are stepped around (`KNOWN` in
-//! `stress/program.rs`).
+//! The first line of a run has the seed and the number of its rounds as variables that repeat it.
 
 #[path = "stress/bytes.rs"]
 mod bytes;
@@ -83,20 +81,14 @@ fn a_random_program_without_threads_loses_nothing() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_random_program_whose_system_calls_are_interrupted_loses_nothing() {
-    let mut injections = vec![
+    // Not of write(2): Linux interrupts none to an eventfd, and `polling` asks no second time.
+    let injections = [
         "epoll_wait,epoll_pwait,epoll_pwait2:error=EINTR:when=3+5",
         "read,recvfrom,sendto,accept4:error=EINTR:when=5+7",
         "openat:error=EINTR:when=3+5",
+        "poll,ppoll:error=EINTR:when=3+5",
+        "wait4,waitid:error=EINTR:when=3+5",
     ];
-    if !program::is_known("interrupted-poll") {
-        injections.push("poll,ppoll:error=EINTR:when=3+5");
-    }
-    if !program::is_known("interrupted-wait") {
-        injections.push("wait4,waitid:error=EINTR:when=3+5");
-    }
-    if !program::is_known("interrupted-bell") {
-        injections.push("write:error=EINTR:when=5+7");
-    }
     run::under_strace(
         "a_random_program_whose_system_calls_are_interrupted_loses_nothing",
         &injections,
@@ -109,10 +101,7 @@ fn a_random_program_whose_system_calls_are_interrupted_loses_nothing() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_random_program_whose_system_calls_fail_for_now_is_refused_some_and_loses_nothing() {
-    let mut injections = vec!["preadv2:error=EAGAIN:when=2+2"];
-    if !program::is_known("failed-start") {
-        injections.push("clone,clone3,vfork:error=EAGAIN:when=2+3");
-    }
+    let injections = ["preadv2:error=EAGAIN:when=2+2", "clone,clone3,vfork:error=EAGAIN:when=2+3"];
     run::under_strace(
         "a_random_program_whose_system_calls_fail_for_now_is_refused_some_and_loses_nothing",
         &injections,

@@ -2,7 +2,7 @@
 //! accounted for at the end.
 
 use super::ledger::LEDGER;
-use super::program::{give_up, insist, is_known, micros, on_a_thread};
+use super::program::{give_up, insist, micros, on_a_thread};
 use fastrand::Rng;
 use smol::{Async, Task, Unblock, future, io::SeekFrom, prelude::*, spawn, timeout, unblock};
 use std::{
@@ -489,7 +489,7 @@ pub(crate) async fn file(mut random: Rng) -> io::Result<()> {
                     break;
                 }
             }
-            None if !is_known("position") && random.bool() => {
+            None if random.bool() => {
                 let now = file.with(|mut file| io::Seek::stream_position(&mut file)).await?;
                 assert_eq!(now, at);
             }
@@ -509,11 +509,11 @@ pub(crate) async fn file(mut random: Rng) -> io::Result<()> {
 /// Many append lines to one file, each to a clone of its own.
 pub(crate) async fn shared_file(mut random: Rng) -> io::Result<()> {
     let (path, lines) = (path(&mut random), random.usize(1..10));
-    let writers = if is_known("shared-file") { random.usize(1..8) } else { random.usize(1..150) };
+    let writers = random.usize(1..150);
     let opened = path.clone();
     let open = move || OpenOptions::new().append(true).create_new(true).open(opened);
     let file = Async::<File>::from(unblock(open).await?);
-    let by_reference = !is_known("shared-file") && random.bool();
+    let by_reference = random.bool();
     let shared = Arc::new(file);
     let tasks: Vec<_> = (0..writers)
         .map(|writer| {
@@ -564,9 +564,6 @@ pub(crate) async fn shared_file(mut random: Rng) -> io::Result<()> {
 /// Many wait on one handle, and some of them lose interest just when it was their turn: what they
 /// were called for goes to another.
 pub(crate) async fn waiters(mut random: Rng) -> io::Result<()> {
-    if LEDGER.has_no_threads() && is_known("stand-in") {
-        return Ok(());
-    }
     let (one, two) = tcp_pair()?;
     let (one, two) = (Async::new(one)?, Async::new(two)?);
     let (seed, total) = (random.u64(..), random.u64(1..300));

@@ -31,39 +31,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Faults that are known and stepped around, so that they do not hide others: those in
-/// `SMOL_STRESS_KNOWN`, a list with commas, or else all of these. An empty list steps around none.
-/// Whoever mends one takes it off.
-const KNOWN: &[&str] = &[
-    // Many tasks with one file, by reference or by more than 64 clones.
-    "shared-file",
-    // A timer under somebody's eyes is set to never, and to a time again.
-    "never-and-back",
-    // Where a file is after a read that was given up.
-    "position",
-    // An EINTR of poll(2) comes out of `readable`, `writable`, `connect` and `status`.
-    "interrupted-poll",
-    // An EINTR of the write that ends a wait in the poller: that wake-up is lost. (Linux does not
-    // say it.)
-    "interrupted-bell",
-    // An EINTR of waitpid(2) when a child was dropped: a zombie is left.
-    "interrupted-wait",
-    // Threads whose start fails now and then, the watcher among them, leave a ticket with a worker
-    // that blocks.
-    "failed-start",
-    // Without threads, tasks that wait for I/O are polled again and again before whoever stands in
-    // gets on.
-    "stand-in",
-];
-
-/// Whether to step around this fault.
-pub(crate) fn is_known(fault: &str) -> bool {
-    match std::env::var("SMOL_STRESS_KNOWN") {
-        Ok(list) => list.split(',').any(|known| known == fault),
-        Err(_) => KNOWN.contains(&fault),
-    }
-}
-
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// So many microseconds at most.
@@ -555,7 +522,7 @@ async fn timers(mut random: Rng) -> io::Result<()> {
                     last = tick;
                 }
             }
-            4 if !is_known("never-and-back") => {
+            4 => {
                 let timer = Arc::new(Mutex::new(Timer::after(one)));
                 let set = timer.clone();
                 let setter = spawn(async move {
