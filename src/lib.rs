@@ -220,7 +220,7 @@ use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use async_task::{Builder, Runnable, ScheduleInfo, WithInfo};
+use async_task::{Builder, Runnable};
 use concurrent_queue::{ConcurrentQueue, PushError};
 use futures_lite::stream::Stream;
 use futures_lite::{AsyncRead, AsyncSeek, AsyncWrite};
@@ -253,12 +253,6 @@ const TASKS_PER_LOOK: u32 = 61;
 const TASKS_PER_GLANCE: u32 = 61;
 /// Of so many calls of `run` whose future is ready at once, one runs a task.
 const READY_RUNS: u32 = 8;
-/// How often in a row the slot for the next task is preferred to the queue.
-const SLOT_RUNS: u32 = 3;
-/// What it costs to call another thread: that much work a worker rather does itself. The row
-/// `block_on_wake` shows 5 to 50 µs, and `http_wrk_64` was 12 % slower when every two tasks were
-/// shared.
-const CALL: Duration = Duration::from_micros(50);
 /// A worker's queue: what does not fit goes to the overflow.
 const LOCAL_QUEUE: usize = 256;
 /// Where nobody tells the time, a ticket of a full queue changes places with one of the overflow
@@ -472,6 +466,16 @@ impl<T: Copy + Default> PerThread<T> for thread::LocalKey<Cell<T>> {
     fn note(&'static self, value: T) -> T {
         self.try_with(|cell| cell.replace(value)).unwrap_or_default()
     }
+}
+
+/// Puts something else into a thread's own place, until the guard is dropped.
+fn set_for_now<T>(place: &'static thread::LocalKey<RefCell<T>>, value: T) -> impl Drop {
+    let mut outer = place.try_with(|place| place.replace(value)).ok();
+    OnDrop(move || {
+        if let Some(outer) = outer.take() {
+            let _ = place.try_with(|place| drop(place.replace(outer)));
+        }
+    })
 }
 
 thread_local! {
@@ -721,7 +725,7 @@ fn new_task<F, S>(
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Fn(Runnable, ScheduleInfo) + Send + Sync + 'static,
+    S: Fn(Runnable) + Send + Sync + 'static,
 {
     tour!(1, "a future of {} bytes is boxed: one ticket, one handle", mem::size_of::<F>());
     // The fewer moves of a large future, the smaller the stack that suffices for them.
@@ -745,10 +749,10 @@ fn box_task<F, S>(
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
-    S: Fn(Runnable, ScheduleInfo) + Send + Sync + 'static,
+    S: Fn(Runnable) + Send + Sync + 'static,
 {
     let future = Guarded { future: Some(future), after };
-    Builder::new().propagate_panic(true).spawn(move |()| future, WithInfo(schedule))
+    Builder::new().propagate_panic(true).spawn(move |()| future, schedule)
 }
 
 // ---------- Which task is stuck ----------
@@ -1001,9 +1005,7 @@ fn look_for_stalls() {
 //           Computations by Work Stealing", 1999). Who finds nothing at all announces that it
 //           sleeps, looks once more, and sleeps: the drivers of an [`Executor`] here, the threads
 //           of our own in §6.
-// I3.1      A ticket is in a queue that every worker can reach. A slot is left to its owner as long
-//           as that gets on: drivers take from it last, our own threads never, but the watcher
-//           empties it.
+// I3.1      A ticket is in a queue that every worker can reach.
 // I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's
 //           queue after 61 tasks, and after each one while the clock of §1 goes on between two
 //           tasks.
@@ -1012,18 +1014,19 @@ fn look_for_stalls() {
 //           else.
 // MOVES     Tickets change queues: from the injector and the overflow to who has nothing, or has
 //           run 61 tasks (`take_shares`); between the overflow and a queue that is full, by the
-//           clock (`exchange`); to who has few from another who has many (`even_out`), or from
-//           anybody to who has nothing (`steal`); from a driver that may be blocked, one at a time
-//           (`take_one`); and from a worker that is stuck, by the watcher (`help_out`, §6).
+//           clock (`exchange`); from anybody to who has nothing (`steal`); from a driver that may be
+//           blocked, one at a time (`look_elsewhere`); and from a worker that is stuck, by the
+//           watcher (`help_out`, §6).
 // NEVER     wakes a thread or asks the reactor: it knows wakers.
 // REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price
-//           of a spawn); one global queue (yields cost double as soon as two workers contend).
+//           of a spawn); one global queue (yields cost double as soon as two workers contend); a
+//           slot for the task that was woken last, as Go and tokio have it (`fan_out_in` takes
+//           twice as long, and no row gains 5 %); to judge by the last tasks whether a batch is
+//           worth calling somebody, and to even out the queues of workers that are never idle (no
+//           row shows either).
 
-/// The queues of one worker. The owner pushes and pops, thieves pop.
+/// The queue of one worker. The owner pushes and pops, thieves pop.
 struct Local {
-    /// The task to run next: what the running task woke last is likely to find its data in the
-    /// cache.
-    slot: ConcurrentQueue<Runnable>,
     queue: ConcurrentQueue<Runnable>,
     /// How many tasks its owner has run, for the watcher: a number that stands still means "stuck".
     polls: AtomicU32,
@@ -1031,20 +1034,7 @@ struct Local {
 
 impl Local {
     fn new() -> Local {
-        Local {
-            slot: ConcurrentQueue::bounded(1),
-            queue: ConcurrentQueue::bounded(LOCAL_QUEUE),
-            polls: AtomicU32::new(0),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.slot.is_empty()
-    }
-
-    /// Takes all tickets out.
-    fn drain(&self) -> impl Iterator<Item = Runnable> + '_ {
-        self.slot.try_iter().chain(self.queue.try_iter())
+        Local { queue: ConcurrentQueue::bounded(LOCAL_QUEUE), polls: AtomicU32::new(0) }
     }
 }
 
@@ -1064,25 +1054,8 @@ struct Here {
     /// The address of the executor's queues, to tell executors apart.
     queues: usize,
     local: Arc<Local>,
-    mode: Cell<Mode>,
-    /// When the worker began with what it had collected, until that is done; and what a task took
-    /// in such a batch.
-    batch_began: Cell<Option<Instant>>,
-    task_cost: Cell<Option<Duration>>,
-}
-
-/// What a worker is doing when it queues a ticket.
-#[derive(Clone, Copy, PartialEq)]
-enum Mode {
-    /// A task runs: what it wakes may go to the slot.
-    Task,
-    /// Something else than a task runs.
-    Other,
-    /// The same, and the worker looks at its queue afterwards, once for all.
-    Collecting,
-    /// The worker has looked at the kernel because it was late: the news go where they are seen
-    /// first.
-    Late,
+    /// It delivers the kernel's news, and looks at its queue afterwards, once for all.
+    is_collecting: Cell<bool>,
 }
 
 thread_local! {
@@ -1098,63 +1071,16 @@ fn go_inside(queues: usize) -> impl Drop {
     OnDrop(|| _ = INSIDE.try_with(|inside| inside.borrow_mut().pop()))
 }
 
-/// What the worker on this thread knows, if there is one.
-fn with_here<T>(f: impl FnOnce(&Here) -> T) -> Option<T> {
-    let here = HERE.try_with(|here| here.borrow().as_ref().map(f));
-    here.ok().flatten()
-}
-
 impl Here {
     /// Queues a ticket on the worker that runs on this thread. Says whether somebody else should be
-    /// called: not if the worker is collecting, nor if it has nothing else to look at.
-    fn push(&self, queues: &Queues, runnable: Runnable, to_back: bool) -> bool {
-        let mode = self.mode.get();
-        if mode == Mode::Late {
-            let _ = queues.injector.push(runnable);
-            return true;
-        }
-        let local = &self.local;
-        let mut next = Some(runnable);
-        // What the running task woke goes to the slot, and what was there to the queue.
-        if mode == Mode::Task && !to_back {
-            next = next.and_then(|runnable| local.slot.force_push(runnable).unwrap_or_default());
-        }
-        let is_alone = match next.map(|runnable| local.queue.push(runnable)) {
-            None => local.queue.is_empty(),
-            Some(Ok(())) => local.queue.len() == 1 && local.slot.is_empty(),
-            Some(Err(full)) => {
+    /// called: not if it has nothing else to look at.
+    fn push(&self, queues: &Queues, runnable: Runnable) -> bool {
+        match self.local.queue.push(runnable) {
+            Ok(()) => !self.is_collecting.get() && self.local.queue.len() > 1,
+            Err(full) => {
                 let _ = queues.overflow.push(full.into_inner());
-                false
+                !self.is_collecting.get()
             }
-        };
-        mode != Mode::Collecting && !is_alone
-    }
-
-    /// A batch of tasks was collected. Says whether it is worth calling another worker, judging by
-    /// the last batches: the worst one counts, half as much with each that follows.
-    fn begin_batch(&self, tasks: usize) -> bool {
-        // If a `block_on` inside of a task has collected, it may take its time.
-        let is_inside = self.mode.get() == Mode::Task;
-        if is_inside || tasks < 2 {
-            return is_inside && tasks > 0;
-        }
-        self.batch_began.set(Some(Instant::now()));
-        let cost = self.task_cost.get();
-        cost.is_none_or(|cost| cost.saturating_mul(tasks as u32) >= CALL)
-    }
-
-    /// Whether the batch takes longer than was thought.
-    fn is_batch_late(&self) -> bool {
-        let late = |began: Instant| began.elapsed() >= CALL;
-        self.batch_began.get().is_some_and(late)
-    }
-
-    /// The batch is done, and so many tasks have run, of it or woken by it.
-    fn end_batch(&self, ran: u32) {
-        if let Some(began) = self.batch_began.take() {
-            let faded = self.task_cost.get().unwrap_or_default() / 2;
-            let cost = began.elapsed() / ran.max(1);
-            self.task_cost.set(Some(cost.max(faded)));
         }
     }
 }
@@ -1181,15 +1107,14 @@ impl Queues {
     }
 
     /// Queues a ticket: this is what every waker of a task ends in, and W1 of the first proof. Says
-    /// whether somebody should be called. A task that is new, or woke itself, goes behind the
-    /// others and not into the slot (bench: `spawn_remote_stalled`).
-    fn push(&self, runnable: Runnable, to_back: bool) -> bool {
+    /// whether somebody should be called.
+    fn push(&self, runnable: Runnable) -> bool {
         tour!(2, "a ticket is queued");
         let mut ticket = Some(runnable);
         let pushed = HERE.try_with(|here| {
             let here = here.borrow();
             let here = here.as_ref().filter(|here| here.queues == self.id())?;
-            Some(here.push(self, ticket.take()?, to_back))
+            Some(here.push(self, ticket.take()?))
         });
         if let Some(runnable) = ticket {
             // From outside. The injector is never closed, so that this cannot fail.
@@ -1208,12 +1133,6 @@ impl Queues {
     /// Whether a ticket is anywhere. This is S2 of the first proof: in concurrent-queue, as it is,
     /// `is_empty` loads with SeqCst what a push exchanges with SeqCst.
     fn has_tickets(&self) -> bool {
-        self.has_common() || self.locals().iter().any(|local| !local.is_empty())
-    }
-
-    /// The same, without the slots: S2 of the workers. A slot's owner is awake, and the alarm is
-    /// set for it (I6.2).
-    fn has_work(&self) -> bool {
         self.has_common() || self.locals().iter().any(|local| !local.queue.is_empty())
     }
 
@@ -1236,8 +1155,8 @@ struct Worker<'a> {
     queues: &'a Queues,
     /// `tick` takes one ticket at a time and has no queue of its own.
     local: Option<Arc<Local>>,
-    /// May it take from others' slots? Our own threads leave that to the watcher.
-    takes_slots: bool,
+    /// The watcher takes from whoever is blocked.
+    is_watched: bool,
     /// How many tickets it has looked for.
     found: Cell<u32>,
     /// The clock of §1 when this worker last looked elsewhere, and `found` when that was late.
@@ -1245,7 +1164,6 @@ struct Worker<'a> {
     found_when_late: Cell<u32>,
     /// The last ticket was taken out of turn.
     was_late: Cell<bool>,
-    slot_runs: Cell<u32>,
     random: Cell<u32>,
     /// Tickets went from one queue to another, and in between nobody could see them.
     moved: Cell<bool>,
@@ -1253,18 +1171,17 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     /// A worker with queues of its own, or a mere `tick` without. `seed` is for its random numbers.
-    fn new(queues: &'a Queues, with_queue: bool, takes_slots: bool, seed: u32) -> Worker<'a> {
+    fn new(queues: &'a Queues, with_queue: bool, is_watched: bool, seed: u32) -> Worker<'a> {
         let local = with_queue.then(|| Arc::new(Local::new()));
         queues.locals_mut().extend(local.clone());
         Worker {
             queues,
             local,
-            takes_slots,
+            is_watched,
             found: Cell::new(0),
             clock: Cell::new(clock()),
             found_when_late: Cell::new(0),
             was_late: Cell::new(false),
-            slot_runs: Cell::new(0),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9) | 1),
             moved: Cell::new(false),
         }
@@ -1272,22 +1189,11 @@ impl<'a> Worker<'a> {
 
     /// Makes this worker the one whose queue the thread's wake-ups go to, until the guard is
     /// dropped.
-    fn enter(&self) -> impl Drop + use<> {
-        let here = self.local.clone().map(|local| Here {
-            queues: self.queues.id(),
-            local,
-            mode: Cell::new(Mode::Other),
-            batch_began: Cell::new(None),
-            task_cost: Cell::new(None),
-        });
-        let mut outer = HERE.try_with(|cell| cell.replace(here)).ok();
-        let inside = go_inside(self.queues.id());
-        OnDrop(move || {
-            let _inside = &inside;
-            if let Some(outer) = outer.take() {
-                let _ = HERE.try_with(|cell| drop(cell.replace(outer)));
-            }
-        })
+    fn enter(&self) -> impl Sized + use<> {
+        let queues = self.queues.id();
+        let here =
+            self.local.clone().map(|local| Here { queues, local, is_collecting: Cell::new(false) });
+        (set_for_now(&HERE, here), go_inside(queues))
     }
 
     /// Whether the clock has gone on since this worker looked elsewhere.
@@ -1296,8 +1202,7 @@ impl<'a> Worker<'a> {
         clock() != self.clock.get()
     }
 
-    /// The next ticket of this worker's own: from the slot or the queue; now and then from
-    /// elsewhere.
+    /// The next ticket of this worker's own; now and then from elsewhere.
     #[inline]
     fn find(&self) -> Option<Runnable> {
         let local = self.local.as_deref()?;
@@ -1310,23 +1215,13 @@ impl<'a> Worker<'a> {
                 return first;
             }
         }
-        // (Looking costs nothing, while `pop` of an empty slot is a locked operation.)
-        if !local.slot.is_empty() && self.slot_runs.get() < SLOT_RUNS && !late {
-            if let Ok(runnable) = local.slot.pop() {
-                self.slot_runs.set(self.slot_runs.get() + 1);
-                return Some(runnable);
-            }
-        }
-        self.slot_runs.set(0);
-        let queued = local.queue.pop().ok();
-        queued.or_else(|| if local.slot.is_empty() { None } else { local.slot.pop().ok() })
+        local.queue.pop().ok()
     }
 
     /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one from
     /// outside is run at once, by turns with the worker's own, and not put behind those.
     fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
         self.clock.set(clock());
-        self.even_out(local);
         let is_next = late && !self.was_late.get();
         let mut first = if is_next { self.queues.injector.pop().ok() } else { None };
         if late {
@@ -1337,9 +1232,9 @@ impl<'a> Worker<'a> {
             let is_turn = self.found.get() % TASKS_PER_EXCHANGE == 0;
             self.exchange(local, is_turn as usize);
         }
-        if self.takes_slots && first.is_none() {
+        if !self.is_watched && first.is_none() {
             // Somebody may be blocked, and this ticket one of a few.
-            let other = self.take_one(local);
+            let other = self.ask_others(Some(local), |other| other.queue.pop().ok());
             if is_next {
                 first = other;
             } else if let Some(other) = other {
@@ -1418,51 +1313,17 @@ impl<'a> Worker<'a> {
         locals[start..].iter().chain(&locals[..start]).filter(is_other).find_map(ask)
     }
 
-    /// Takes one ticket of somebody's, who may be blocked.
-    fn take_one(&self, own: &Local) -> Option<Runnable> {
-        let take = |other: &Arc<Local>| other.queue.pop().or_else(|_| other.slot.pop()).ok();
-        self.ask_others(Some(own), take)
-    }
-
-    /// Takes so many of somebody's tickets.
-    fn take_from(&self, victim: &Local, tickets: usize, own: &Local) {
-        for runnable in victim.queue.try_iter().take(tickets) {
-            self.keep(runnable, own);
-        }
-    }
-
-    /// Of two workers that are never idle neither steals; so the tasks of the one with fewer would
-    /// run more often for ever. It asks one of the others, at random, for half of the difference if
-    /// that has more than four times as many.
-    fn even_out(&self, own: &Local) {
-        // With the task that was just run, which is in no queue.
-        let few = own.queue.len() + 1;
-        if few >= LOCAL_QUEUE / 4 {
-            return;
-        }
-        self.ask_others(Some(own), |victim| {
-            let many = victim.queue.len();
-            if many > 4 * few {
-                self.take_from(victim, (many - few) / 2, own);
-            }
-            Some(())
-        });
-    }
-
-    /// Takes half of somebody's queue, and the first ticket of it to be run; the slots come last.
+    /// Takes half of somebody's queue, and the first ticket of it to be run.
     fn steal(&self, own: Option<&Local>) -> Option<Runnable> {
-        let stolen = self.ask_others(own, |victim| {
+        self.ask_others(own, |victim| {
             let first = victim.queue.pop().ok()?;
             if let Some(own) = own {
-                self.take_from(victim, victim.queue.len() / 2, own);
+                let half = victim.queue.len() / 2;
+                victim.queue.try_iter().take(half).for_each(|ticket| self.keep(ticket, own));
             }
             tour!(3, "a worker stole from another");
             Some(first)
-        });
-        if stolen.is_some() || !self.takes_slots {
-            return stolen;
-        }
-        self.ask_others(own, |victim| victim.slot.pop().ok())
+        })
     }
 
     /// Runs one task.
@@ -1483,7 +1344,7 @@ impl Drop for Worker<'_> {
         let Some(local) = self.local.take() else { return };
         self.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
         // To another worker if there is one: in the injector they would be in the way of newcomers.
-        for runnable in local.drain() {
+        for runnable in local.queue.try_iter() {
             let mut ticket = Some(runnable);
             let given = self.ask_others(None, |other| Some(other.queue.push(ticket.take()?)));
             let full = given.and_then(Result::err).map(PushError::into_inner);
@@ -1540,8 +1401,8 @@ impl Crew {
         })
     }
 
-    fn schedule(&self, runnable: Runnable, to_back: bool) {
-        self.queues.push(runnable, to_back);
+    fn schedule(&self, runnable: Runnable) {
+        self.queues.push(runnable);
         self.notify();
     }
 
@@ -1570,14 +1431,13 @@ impl Crew {
         F::Output: Send + 'static,
     {
         let crew = self.clone();
-        let schedule =
-            move |runnable, info: ScheduleInfo| crew.schedule(runnable, info.woken_while_running);
+        let schedule = move |runnable| crew.schedule(runnable);
         let (runnable, task) = {
             let mut active = lock(&self.active);
             // Moves the future, and runs nothing of it.
             active.enlist(|key| new_task(future, origin, self.forget(key), schedule))
         };
-        self.schedule(runnable, true);
+        self.schedule(runnable);
         task
     }
 
@@ -1599,7 +1459,7 @@ impl Crew {
             wake_all(wakers);
             // A call of `run` that was leaked has left its queues behind.
             let locals = self.queues.locals().clone();
-            locals.iter().for_each(|local| local.drain().for_each(drop));
+            locals.iter().for_each(|local| local.queue.try_iter().for_each(drop));
             iter::from_fn(|| self.queues.pop_common()).for_each(drop);
             // A task that ends the program is on this thread's stack, and will not go away.
             let id = self.queues.id();
@@ -1628,7 +1488,7 @@ impl<'a> Drive<'a> {
     fn new(crew: &'a Crew, with_queue: bool) -> Drive<'a> {
         // Ordering: Relaxed. Only has to be unique.
         let nth = crew.drives.fetch_add(1, Ordering::Relaxed);
-        let worker = Worker::new(&crew.queues, with_queue, true, nth);
+        let worker = Worker::new(&crew.queues, with_queue, false, nth);
         Drive { crew, worker, nth, has_looked: false, is_asleep: false, pace: Pace::new() }
     }
 
@@ -1647,10 +1507,9 @@ impl<'a> Drive<'a> {
     fn first(&self) -> Option<Runnable> {
         let own = self.worker.local.as_deref();
         let left = || self.crew.queues.overflow.pop().ok();
-        match self.worker.random() % 16 {
-            0 => self.worker.ask_others(own, |other| other.slot.pop().ok()),
-            1..=4 => self.worker.steal(own).or_else(left),
-            5..=8 => left().or_else(|| self.worker.steal(own)),
+        match self.worker.random() % 8 {
+            0 | 1 => self.worker.steal(own).or_else(left),
+            2 | 3 => left().or_else(|| self.worker.steal(own)),
             _ => None,
         }
     }
@@ -1719,11 +1578,7 @@ impl<'a> Drive<'a> {
         let _tasks = run_as(is_ours(cx.waker()));
         loop {
             match self.next() {
-                Some(runnable) => {
-                    with_here(|here| here.mode.set(Mode::Task));
-                    self.worker.run(runnable);
-                    with_here(|here| here.mode.set(Mode::Other));
-                }
+                Some(runnable) => self.worker.run(runnable),
                 None if self.sleep(cx.waker()) => return Poll::Pending,
                 None => {}
             }
@@ -1773,9 +1628,9 @@ impl Drop for Drive<'_> {
         let notified = self.wake_up();
         let left_work = self.worker.local.take().is_some_and(|local| {
             self.crew.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
-            let had_tickets = !local.is_empty();
+            let had_tickets = !local.queue.is_empty();
             // Not to another driver, who may be blocked.
-            self.crew.queues.inject(local.drain());
+            self.crew.queues.inject(local.queue.try_iter());
             had_tickets
         });
         if (notified || left_work) && self.crew.queues.has_tickets() {
@@ -2007,7 +1862,7 @@ impl LocalTasks {
         F::Output: 'static,
     {
         let (mail, level) = (self.mail.clone(), LEVEL.now());
-        let schedule = move |runnable, _: ScheduleInfo| schedule_local(&mail, level, runnable);
+        let schedule = move |runnable| schedule_local(&mail, level, runnable);
         let build = |key| {
             let tasks = self.clone();
             let after = move || {
@@ -2016,7 +1871,7 @@ impl LocalTasks {
             };
             let future = Guarded { future: Some(future), after };
             let builder = Builder::new().propagate_panic(true);
-            builder.spawn_local(move |()| future, WithInfo(schedule))
+            builder.spawn_local(move |()| future, schedule)
         };
         let (runnable, task) = self.active.borrow_mut().enlist(build);
         self.push_one(level, runnable);
@@ -2028,16 +1883,11 @@ impl LocalTasks {
     }
 
     /// Makes this the one whose queue the thread's wake-ups go to, until the guard is dropped.
-    fn enter(self: &Rc<Self>) -> impl Drop + use<> {
-        let mut outer = DRIVEN.try_with(|driven| driven.replace(Some(self.clone()))).ok();
+    fn enter(self: &Rc<Self>) -> impl Sized + use<> {
         let tasks = self.clone();
         tasks.drives.set(tasks.drives.get() + 1);
-        OnDrop(move || {
-            tasks.drives.set(tasks.drives.get() - 1);
-            if let Some(outer) = outer.take() {
-                let _ = DRIVEN.try_with(|driven| drop(driven.replace(outer)));
-            }
-        })
+        let drives = OnDrop(move || tasks.drives.set(tasks.drives.get() - 1));
+        (drives, set_for_now(&DRIVEN, Some(self.clone())))
     }
 
     /// Puts what has come from elsewhere behind the rest (I4.2).
@@ -3750,9 +3600,6 @@ static IDLE: Idle = Idle {
 /// The queues of the global executor.
 static QUEUES: Queues = Queues::new();
 
-/// More workers get on than there should be; the first to see it ends.
-static CROWDED: AtomicBool = AtomicBool::new(false);
-
 /// How many workers there should be: `SMOL_THREADS`, else as many as processors.
 fn limit() -> usize {
     static LIMIT: OnceLock<usize> = OnceLock::new();
@@ -4158,15 +4005,6 @@ impl Idle {
         true
     }
 
-    /// A worker that is awake and does not search ends, if there are too many.
-    fn retire_awake(&'static self) -> bool {
-        let mut change = self.change();
-        let is_excess = change.present > change.wanted();
-        change.present -= is_excess as usize;
-        change.finish();
-        is_excess
-    }
-
     /// A worker's task waits in a nested `block_on`, or no longer.
     fn set_blocked(&'static self, blocked: bool) {
         let mut change = self.change();
@@ -4176,7 +4014,7 @@ impl Idle {
 
     /// Whether there are tickets, and nobody else to run them because no thread could be started.
     fn is_stranded(&self) -> bool {
-        self.look() & STRANDED != 0 && QUEUES.has_work()
+        self.look() & STRANDED != 0 && QUEUES.has_tickets()
     }
 }
 
@@ -4227,8 +4065,8 @@ fn notify() {
 }
 
 /// Queues a ticket of the global executor.
-fn schedule(runnable: Runnable, to_back: bool) {
-    if QUEUES.push(runnable, to_back) {
+fn schedule(runnable: Runnable) {
+    if QUEUES.push(runnable) {
         notify();
     } else if IDLE.is_unguarded() {
         // The worker looks at its own queue next; the alarm is for when it blocks before (I6.2).
@@ -4256,7 +4094,7 @@ fn start_worker() {
     IDLE.started(success);
     if success {
         start_watcher();
-    } else if QUEUES.has_work() {
+    } else if QUEUES.has_tickets() {
         // Somebody may have relied on the worker that did not come.
         IDLE.call_worker(false, false);
     }
@@ -4289,36 +4127,14 @@ fn start_watcher() -> bool {
     false
 }
 
-/// Wakes whom the kernel's news concern. What goes to this worker's own queue is counted, and
-/// others are called once for all.
-fn deliver(woken: Vec<Waker>, mode: Mode) {
-    if woken.is_empty() {
-        return;
-    }
-    let own = with_here(|here| {
-        let is_own = here.queues == QUEUES.id();
-        is_own.then(|| (here.local.clone(), here.mode.replace(mode)))
-    });
-    wake_all(woken);
-    if let Some(Some((local, outer))) = own {
-        let is_worth_a_call = with_here(|here| {
-            here.mode.set(outer);
-            mode == Mode::Collecting && here.begin_batch(local.queue.len())
-        });
-        if is_worth_a_call == Some(true) {
-            notify();
-        }
-    }
-}
-
-/// One look at the kernel by a thread that is never idle.
-fn glance(mode: Mode) {
+/// One look at the kernel by a thread that is never idle. Returns whom the news concern.
+fn glance() -> Vec<Waker> {
+    let mut woken = Vec::new();
     if let Some(seat) = IDLE.sit() {
-        let mut woken = Vec::new();
         REACTOR.turn(&seat, false, None, &mut woken);
         IDLE.leave(seat, false);
-        deliver(woken, mode);
     }
+    woken
 }
 
 /// Whether this waker is that of a combinator between a future of ours and our loop, which will
@@ -4377,7 +4193,7 @@ fn attend(waker: &Waker) {
         }
         // A task that polls in a circle without ever yielding would wait for itself.
         if OVERDRAWN.note(false) {
-            glance(Mode::Collecting);
+            wake_all(glance());
         }
         return;
     }
@@ -4473,15 +4289,8 @@ fn stand_in_at_once() {
 /// The worker on this thread waits for something in a nested `block_on`: its queue is for others.
 fn when_worker_blocked(blocked: bool) {
     IDLE.set_blocked(blocked);
-    if blocked {
-        with_here(|here| {
-            if here.queues == QUEUES.id() {
-                QUEUES.inject(here.local.slot.try_iter());
-            }
-        });
-        if QUEUES.has_work() {
-            notify();
-        }
+    if blocked && QUEUES.has_tickets() {
+        notify();
     }
 }
 
@@ -4564,7 +4373,7 @@ fn enter_loop(main: &Waker) -> impl Drop + use<> {
             IDLE.fill_seat(false);
         }
         // Or who was called to stand in.
-        if word & STRANDED != 0 && QUEUES.has_work() {
+        if word & STRANDED != 0 && QUEUES.has_tickets() {
             IDLE.call_worker(false, false);
         }
     })
@@ -4585,7 +4394,7 @@ fn work(name: u32) {
     WHEN_BLOCKED.set(Some(when_worker_blocked));
     let _inside = enter_loop(&sleeper.main);
     OUR_TASKS.set(true);
-    let worker = Worker::new(&QUEUES, true, false, name);
+    let worker = Worker::new(&QUEUES, true, true, name);
     // `call_worker` has counted it as searching.
     let mut hand = Hand { worker, sleeper, local_tasks: LocalLoop::new(), is_searching: true };
     {
@@ -4594,7 +4403,7 @@ fn work(name: u32) {
     }
     drop(hand);
     // What came at the last moment is in the injector now, or another worker's.
-    if QUEUES.has_work() {
+    if QUEUES.has_tickets() {
         notify();
     }
 }
@@ -4614,48 +4423,30 @@ impl Hand<'_> {
         if ran < TASKS_PER_GLANCE && !more && !is_late {
             return self.sleep();
         }
-        // A spare worker that is never idle would keep its few tasks to itself for ever.
-        // Ordering: Relaxed. A hint of the watcher's.
-        if CROWDED.load(Ordering::Relaxed) && !self.is_searching && self.local_tasks.is_empty() {
-            CROWDED.store(false, Ordering::Relaxed);
-            if IDLE.retire_awake() {
-                return false;
-            }
-        }
         self.stop_searching(); // wakers are somebody else's code (I6.4)
-        glance(if is_late { Mode::Late } else { Mode::Collecting });
+        let woken = glance();
+        if is_late {
+            // The news go to the injector, where they are seen first.
+            let _outside = set_for_now(&HERE, None);
+            wake_all(woken);
+        } else {
+            self.deliver(woken);
+        }
         true
     }
 
     /// Runs tasks; says how many.
     fn run_tasks(&mut self) -> u32 {
         let mut ran = 0;
-        with_here(|here| here.mode.set(Mode::Task));
         while ran < TASKS_PER_GLANCE {
             let Some(runnable) = self.next() else { break };
             self.worker.run(runnable);
             ran += 1;
-            // The clock costs as much as a task; so only after the first, second, fourth … one.
-            if ran.is_power_of_two() {
-                self.look_at_batch();
-            }
             if self.worker.is_late() {
                 break;
             }
         }
-        with_here(|here| {
-            here.mode.set(Mode::Other);
-            here.end_batch(ran);
-        });
         ran
-    }
-
-    /// Shares a batch after all, if it takes long. See [`Here::begin_batch`].
-    fn look_at_batch(&self) {
-        let is_late = with_here(Here::is_batch_late).unwrap_or(false);
-        if is_late && QUEUES.has_work() {
-            notify();
-        }
     }
 
     /// The next ticket.
@@ -4680,9 +4471,23 @@ impl Hand<'_> {
             // Ordering: SeqCst. Pairs with W2: whoever pushed and saw us searching did so before
             // this, so that `has_work` sees the push (I6.4).
             let before = IDLE.word.fetch_sub(SEARCHING, Ordering::SeqCst);
-            if before & COUNT == 1 && QUEUES.has_work() {
+            if before & COUNT == 1 && QUEUES.has_tickets() {
                 notify();
             }
+        }
+    }
+
+    /// Wakes whom the kernel's news concern, and calls others once for all.
+    fn deliver(&self, woken: Vec<Waker>) {
+        let collect = |collects| {
+            let set = |here: &Here| here.is_collecting.set(collects);
+            let _ = HERE.try_with(|here| here.borrow().as_ref().map(set));
+        };
+        collect(true);
+        wake_all(woken);
+        collect(false);
+        if self.worker.local.as_ref().is_some_and(|local| local.queue.len() > 1) {
+            notify();
         }
     }
 
@@ -4697,7 +4502,7 @@ impl Hand<'_> {
         self.is_searching = false;
         tour!(5, "a worker found nothing, announced sleep (S1), and searches once more (S2)");
         // S2.
-        let has_work = QUEUES.has_work();
+        let has_work = QUEUES.has_tickets();
         if !has_work && is_excess && self.local_tasks.is_empty() && IDLE.retire(signal) {
             return false;
         }
@@ -4707,7 +4512,7 @@ impl Hand<'_> {
             // Wakers are somebody else's code, which may block (I6.4).
             self.stop_searching();
         }
-        deliver(woken, Mode::Collecting);
+        self.deliver(woken);
         self.local_tasks.wake_up();
         true
     }
@@ -4735,7 +4540,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[inline]
 fn begin_block_on(sleeper: &Sleeper) {
     if sleeper.pace.is_due() {
-        glance(Mode::Collecting);
+        wake_all(glance());
         LocalLoop::new().run(&sleeper.pace);
     }
     // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
@@ -4756,6 +4561,8 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     if let Poll::Ready(output) = poll() {
         return output;
     }
+    // What is woken from now on does not go to the queue of a worker that is blocked.
+    let _outside = set_for_now(&HERE, None);
     let mut local = LocalLoop::new();
     let mut patience = Patience::new(local.level);
     patience.note();
@@ -4766,7 +4573,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
         if more || sleeper.signal.woken.load(Ordering::Acquire) {
             // A future that is always ready must not keep this thread from asking the kernel.
             if more || sleeper.pace.is_due() {
-                glance(Mode::Collecting);
+                wake_all(glance());
             }
         } else if patience.is_over() {
             (local.level, patience) = (0, Patience::new(0));
@@ -4841,10 +4648,7 @@ fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
     }
     if let Some(when_blocked) = WHEN_BLOCKED.now() {
         when_blocked(true);
-        // What is woken meanwhile does not go to the queue of a worker that is blocked.
-        let here = HERE.try_with(|here| here.replace(None)).ok();
         sleep(sleeper);
-        let _ = HERE.try_with(|cell| here.map(|here| cell.replace(here)));
         when_blocked(false);
     } else {
         sleep(sleeper);
@@ -4862,7 +4666,7 @@ fn sleep(sleeper: &Sleeper) {
     }
     // S2.
     let (_, woken) = lie_down(sleeper, seat, false, IDLE.is_stranded());
-    deliver(woken, Mode::Collecting);
+    wake_all(woken);
 }
 
 /// Sleeps in the seat or parks, unless there is work, and gets up again. Says whether somebody has
@@ -4902,10 +4706,8 @@ fn lie_down(
 #[track_caller]
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
     check_for_fork_outside();
-    let schedule_woken =
-        |runnable, info: ScheduleInfo| schedule(runnable, info.woken_while_running);
-    let (runnable, task) = new_task(future, Origin::here(false), || {}, schedule_woken);
-    schedule(runnable, true);
+    let (runnable, task) = new_task(future, Origin::here(false), || {}, schedule);
+    schedule(runnable);
     if IDLE.look() & STRANDED != 0 && !is_in_loop() {
         stand_in_at_once();
     }
@@ -4968,10 +4770,6 @@ fn watch() {
             }
             if stuck > 0 {
                 help_out(&now, &mut stuck);
-            }
-            if now.getting_on() > limit() {
-                // Ordering: Relaxed, see `Hand::round`.
-                CROWDED.store(true, Ordering::Relaxed);
             }
             seen = now;
         }
@@ -5057,7 +4855,7 @@ impl Seen {
             let same = |other: &&SeenWorker| Arc::ptr_eq(&other.local, local);
             let before = before.and_then(|before| before.workers.iter().find(same));
             let is_same = before.is_some_and(|before| before.polls == polls);
-            let stuck = is_same && !local.is_empty();
+            let stuck = is_same && !local.queue.is_empty();
             let gets_on = before.is_some() && !is_same;
             SeenWorker { local: local.clone(), polls, stuck, gets_on }
         };
@@ -5087,8 +4885,7 @@ impl Seen {
 /// of what comes from outside.
 fn help_out(seen: &Seen, stuck: &mut u32) {
     for worker in seen.workers.iter().filter(|worker| worker.stuck) {
-        let Local { slot, queue, .. } = &*worker.local;
-        QUEUES.inject(slot.try_iter());
+        let queue = &worker.local.queue;
         for runnable in queue.try_iter().take(queue.len().div_ceil(2)) {
             let _ = QUEUES.overflow.push(runnable);
         }
@@ -6011,7 +5808,7 @@ impl Pool {
 /// ```
 #[track_caller]
 pub fn unblock<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    let schedule = |runnable, _| POOL.submit(runnable);
+    let schedule = |runnable| POOL.submit(runnable);
     let (runnable, task) = new_task(async move { f() }, Origin::here(true), || {}, schedule);
     runnable.schedule();
     task

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Scenario, scenario};
-use crate::smol::{self, block_on, spawn};
+use crate::smol::{self, Timer, block_on, spawn};
 use crate::tools::*;
 
 pub fn all() -> Vec<Scenario> {
@@ -24,6 +24,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_task_blocks_until_the_one_behind_it_runs).processors(2, 3),
         scenario!(a_task_blocks_until_the_one_it_has_woken_runs).needs_the_watcher(),
         scenario!(a_task_blocks_in_block_on_until_another_one_runs),
+        scenario!(a_task_hears_in_block_on_for_another_one_and_then_blocks).processors(1, 1),
         scenario!(a_task_blocks_in_block_on_until_the_one_it_has_woken_runs),
         scenario!(a_queue_overflows).processors(2, 3).steps(200_000).one_in(10),
     ]
@@ -277,6 +278,26 @@ fn a_task_blocks_in_block_on_until_another_one_runs() {
         }));
     });
     block_on(blocked);
+}
+
+/// What it wakes in the poller is not left in its worker's queue.
+fn a_task_hears_in_block_on_for_another_one_and_then_blocks() {
+    needs(millis(1));
+    let flag = Flag::default();
+    let blocks = spawn(async move {
+        let sets = spawn({
+            let flag = flag.clone();
+            async move {
+                Timer::after(millis(1)).await;
+                flag.set();
+            }
+        });
+        yields(3).await;
+        block_on(Timer::after(millis(1)));
+        flag.wait();
+        sets.await;
+    });
+    block_on(blocks);
 }
 
 fn a_queue_overflows() {

@@ -24,10 +24,6 @@ pub fn all() -> Vec<Scenario> {
         scenario!(whoever_is_called_to_stand_in_leaves_instead),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
         scenario!(a_worker_blocks_and_no_other_can_be_started),
-        scenario!(of_two_workers_that_are_never_idle_one_ends)
-            .processors(1, 1)
-            .steady_clock()
-            .may_be_late(30),
         scenario!(a_busy_worker_ends_while_the_other_one_falls_asleep)
             .processors(1, 1)
             .may_be_late(30),
@@ -203,26 +199,6 @@ async fn busy(polls: u64) {
 
 fn workers() -> usize {
     alive("smol-") - alive("smol-watch")
-}
-
-/// One was blocked for so long that the other was started.
-fn of_two_workers_that_are_never_idle_one_ends() {
-    needs(millis(100));
-    let flag = Flag::default();
-    let first = spawn(async move {
-        let second = spawn({
-            let flag = flag.clone();
-            async move {
-                flag.set();
-                busy(60).await;
-            }
-        });
-        flag.wait();
-        busy(30).await;
-        assert!(workers() == 1 || time_means_nothing(), "there are two of them");
-        second.await;
-    });
-    block_on(first);
 }
 
 /// The other one may fall asleep at that moment, and gets the tasks of this one.
