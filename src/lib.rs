@@ -1014,8 +1014,8 @@ fn look_for_stalls() {
 //           else.
 // MOVES     Tickets change queues: from the injector and the overflow to who has nothing, or has
 //           run 61 tasks (`take_shares`); between the overflow and a queue that is full, by the
-//           clock (`exchange`); from anybody to who has nothing (`steal`); from a driver that may be
-//           blocked, one at a time (`look_elsewhere`); and from a worker that is stuck, by the
+//           clock (`exchange`); from anybody to who has nothing (`steal`); from a driver that may
+//           be blocked, one at a time (`look_elsewhere`); and from a worker that is stuck, by the
 //           watcher (`help_out`, §6).
 // NEVER     wakes a thread or asks the reactor: it knows wakers.
 // REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price
@@ -1218,12 +1218,13 @@ impl<'a> Worker<'a> {
         local.queue.pop().ok()
     }
 
-    /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one from
-    /// outside is run at once, by turns with the worker's own, and not put behind those.
+    /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one that
+    /// is in nobody's queue is run at once, by turns with the worker's own, and not put behind
+    /// those: the watcher might take it from there again and again (`help_out`).
     fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
         self.clock.set(clock());
         let is_next = late && !self.was_late.get();
-        let mut first = if is_next { self.queues.injector.pop().ok() } else { None };
+        let mut first = if is_next { self.queues.pop_common() } else { None };
         if late {
             let ran = self.found.get().wrapping_sub(self.found_when_late.replace(self.found.get()));
             self.exchange(local, ran as usize);
@@ -3600,6 +3601,9 @@ static IDLE: Idle = Idle {
 /// The queues of the global executor.
 static QUEUES: Queues = Queues::new();
 
+/// More workers get on than there should be; the first to see it ends.
+static CROWDED: AtomicBool = AtomicBool::new(false);
+
 /// How many workers there should be: `SMOL_THREADS`, else as many as processors.
 fn limit() -> usize {
     static LIMIT: OnceLock<usize> = OnceLock::new();
@@ -4003,6 +4007,15 @@ impl Idle {
         }
         change.finish();
         true
+    }
+
+    /// A worker that is awake and does not search ends, if there are too many.
+    fn retire_awake(&'static self) -> bool {
+        let mut change = self.change();
+        let is_excess = change.present > change.wanted();
+        change.present -= is_excess as usize;
+        change.finish();
+        is_excess
     }
 
     /// A worker's task waits in a nested `block_on`, or no longer.
@@ -4423,6 +4436,14 @@ impl Hand<'_> {
         if ran < TASKS_PER_GLANCE && !more && !is_late {
             return self.sleep();
         }
+        // A spare worker that is never idle would keep its few tasks to itself for ever.
+        // Ordering: Relaxed. A hint of the watcher's.
+        if CROWDED.load(Ordering::Relaxed) && !self.is_searching && self.local_tasks.is_empty() {
+            CROWDED.store(false, Ordering::Relaxed);
+            if IDLE.retire_awake() {
+                return false;
+            }
+        }
         self.stop_searching(); // wakers are somebody else's code (I6.4)
         let woken = glance();
         if is_late {
@@ -4469,7 +4490,7 @@ impl Hand<'_> {
     fn stop_searching(&mut self) {
         if mem::take(&mut self.is_searching) {
             // Ordering: SeqCst. Pairs with W2: whoever pushed and saw us searching did so before
-            // this, so that `has_work` sees the push (I6.4).
+            // this, so that `has_tickets` sees the push (I6.4).
             let before = IDLE.word.fetch_sub(SEARCHING, Ordering::SeqCst);
             if before & COUNT == 1 && QUEUES.has_tickets() {
                 notify();
@@ -4770,6 +4791,10 @@ fn watch() {
             }
             if stuck > 0 {
                 help_out(&now, &mut stuck);
+            }
+            if now.getting_on() > limit() {
+                // Ordering: Relaxed, see `Hand::round`.
+                CROWDED.store(true, Ordering::Relaxed);
             }
             seen = now;
         }

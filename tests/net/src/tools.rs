@@ -125,6 +125,10 @@ impl Flag {
         self.0.1.notify_all();
     }
 
+    pub fn is_set(&self) -> bool {
+        *self.0.0.lock().unwrap()
+    }
+
     pub fn wait(&self) {
         let set = self.0.0.lock().unwrap();
         drop(self.0.1.wait_while(set, |set| !*set).unwrap());

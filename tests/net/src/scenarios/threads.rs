@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::{self, Child, Command, Stdio};
 use std::thread::sleep;
+use std::time::Instant;
 
 use super::{Scenario, scenario};
 use crate::smol::prelude::*;
@@ -24,6 +25,14 @@ pub fn all() -> Vec<Scenario> {
         scenario!(whoever_is_called_to_stand_in_leaves_instead),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
         scenario!(a_worker_blocks_and_no_other_can_be_started),
+        scenario!(of_two_workers_that_are_never_idle_one_ends)
+            .processors(1, 1)
+            .steady_clock()
+            .may_be_late(30),
+        scenario!(what_the_watcher_has_moved_is_not_moved_for_ever)
+            .processors(1, 1)
+            .steady_clock()
+            .may_be_late(1000),
         scenario!(a_busy_worker_ends_while_the_other_one_falls_asleep)
             .processors(1, 1)
             .may_be_late(30),
@@ -199,6 +208,50 @@ async fn busy(polls: u64) {
 
 fn workers() -> usize {
     alive("smol-") - alive("smol-watch")
+}
+
+/// One was blocked for so long that the other was started.
+fn of_two_workers_that_are_never_idle_one_ends() {
+    needs(millis(100));
+    let flag = Flag::default();
+    let first = spawn(async move {
+        let second = spawn({
+            let flag = flag.clone();
+            async move {
+                flag.set();
+                busy(60).await;
+            }
+        });
+        flag.wait();
+        busy(30).await;
+        assert!(workers() == 1 || time_means_nothing(), "there are two of them");
+        second.await;
+    });
+    block_on(first);
+}
+
+/// Each task looks stuck to the watcher, and what is queued behind it goes to the overflow.
+fn what_the_watcher_has_moved_is_not_moved_for_ever() {
+    let done = Flag::default();
+    let busy: Vec<_> = (0..5)
+        .map(|_| {
+            let done = done.clone();
+            spawn(async move {
+                while !done.is_set() {
+                    sleep(millis(10));
+                    yields(1).await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        let start = Instant::now();
+        block_on(spawn(yields(2)));
+        let took = start.elapsed();
+        assert!(took < millis(400) || time_means_nothing(), "{took:?}");
+    }
+    done.set();
+    busy.into_iter().for_each(block_on);
 }
 
 /// The other one may fall asleep at that moment, and gets the tasks of this one.
