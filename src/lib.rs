@@ -1075,13 +1075,8 @@ impl Here {
     /// Queues a ticket on the worker that runs on this thread. Says whether somebody else should be
     /// called: not if it has nothing else to look at.
     fn push(&self, queues: &Queues, runnable: Runnable) -> bool {
-        match self.local.queue.push(runnable) {
-            Ok(()) => !self.is_collecting.get() && self.local.queue.len() > 1,
-            Err(full) => {
-                let _ = queues.overflow.push(full.into_inner());
-                !self.is_collecting.get()
-            }
-        }
+        let fits = queues.push_to(&self.local, runnable);
+        !self.is_collecting.get() && (!fits || self.local.queue.len() > 1)
     }
 }
 
@@ -1121,6 +1116,12 @@ impl Queues {
             let _ = self.injector.push(runnable);
         }
         pushed.ok().flatten().unwrap_or(true)
+    }
+
+    /// Puts a ticket into a worker's queue, or into the overflow if it does not fit there.
+    fn push_to(&self, local: &Local, runnable: Runnable) -> bool {
+        let pushed = local.queue.push(runnable).map_err(PushError::into_inner);
+        pushed.map_err(|runnable| self.overflow.push(runnable)).is_ok()
     }
 
     /// Puts tickets into the injector, where every worker looks.
@@ -1259,9 +1260,7 @@ impl<'a> Worker<'a> {
     /// Puts a ticket into the worker's own queue.
     fn keep(&self, runnable: Runnable, local: &Local) {
         self.moved.set(true);
-        if let Err(full) = local.queue.push(runnable) {
-            let _ = self.queues.overflow.push(full.into_inner());
-        }
+        self.queues.push_to(local, runnable);
     }
 
     /// Takes a fair share of the tickets that are in nobody's queue into the worker's own, not more
@@ -4500,6 +4499,9 @@ impl Hand<'_> {
 
     /// Wakes whom the kernel's news concern, and calls others once for all.
     fn deliver(&self, woken: Vec<Waker>) {
+        if woken.is_empty() {
+            return;
+        }
         let collect = |collects| {
             let set = |here: &Here| here.is_collecting.set(collects);
             let _ = HERE.try_with(|here| here.borrow().as_ref().map(set));
