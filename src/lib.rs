@@ -221,7 +221,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_task::{Builder, Runnable};
-use concurrent_queue::{ConcurrentQueue, PushError};
+use concurrent_queue::ConcurrentQueue;
 use futures_lite::stream::Stream;
 use futures_lite::{AsyncRead, AsyncSeek, AsyncWrite};
 use once_cell::sync::OnceCell;
@@ -253,9 +253,9 @@ const TASKS_PER_LOOK: u32 = 61;
 const TASKS_PER_GLANCE: u32 = 61;
 /// Of so many calls of `run` whose future is ready at once, one runs a task.
 const READY_RUNS: u32 = 8;
-/// A worker's queue: what does not fit goes to the overflow.
+/// A worker's queue: what does not fit goes to its overflow.
 const LOCAL_QUEUE: usize = 256;
-/// Where nobody tells the time, a ticket of a full queue changes places with one of the overflow
+/// Where nobody tells the time, a ticket of a full queue changes places with one of an overflow
 /// each time that so many tasks have run. (Two workers at one queue cost each other: at every 61st
 /// task, `yield_1000x1000` takes a fifth longer.)
 const TASKS_PER_EXCHANGE: u32 = 16 * TASKS_PER_LOOK;
@@ -1012,8 +1012,8 @@ fn look_for_stalls() {
 // I3.3      The drivers of an `Executor` may do something else before they search. So each push
 //           there wakes one more of them, and who was woken passes it on before it polls anything
 //           else.
-// MOVES     Tickets change queues: from the injector and the overflow to who has nothing, or has
-//           run 61 tasks (`take_shares`); between the overflow and a queue that is full, by the
+// MOVES     Tickets change queues: from the injector and anybody's overflow to who has nothing, or
+//           has run 61 tasks (`take_shares`); between an overflow and a queue that is full, by the
 //           clock (`exchange`); from anybody to who has nothing (`steal`); from a driver that may
 //           be blocked, one at a time (`look_elsewhere`); and from a worker that is stuck, by the
 //           watcher (`help_out`, §6).
@@ -1023,18 +1023,42 @@ fn look_for_stalls() {
 //           slot for the task that was woken last, as Go and tokio have it (`fan_out_in` takes
 //           twice as long, and no row gains 5 %); to judge by the last tasks whether a batch is
 //           worth calling somebody, and to even out the queues of workers that are never idle (no
-//           row shows either).
+//           row shows either); one overflow for all (`scale_spawn_2` takes half as long again), and
+//           queues without a limit instead (yields take a sixth longer).
 
-/// The queue of one worker. The owner pushes and pops, thieves pop.
+/// The queues of one worker. The owner pushes and pops, thieves pop.
 struct Local {
     queue: ConcurrentQueue<Runnable>,
+    /// What did not fit into the queue, and what the watcher has taken from it: for all workers
+    /// alike. It is not in the injector so that few tasks from outside need not wait for many that
+    /// yield.
+    overflow: ConcurrentQueue<Runnable>,
     /// How many tasks its owner has run, for the watcher: a number that stands still means "stuck".
     polls: AtomicU32,
 }
 
 impl Local {
     fn new() -> Local {
-        Local { queue: ConcurrentQueue::bounded(LOCAL_QUEUE), polls: AtomicU32::new(0) }
+        Local {
+            queue: ConcurrentQueue::bounded(LOCAL_QUEUE),
+            overflow: ConcurrentQueue::unbounded(),
+            polls: AtomicU32::new(0),
+        }
+    }
+
+    fn push(&self, runnable: Runnable) {
+        if let Err(full) = self.queue.push(runnable) {
+            let _ = self.overflow.push(full.into_inner());
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.overflow.is_empty()
+    }
+
+    /// All its tickets.
+    fn drain(&self) -> impl Iterator<Item = Runnable> {
+        self.queue.try_iter().chain(self.overflow.try_iter())
     }
 }
 
@@ -1042,9 +1066,6 @@ impl Local {
 struct Queues {
     /// Tickets from outside, and those of workers that cannot get at them.
     injector: ConcurrentQueue<Runnable>,
-    /// What did not fit into the queue of a worker. It is a queue of its own so that few tasks from
-    /// outside need not wait for many that yield.
-    overflow: ConcurrentQueue<Runnable>,
     /// The workers' own queues, for thieves.
     locals: RwLock<Vec<Arc<Local>>>,
 }
@@ -1074,19 +1095,15 @@ fn go_inside(queues: usize) -> impl Drop {
 impl Here {
     /// Queues a ticket on the worker that runs on this thread. Says whether somebody else should be
     /// called: not if it has nothing else to look at.
-    fn push(&self, queues: &Queues, runnable: Runnable) -> bool {
-        let fits = queues.push_to(&self.local, runnable);
-        !self.is_collecting.get() && (!fits || self.local.queue.len() > 1)
+    fn push(&self, runnable: Runnable) -> bool {
+        self.local.push(runnable);
+        !self.is_collecting.get() && self.local.queue.len() > 1
     }
 }
 
 impl Queues {
     const fn new() -> Queues {
-        Queues {
-            injector: ConcurrentQueue::unbounded(),
-            overflow: ConcurrentQueue::unbounded(),
-            locals: RwLock::new(Vec::new()),
-        }
+        Queues { injector: ConcurrentQueue::unbounded(), locals: RwLock::new(Vec::new()) }
     }
 
     fn id(&self) -> usize {
@@ -1109,19 +1126,13 @@ impl Queues {
         let pushed = HERE.try_with(|here| {
             let here = here.borrow();
             let here = here.as_ref().filter(|here| here.queues == self.id())?;
-            Some(here.push(self, ticket.take()?))
+            Some(here.push(ticket.take()?))
         });
         if let Some(runnable) = ticket {
             // From outside. The injector is never closed, so that this cannot fail.
             let _ = self.injector.push(runnable);
         }
         pushed.ok().flatten().unwrap_or(true)
-    }
-
-    /// Puts a ticket into a worker's queue, or into the overflow if it does not fit there.
-    fn push_to(&self, local: &Local, runnable: Runnable) -> bool {
-        let pushed = local.queue.push(runnable).map_err(PushError::into_inner);
-        pushed.map_err(|runnable| self.overflow.push(runnable)).is_ok()
     }
 
     /// Puts tickets into the injector, where every worker looks.
@@ -1134,20 +1145,18 @@ impl Queues {
     /// Whether a ticket is anywhere. This is S2 of the first proof: in concurrent-queue, as it is,
     /// `is_empty` loads with SeqCst what a push exchanges with SeqCst.
     fn has_tickets(&self) -> bool {
-        self.has_common() || self.locals().iter().any(|local| !local.queue.is_empty())
+        !self.injector.is_empty() || self.locals().iter().any(|local| !local.is_empty())
     }
 
     /// Whether there is a ticket that is in no worker's queue.
     fn has_common(&self) -> bool {
-        !self.injector.is_empty() || !self.overflow.is_empty()
+        let has_overflow = |local: &Arc<Local>| !local.overflow.is_empty();
+        !self.injector.is_empty() || self.locals().iter().any(has_overflow)
     }
 
     fn common_len(&self) -> usize {
-        self.injector.len() + self.overflow.len()
-    }
-
-    fn pop_common(&self) -> Option<Runnable> {
-        self.injector.pop().or_else(|_| self.overflow.pop()).ok()
+        let overflow = |local: &Arc<Local>| local.overflow.len();
+        self.injector.len() + self.locals().iter().map(overflow).sum::<usize>()
     }
 }
 
@@ -1225,7 +1234,7 @@ impl<'a> Worker<'a> {
     fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
         self.clock.set(clock());
         let is_next = late && !self.was_late.get();
-        let mut first = if is_next { self.queues.pop_common() } else { None };
+        let mut first = if is_next { self.pop_common() } else { None };
         if late {
             let ran = self.found.get().wrapping_sub(self.found_when_late.replace(self.found.get()));
             self.exchange(local, ran as usize);
@@ -1250,27 +1259,37 @@ impl<'a> Worker<'a> {
     /// Looks at what others have, since this worker has nothing.
     fn search(&self) -> Option<Runnable> {
         let local = self.local.as_deref();
-        let Some(runnable) = self.queues.pop_common() else { return self.steal(local) };
+        let Some(runnable) = self.pop_common() else { return self.steal(local) };
         if let Some(local) = local {
             self.take_shares(local);
         }
         Some(runnable)
     }
 
+    /// A ticket that is in nobody's queue.
+    fn pop_common(&self) -> Option<Runnable> {
+        self.queues.injector.pop().ok().or_else(|| self.pop_overflow())
+    }
+
+    fn pop_overflow(&self) -> Option<Runnable> {
+        self.ask_others(None, |any| any.overflow.pop().ok())
+    }
+
     /// Puts a ticket into the worker's own queue.
     fn keep(&self, runnable: Runnable, local: &Local) {
         self.moved.set(true);
-        self.queues.push_to(local, runnable);
+        local.push(runnable);
     }
 
     /// Takes a fair share of the tickets that are in nobody's queue into the worker's own, not more
     /// than half of it.
     fn take_shares(&self, local: &Local) {
-        for common in [&self.queues.injector, &self.queues.overflow] {
+        let locals = self.queues.locals();
+        let overflows = self.in_turn(&locals).map(|any| &any.overflow);
+        for common in iter::once(&self.queues.injector).chain(overflows) {
             let len = common.len();
             if len > 0 {
-                let workers = self.queues.locals().len().max(1);
-                let share = (len / workers + 1).min(LOCAL_QUEUE / 2);
+                let share = (len / locals.len() + 1).min(LOCAL_QUEUE / 2);
                 let room = LOCAL_QUEUE - local.queue.len();
                 common.try_iter().take(share.min(room)).for_each(|ticket| self.keep(ticket, local));
             }
@@ -1280,15 +1299,22 @@ impl<'a> Worker<'a> {
     /// So many tickets of a full queue change places with some that did not fit, or with a crowd
     /// from outside: as many as have run since the last time, so that tasks that yield take turns.
     fn exchange(&self, local: &Local, tickets: usize) {
-        let Queues { injector, overflow, .. } = self.queues;
+        let injector = &self.queues.injector;
         let is_crowd = injector.len() > TASKS_PER_LOOK as usize && self.random() % 2 == 0;
-        let others = if is_crowd { injector } else { overflow };
-        let tickets = tickets.min(LOCAL_QUEUE / 2).min(others.len());
-        let room = LOCAL_QUEUE - local.queue.len();
-        for runnable in local.queue.try_iter().take(tickets.saturating_sub(room)) {
-            let _ = overflow.push(runnable);
+        let exchange = |others: &ConcurrentQueue<Runnable>| {
+            let tickets = tickets.min(LOCAL_QUEUE / 2).min(others.len());
+            let room = LOCAL_QUEUE - local.queue.len();
+            for runnable in local.queue.try_iter().take(tickets.saturating_sub(room)) {
+                let _ = local.overflow.push(runnable);
+            }
+            others.try_iter().take(tickets).for_each(|ticket| self.keep(ticket, local));
+            (tickets > 0).then_some(())
+        };
+        if is_crowd {
+            exchange(injector);
+        } else {
+            self.ask_others(None, |any| exchange(&any.overflow));
         }
-        others.try_iter().take(tickets).for_each(|ticket| self.keep(ticket, local));
     }
 
     /// A random number (xorshift, Marsaglia 2003).
@@ -1307,10 +1333,14 @@ impl<'a> Worker<'a> {
         own: Option<&Local>,
         ask: impl FnMut(&Arc<Local>) -> Option<T>,
     ) -> Option<T> {
-        let locals = self.queues.locals();
-        let start = self.random() % locals.len().max(1);
         let is_other = |other: &&Arc<Local>| !own.is_some_and(|own| std::ptr::eq(own, &***other));
-        locals[start..].iter().chain(&locals[..start]).filter(is_other).find_map(ask)
+        self.in_turn(&self.queues.locals()).filter(is_other).find_map(ask)
+    }
+
+    /// All workers in turn, beginning with a random one.
+    fn in_turn<'b>(&self, all: &'b [Arc<Local>]) -> impl Iterator<Item = &'b Arc<Local>> {
+        let start = self.random() % all.len().max(1);
+        all[start..].iter().chain(&all[..start])
     }
 
     /// Takes half of somebody's queue, and the first ticket of it to be run.
@@ -1344,11 +1374,10 @@ impl Drop for Worker<'_> {
         let Some(local) = self.local.take() else { return };
         self.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
         // To another worker if there is one: in the injector they would be in the way of newcomers.
-        for runnable in local.queue.try_iter() {
+        for runnable in local.drain() {
             let mut ticket = Some(runnable);
-            let given = self.ask_others(None, |other| Some(other.queue.push(ticket.take()?)));
-            let full = given.and_then(Result::err).map(PushError::into_inner);
-            self.queues.inject(ticket.or(full).into_iter());
+            self.ask_others(None, |other| ticket.take().map(|ticket| other.push(ticket)));
+            self.queues.inject(ticket.into_iter());
         }
     }
 }
@@ -1459,8 +1488,8 @@ impl Crew {
             wake_all(wakers);
             // A call of `run` that was leaked has left its queues behind.
             let locals = self.queues.locals().clone();
-            locals.iter().for_each(|local| local.queue.try_iter().for_each(drop));
-            iter::from_fn(|| self.queues.pop_common()).for_each(drop);
+            locals.iter().for_each(|local| local.drain().for_each(drop));
+            self.queues.injector.try_iter().for_each(drop);
             // A task that ends the program is on this thread's stack, and will not go away.
             let id = self.queues.id();
             let is_own = |inside: &RefCell<Vec<usize>>| inside.borrow().contains(&id);
@@ -1506,10 +1535,9 @@ impl<'a> Drive<'a> {
     /// and a short call never comes to its 61st task (I3.1). Others may be blocked.
     fn first(&self) -> Option<Runnable> {
         let own = self.worker.local.as_deref();
-        let left = || self.crew.queues.overflow.pop().ok();
         match self.worker.random() % 8 {
-            0 | 1 => self.worker.steal(own).or_else(left),
-            2 | 3 => left().or_else(|| self.worker.steal(own)),
+            0 | 1 => self.worker.steal(own).or_else(|| self.worker.pop_overflow()),
+            2 | 3 => self.worker.pop_overflow().or_else(|| self.worker.steal(own)),
             _ => None,
         }
     }
@@ -1628,9 +1656,9 @@ impl Drop for Drive<'_> {
         let notified = self.wake_up();
         let left_work = self.worker.local.take().is_some_and(|local| {
             self.crew.queues.locals_mut().retain(|other| !Arc::ptr_eq(other, &local));
-            let had_tickets = !local.queue.is_empty();
+            let had_tickets = !local.is_empty();
             // Not to another driver, who may be blocked.
-            self.crew.queues.inject(local.queue.try_iter());
+            self.crew.queues.inject(local.drain());
             had_tickets
         });
         if (notified || left_work) && self.crew.queues.has_tickets() {
@@ -3532,7 +3560,7 @@ const WATCHED: usize = 1 << 22;
 const ARMED: usize = 1 << 23;
 /// There are as many workers as there should be.
 const FULL: usize = 1 << 24;
-/// No worker is there who is not blocked, because no thread could be started.
+/// No worker is there who is not blocked or stuck, because no thread could be started.
 const STRANDED: usize = 1 << 25;
 
 struct IdleState {
@@ -3652,7 +3680,7 @@ impl IdleState {
     }
 
     fn is_stranded(&self) -> bool {
-        self.failed.is_some() && self.present == self.blocked
+        self.failed.is_some() && self.present == self.blocked + self.stuck.min(self.active())
     }
 
     fn may_start(&self) -> bool {
@@ -4272,11 +4300,10 @@ fn stand_in() -> bool {
         let _tasks = run_as(is_in_loop());
         // Every worker is blocked.
         let locals = QUEUES.locals().clone();
-        locals.iter().for_each(|local| QUEUES.inject(local.queue.try_iter()));
-        let tickets = QUEUES.common_len().min(TASKS_PER_LOOK as usize);
+        locals.iter().for_each(|local| QUEUES.inject(local.drain()));
         // What these tasks wake goes to the injector, so that comes last.
-        let next = || QUEUES.overflow.pop().or_else(|_| QUEUES.injector.pop()).ok();
-        for runnable in iter::from_fn(next).take(tickets) {
+        let tickets = QUEUES.injector.len().min(TASKS_PER_LOOK as usize);
+        for runnable in QUEUES.injector.try_iter().take(tickets) {
             refill_budget();
             runnable.run();
         }
@@ -4718,9 +4745,9 @@ fn lie_down(
 /// Dropping the [`Task`] cancels it; [`detach`](Task::detach) lets it run on its own. A panic of
 /// the task comes out where the `Task` is awaited.
 ///
-/// If no thread can be started at all, tasks run on threads that are in [`block_on`], and here, in
-/// `spawn`; one that is woken while nobody is in either waits for the next who is. A task that
-/// blocks there holds up that thread's own future as well.
+/// If no thread can be started, and there is none or all are blocked, tasks run on threads that are
+/// in [`block_on`], and here, in `spawn`; one that is woken while nobody is in either waits for the
+/// next who is. A task that blocks there holds up that thread's own future as well.
 ///
 /// ```
 /// let task = smol::spawn(async { 1 + 2 });
@@ -4908,29 +4935,27 @@ impl Seen {
 
 /// Tickets are stuck, for so many ticks now: lets others help themselves, calls a worker that
 /// sleeps, or starts one more if none gets on. What a worker has in its queue that is merely busy
-/// for long goes to the overflow, half of it at each tick: in the injector it would be in the way
-/// of what comes from outside.
+/// for long goes to its overflow, half of it at each tick.
 fn help_out(seen: &Seen, stuck: &mut u32) {
-    for worker in seen.workers.iter().filter(|worker| worker.stuck) {
-        let queue = &worker.local.queue;
-        for runnable in queue.try_iter().take(queue.len().div_ceil(2)) {
-            let _ = QUEUES.overflow.push(runnable);
+    // The lock is held, since nobody comes to the overflow of a worker that has left.
+    for local in QUEUES.locals().iter() {
+        let is_this = |worker: &&SeenWorker| Arc::ptr_eq(&worker.local, local);
+        if seen.workers.iter().find(is_this).is_some_and(|worker| worker.stuck) {
+            let half = local.queue.len().div_ceil(2);
+            local.queue.try_iter().take(half).for_each(|ticket| _ = local.overflow.push(ticket));
         }
     }
     let word = IDLE.look();
     // One who searches is believed once.
-    if (word & COUNT > 0 && *stuck < 2) || word & STRANDED != 0 {
+    if word & COUNT > 0 && *stuck < 2 {
         return;
     }
-    let is_asleep = asleep(word) > 0;
-    if is_asleep || word & FULL == 0 {
-        if IDLE.call_worker(true, true) {
-            start_worker();
-        }
-        return;
+    let is_short = asleep(word) > 0 || word & FULL == 0;
+    if (is_short || word & STRANDED != 0) && IDLE.call_worker(true, may_start_thread()) {
+        start_worker();
     }
-    if seen.getting_on() > 0 {
-        // Others get on, and look at the injector at each tick.
+    // (Others that get on look at the injector at each tick.)
+    if is_short || seen.getting_on() > 0 {
         return;
     }
     // Workers that compute for long look the same as workers that are blocked. The first few spare

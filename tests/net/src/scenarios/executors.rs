@@ -20,6 +20,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_driver_is_dropped_half_way),
         scenario!(a_driver_leaves_tickets_behind),
         scenario!(a_driver_leaves_tickets_behind_to_a_tick_and_a_driver),
+        scenario!(a_driver_leaves_with_more_tasks_than_fit).one_in(10),
+        scenario!(a_tick_takes_what_did_not_fit_for_a_driver_that_blocks).one_in(10),
         scenario!(drives_of_all_kinds_come_and_go_beside_one_that_stays),
         scenario!(drives_of_all_kinds_reach_what_a_blocked_one_waits_for),
         scenario!(a_driver_is_called_and_its_main_future_blocks),
@@ -288,6 +290,41 @@ fn a_driver_leaves_tickets_behind_to_a_tick_and_a_driver() {
     }
     drop((enough, stop));
     join([ticker, driver]);
+}
+
+/// All of them go to the injector.
+fn a_driver_leaves_with_more_tasks_than_fit() {
+    let executor = Arc::new(Executor::new());
+    let tasks = block_on(
+        executor
+            .run(async { (0..300).map(|n| executor.spawn(async move { n })).collect::<Vec<_>>() }),
+    );
+    let (stop, driver) = driver(&executor);
+    for (n, task) in tasks.into_iter().enumerate() {
+        assert_eq!(foreign_block_on(task), n);
+    }
+    drop(stop);
+    join([driver]);
+}
+
+/// Whoever ticks has no queue of its own.
+fn a_tick_takes_what_did_not_fit_for_a_driver_that_blocks() {
+    let executor = Arc::new(Executor::new());
+    let flag = Flag::default();
+    let driver = thread("driver", {
+        let (executor, flag) = (executor.clone(), flag.clone());
+        move || {
+            block_on(executor.run(async {
+                (0..300).for_each(|_| executor.spawn(async {}).detach());
+                flag.wait();
+            }));
+        }
+    });
+    for _ in 0..300 {
+        block_on(executor.tick());
+    }
+    flag.set();
+    join([driver]);
 }
 
 /// One drive of a random kind, which does not last.

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::process::{self, Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -25,6 +27,9 @@ pub fn all() -> Vec<Scenario> {
         scenario!(whoever_is_called_to_stand_in_leaves_instead),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
         scenario!(a_worker_blocks_and_no_other_can_be_started),
+        scenario!(a_worker_blocks_and_the_watcher_can_start_no_other)
+            .processors(1, 1)
+            .may_be_late(24),
         scenario!(of_two_workers_that_are_never_idle_one_ends)
             .processors(1, 1)
             .steady_clock()
@@ -33,6 +38,8 @@ pub fn all() -> Vec<Scenario> {
             .processors(1, 1)
             .steady_clock()
             .may_be_late(1000),
+        scenario!(a_worker_leaves_while_the_watcher_relieves_it).processors(1, 1).may_be_late(100),
+        scenario!(a_worker_blocks_with_more_tasks_than_fit).one_in(10).may_be_late(12),
         scenario!(a_busy_worker_ends_while_the_other_one_falls_asleep)
             .processors(1, 1)
             .may_be_late(30),
@@ -198,6 +205,24 @@ fn a_worker_blocks_and_no_other_can_be_started() {
     block_on(spawn(async { block_on(spawn(async {})) }));
 }
 
+/// The watcher has moved the other one out of its queue. Whoever is in `block_on` can stand in.
+fn a_worker_blocks_and_the_watcher_can_start_no_other() {
+    set_starts(2, ALL);
+    // The second time it has been tried already.
+    for _ in 0..2 {
+        let flag = Flag::default();
+        let blocks = spawn(async move {
+            let other = spawn({
+                let flag = flag.clone();
+                async move { flag.set() }
+            });
+            flag.wait();
+            other.await;
+        });
+        block_on(blocks);
+    }
+}
+
 /// Polls that take a while each.
 async fn busy(polls: u64) {
     for _ in 0..polls {
@@ -252,6 +277,51 @@ fn what_the_watcher_has_moved_is_not_moved_for_ever() {
     }
     done.set();
     busy.into_iter().for_each(block_on);
+}
+
+/// Its tasks go to the other one, also those that the watcher has in its hands.
+fn a_worker_leaves_while_the_watcher_relieves_it() {
+    needs(millis(400));
+    let flag = Flag::default();
+    let first = spawn(async move {
+        let tasks: Vec<_> = (0..4)
+            .map(|_| {
+                let flag = flag.clone();
+                spawn(async move {
+                    flag.set();
+                    for _ in 0..5 {
+                        sleep(millis(4 + 4 * random(2)));
+                        yields(1).await;
+                    }
+                })
+            })
+            .collect();
+        // Until there is a second worker.
+        flag.wait();
+        for task in tasks {
+            task.await;
+        }
+    });
+    block_on(first);
+}
+
+/// The others are in its queue, and beside it.
+fn a_worker_blocks_with_more_tasks_than_fit() {
+    let flag = Flag::default();
+    let blocks = spawn(async move {
+        let left = Arc::new(AtomicUsize::new(300));
+        for _ in 0..300 {
+            let (flag, left) = (flag.clone(), left.clone());
+            let count = async move {
+                if left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                    flag.set();
+                }
+            };
+            spawn(count).detach();
+        }
+        flag.wait();
+    });
+    block_on(blocks);
 }
 
 /// The other one may fall asleep at that moment, and gets the tasks of this one.
