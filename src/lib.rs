@@ -8094,20 +8094,22 @@ impl Process {
 /// The first and the longest pause between two looks at children of whose end nothing else tells.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(16);
-/// How often one who waits looks although a thread does. The system wakes it for each child that
+/// How often one who waits looks although a thread does, and somebody if none can. The system wakes it for each child that
 /// ends, but not for one whose status was taken by somebody else, or by nobody because `SIGCHLD` is
 /// ignored.
 const LOOK_BESIDE: Duration = Duration::from_millis(500);
 
 /// The children that were abandoned before they ended, and those without a pidfd that somebody
 /// waits for.
-static MINDED: Mutex<Minded> = Mutex::new(Minded { children: Vec::new(), thread: false });
+static MINDED: Mutex<Minded> =
+    Mutex::new(Minded { children: Vec::new(), thread: false, timer: false });
 
 struct Minded {
     children: Vec<Arc<Process>>,
     /// Whether a thread waits for them. There is one as long as there are any, if there can be one;
-    /// else the next `spawn` looks at them.
+    /// else the next `spawn` looks at them, and whoever is in the poller when this timer fires.
     thread: bool,
+    timer: bool,
 }
 
 /// Has a thread wait for this child with the others; says whether there is one.
@@ -8116,10 +8118,31 @@ fn mind(process: &Arc<Process>) -> bool {
     if !minded.children.iter().any(|other| Arc::ptr_eq(other, process)) {
         minded.children.push(process.clone());
     }
+    see_to(minded)
+}
+
+/// Starts the thread, or else a timer; says whether there is a thread.
+fn see_to(mut minded: MutexGuard<'_, Minded>) -> bool {
     if !minded.thread && may_start_thread() {
         minded.thread = start_thread("smol-children".into(), mind_children);
     }
-    minded.thread
+    let has_thread = minded.thread;
+    if !has_thread && !mem::replace(&mut minded.timer, true) {
+        drop(minded);
+        REACTOR.set_timer(Instant::now() + LOOK_BESIDE, waker_fn(look_again));
+        IDLE.fill_seat(true);
+    }
+    has_thread
+}
+
+/// The timer has fired.
+fn look_again() {
+    lock(&MINDED).timer = false;
+    look_at_all(false);
+    let minded = lock(&MINDED);
+    if !minded.children.is_empty() {
+        see_to(minded);
+    }
 }
 
 /// Looks at all of them, if that is one's part. Says whether any has ended, and whether any is

@@ -342,6 +342,26 @@ fn tasks_that_nobody_could_run_are_run_by_the_next_block_on() {
     });
 }
 
+/// No thread can wait for it, and no other child is spawned.
+#[test]
+#[cfg(target_os = "linux")]
+fn without_threads_a_child_whose_handle_was_dropped_is_no_zombie_for_ever() {
+    fresh_process(60, &[], || {
+        let mut cat = std::process::Command::new("cat");
+        cat.stdin(std::process::Stdio::piped());
+        let child = smol::Async::<std::process::Child>::spawn(&mut cat).unwrap();
+        let state = format!("/proc/{}/stat", child.id());
+        let input = child.take_stdin();
+        let none = NoRoomForThreads::new();
+        drop(child);
+        drop(input);
+        while std::path::Path::new(&state).exists() {
+            block_on(sleep(Duration::from_millis(10)));
+        }
+        drop(none);
+    });
+}
+
 /// Those that exist do the work, and nobody waits for the one that never comes.
 #[test]
 #[cfg(target_os = "linux")]

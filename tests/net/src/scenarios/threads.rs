@@ -51,6 +51,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_child_process_ends_while_two_wait_for_it),
         scenario!(a_child_process_is_read_and_killed),
         scenario!(the_handle_of_a_child_process_is_dropped),
+        scenario!(the_handle_of_a_child_process_is_dropped_and_no_thread_can_be_started)
+            .may_be_late(20),
         scenario!(a_child_process_without_a_pidfd_ends_while_two_wait_for_it),
         scenario!(the_handle_of_a_child_process_without_a_pidfd_is_dropped),
         scenario!(children_without_pidfds_leave_the_pool_to_others),
@@ -498,6 +500,18 @@ fn the_handle_of_a_child_process_is_dropped() {
     }
     drop(child);
     at_rest(|| assert_eq!(process::zombies_and_orphans(), (0, 0)));
+}
+
+/// Whoever is in `block_on` looks at it now and then.
+fn the_handle_of_a_child_process_is_dropped_and_no_thread_can_be_started() {
+    needs(millis(1200));
+    set_starts(0, ALL);
+    let child = Async::<Child>::spawn(&mut command()).unwrap();
+    drop(child);
+    for _ in 0..2 {
+        block_on(Timer::after(millis(600)));
+    }
+    assert_eq!(process::zombies_and_orphans(), (0, 0));
 }
 
 fn a_child_process_without_a_pidfd_ends_while_two_wait_for_it() {
