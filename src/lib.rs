@@ -2184,7 +2184,7 @@ impl fmt::Debug for LocalExecutor<'_> {
 // §5  Reactor: turns kernel news and deadlines into wake-ups
 // ============================================================================================
 //
-// uses §1 · used by §6 §8 §9 §10 §11 · locks: waiters < sources; timers; asked (held by the seat)
+// uses §1 · used by §6 §8-§12 · locks: waiters < sources; timers; asked (held by the seat)
 //
 // PROBLEM   A task that got WouldBlock must be polled again when, and only when, the kernel has
 //           news; and a task that waits for a deadline, when the clock has passed it.
@@ -7815,7 +7815,7 @@ impl Async<UnixDatagram> {
 // §12  Files and processes: what the kernel cannot poll, and what it can
 // ============================================================================================
 //
-// uses §1 §6 §8-§11 · used by nobody · locks: MINDED < state (of a process); pipes (leaf)
+// uses §1 §5 §6 §8-§11 · used by nobody · locks: MINDED < state (of a process); pipes (leaf)
 //
 // PROBLEM   A read from a disk blocks and a child's end is no bytes.
 // IDEA      Files: whole operations on the pool; on Linux, a read first asks for what the page
@@ -8094,9 +8094,9 @@ impl Process {
 /// The first and the longest pause between two looks at children of whose end nothing else tells.
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(16);
-/// How often one who waits looks although a thread does, and somebody if none can. The system wakes it for each child that
-/// ends, but not for one whose status was taken by somebody else, or by nobody because `SIGCHLD` is
-/// ignored.
+/// How often one who waits looks although a thread does, and somebody where there can be none. The
+/// system wakes the thread for each child that ends, but not for one whose status was taken by
+/// somebody else, or by nobody because `SIGCHLD` is ignored.
 const LOOK_BESIDE: Duration = Duration::from_millis(500);
 
 /// The children that were abandoned before they ended, and those without a pidfd that somebody
