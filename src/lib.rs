@@ -1305,6 +1305,7 @@ impl<'a> Worker<'a> {
             let tickets = tickets.min(LOCAL_QUEUE / 2).min(others.len());
             let room = LOCAL_QUEUE - local.queue.len();
             for runnable in local.queue.try_iter().take(tickets.saturating_sub(room)) {
+                self.moved.set(true);
                 let _ = local.overflow.push(runnable);
             }
             others.try_iter().take(tickets).for_each(|ticket| self.keep(ticket, local));
@@ -3560,7 +3561,7 @@ const WATCHED: usize = 1 << 22;
 const ARMED: usize = 1 << 23;
 /// There are as many workers as there should be.
 const FULL: usize = 1 << 24;
-/// No worker is there who is not blocked or stuck, because no thread could be started.
+/// No worker is there who is not blocked, because no thread could be started.
 const STRANDED: usize = 1 << 25;
 
 struct IdleState {
@@ -3680,7 +3681,7 @@ impl IdleState {
     }
 
     fn is_stranded(&self) -> bool {
-        self.failed.is_some() && self.present == self.blocked + self.stuck.min(self.active())
+        self.failed.is_some() && self.present == self.blocked
     }
 
     fn may_start(&self) -> bool {
@@ -4745,9 +4746,9 @@ fn lie_down(
 /// Dropping the [`Task`] cancels it; [`detach`](Task::detach) lets it run on its own. A panic of
 /// the task comes out where the `Task` is awaited.
 ///
-/// If no thread can be started, and there is none or all are blocked, tasks run on threads that are
-/// in [`block_on`], and here, in `spawn`; one that is woken while nobody is in either waits for the
-/// next who is. A task that blocks there holds up that thread's own future as well.
+/// If no thread can be started at all, tasks run on threads that are in [`block_on`], and here, in
+/// `spawn`; one that is woken while nobody is in either waits for the next who is. A task that
+/// blocks there holds up that thread's own future as well.
 ///
 /// ```
 /// let task = smol::spawn(async { 1 + 2 });
@@ -4895,7 +4896,7 @@ struct SeenWorker {
     local: Arc<Local>,
     /// How many tasks it has run.
     polls: u32,
-    /// It has run the same one since the last tick, with tickets in its queues.
+    /// It has run the same one since the last tick, with tickets in its queue.
     stuck: bool,
     /// It has run some since the last tick.
     gets_on: bool,
@@ -4947,15 +4948,18 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
     }
     let word = IDLE.look();
     // One who searches is believed once.
-    if word & COUNT > 0 && *stuck < 2 {
+    if (word & COUNT > 0 && *stuck < 2) || word & STRANDED != 0 {
         return;
     }
-    let is_short = asleep(word) > 0 || word & FULL == 0;
-    if (is_short || word & STRANDED != 0) && IDLE.call_worker(true, may_start_thread()) {
-        start_worker();
+    let is_asleep = asleep(word) > 0;
+    if is_asleep || word & FULL == 0 {
+        if IDLE.call_worker(true, true) {
+            start_worker();
+        }
+        return;
     }
-    // (Others that get on look at the injector at each tick.)
-    if is_short || seen.getting_on() > 0 {
+    if seen.getting_on() > 0 {
+        // Others get on, and look at the injector and the overflows at each tick.
         return;
     }
     // Workers that compute for long look the same as workers that are blocked. The first few spare

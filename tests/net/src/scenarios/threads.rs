@@ -27,9 +27,6 @@ pub fn all() -> Vec<Scenario> {
         scenario!(whoever_is_called_to_stand_in_leaves_instead),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
         scenario!(a_worker_blocks_and_no_other_can_be_started),
-        scenario!(a_worker_blocks_and_the_watcher_can_start_no_other)
-            .processors(1, 1)
-            .may_be_late(24),
         scenario!(of_two_workers_that_are_never_idle_one_ends)
             .processors(1, 1)
             .steady_clock()
@@ -205,24 +202,6 @@ fn a_worker_that_was_blocked_blocks_again() {
 fn a_worker_blocks_and_no_other_can_be_started() {
     set_starts(1, ALL);
     block_on(spawn(async { block_on(spawn(async {})) }));
-}
-
-/// The watcher has moved the other one out of its queue. Whoever is in `block_on` can stand in.
-fn a_worker_blocks_and_the_watcher_can_start_no_other() {
-    set_starts(2, ALL);
-    // The second time it has been tried already.
-    for _ in 0..2 {
-        let flag = Flag::default();
-        let blocks = spawn(async move {
-            let other = spawn({
-                let flag = flag.clone();
-                async move { flag.set() }
-            });
-            flag.wait();
-            other.await;
-        });
-        block_on(blocks);
-    }
 }
 
 /// Polls that take a while each.
