@@ -1066,7 +1066,7 @@ impl Local {
 struct Queues {
     /// Tickets from outside, and those of workers that cannot get at them.
     injector: ConcurrentQueue<Runnable>,
-    /// The workers' own queues, for thieves.
+    /// The workers' own queues, for thieves, and their overflows, for all.
     locals: RwLock<Vec<Arc<Local>>>,
 }
 
@@ -1148,12 +1148,7 @@ impl Queues {
         !self.injector.is_empty() || self.locals().iter().any(|local| !local.is_empty())
     }
 
-    /// Whether there is a ticket that is in no worker's queue.
-    fn has_common(&self) -> bool {
-        let has_overflow = |local: &Arc<Local>| !local.overflow.is_empty();
-        !self.injector.is_empty() || self.locals().iter().any(has_overflow)
-    }
-
+    /// How many tickets are in no worker's queue.
     fn common_len(&self) -> usize {
         let overflow = |local: &Arc<Local>| local.overflow.len();
         self.injector.len() + self.locals().iter().map(overflow).sum::<usize>()
@@ -4929,7 +4924,7 @@ impl Seen {
 
     /// Whether tickets lie where nobody has taken any for a whole tick.
     fn is_stuck(&self) -> bool {
-        let is_left = QUEUES.has_common() && self.getting_on() == 0;
+        let is_left = QUEUES.common_len() > 0 && self.getting_on() == 0;
         is_left || self.workers.iter().any(|worker| worker.stuck)
     }
 }
@@ -8105,15 +8100,13 @@ const LOOK_BESIDE: Duration = Duration::from_millis(500);
 
 /// The children that were abandoned before they ended, and those without a pidfd that somebody
 /// waits for.
-static MINDED: Mutex<Minded> =
-    Mutex::new(Minded { children: Vec::new(), thread: false, timer: false });
+static MINDED: Mutex<Minded> = Mutex::new(Minded { children: Vec::new(), thread: false });
 
 struct Minded {
     children: Vec<Arc<Process>>,
     /// Whether a thread waits for them. There is one as long as there are any, if there can be one;
-    /// else the next `spawn` looks at them, and whoever is in the poller when this timer fires.
+    /// else the next `spawn` looks at them, or whoever hears a timer (`abandon`).
     thread: bool,
-    timer: bool,
 }
 
 /// Has a thread wait for this child with the others; says whether there is one.
@@ -8122,30 +8115,28 @@ fn mind(process: &Arc<Process>) -> bool {
     if !minded.children.iter().any(|other| Arc::ptr_eq(other, process)) {
         minded.children.push(process.clone());
     }
-    see_to(minded)
-}
-
-/// Starts the thread, or else a timer; says whether there is a thread.
-fn see_to(mut minded: MutexGuard<'_, Minded>) -> bool {
     if !minded.thread && may_start_thread() {
         minded.thread = start_thread("smol-children".into(), mind_children);
     }
-    let has_thread = minded.thread;
-    if !has_thread && !mem::replace(&mut minded.timer, true) {
-        drop(minded);
-        REACTOR.set_timer(Instant::now() + LOOK_BESIDE, waker_fn(look_again));
-        IDLE.fill_seat(true);
-    }
-    has_thread
+    minded.thread
 }
 
-/// The timer has fired.
-fn look_again() {
-    lock(&MINDED).timer = false;
-    look_at_all(false);
-    let minded = lock(&MINDED);
-    if !minded.children.is_empty() {
-        see_to(minded);
+/// Nobody waits for this child any more: has a thread look after it, or a timer if there is none.
+fn abandon(process: &Arc<Process>) {
+    if !mind(process) {
+        REACTOR.set_timer(Instant::now() + LOOK_BESIDE, Waker::from(process.clone()));
+        // (Not `attend`, which wakes at once where no thread can be started.)
+        IDLE.fill_seat(true);
+    }
+}
+
+impl Wake for Process {
+    fn wake(self: Arc<Self>) {
+        let is_running = self.look().is_none();
+        look_at_all(false);
+        if is_running {
+            abandon(&self);
+        }
     }
 }
 
@@ -8211,7 +8202,7 @@ impl Drop for Parent {
         }
         // Somebody must take its status when it ends. (Windows keeps it no longer than we do.)
         if self.process.look().is_none() && cfg!(unix) {
-            mind(&self.process);
+            abandon(&self.process);
         }
     }
 }
