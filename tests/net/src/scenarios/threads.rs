@@ -36,7 +36,10 @@ pub fn all() -> Vec<Scenario> {
             .steady_clock()
             .may_be_late(1000),
         scenario!(a_worker_leaves_while_the_watcher_relieves_it).processors(1, 1).may_be_late(100),
-        scenario!(a_worker_blocks_with_more_tasks_than_fit).one_in(10).may_be_late(12),
+        scenario!(a_worker_blocks_with_more_tasks_than_fit)
+            .steps(200_000)
+            .one_in(10)
+            .may_be_late(12),
         scenario!(a_busy_worker_ends_while_the_other_one_falls_asleep)
             .processors(1, 1)
             .may_be_late(30),
