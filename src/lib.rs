@@ -1148,6 +1148,12 @@ impl Queues {
         !self.injector.is_empty() || self.locals().iter().any(|local| !local.is_empty())
     }
 
+    /// How many tickets there are.
+    fn len(&self) -> usize {
+        let queues: usize = self.locals().iter().map(|local| local.queue.len()).sum();
+        queues + self.common_len()
+    }
+
     /// How many tickets are in no worker's queue.
     fn common_len(&self) -> usize {
         let overflow = |local: &Arc<Local>| local.overflow.len();
@@ -4289,22 +4295,28 @@ fn poll_source(
 }
 
 /// Runs tasks although this is no worker, because there is none. Says whether there were any.
-fn stand_in() -> bool {
+fn stand_in(pace: &Pace) -> bool {
     let is_stranded = IDLE.is_stranded();
     if is_stranded {
-        // In `block_on`, whoever stands in asks the kernel next; in `spawn`, nobody does.
-        let _tasks = run_as(is_in_loop());
-        // Every worker is blocked.
-        let locals = QUEUES.locals().clone();
-        locals.iter().for_each(|local| QUEUES.inject(local.drain()));
-        // What these tasks wake goes to the injector, so that comes last.
-        let tickets = QUEUES.injector.len().min(TASKS_PER_LOOK as usize);
-        for runnable in QUEUES.injector.try_iter().take(tickets) {
-            refill_budget();
-            runnable.run();
-        }
+        run_stranded(pace);
     }
     is_stranded
+}
+
+/// Runs some of the tasks for which there is no worker that is not blocked.
+fn run_stranded(pace: &Pace) {
+    // In `block_on`, whoever stands in asks the kernel next; in `spawn`, nobody does.
+    let _tasks = run_as(is_in_loop());
+    // What these tasks wake goes to the injector, and is not among those that are taken from there.
+    let injected = QUEUES.injector.try_iter().take(QUEUES.injector.len());
+    let locals = QUEUES.locals().clone();
+    for runnable in locals.iter().flat_map(|local| local.drain()).chain(injected) {
+        refill_budget();
+        runnable.run();
+        if pace.is_due() {
+            return;
+        }
+    }
 }
 
 /// The same for `spawn` on a thread that is not in `block_on`, when perhaps no thread is: each task
@@ -4314,8 +4326,9 @@ fn stand_in() -> bool {
 fn stand_in_at_once() {
     thread_local! { static INSIDE: Cell<bool> = const { Cell::new(false) }; }
     if !INSIDE.try_with(|inside| inside.replace(true)).unwrap_or(true) {
-        for _ in 0..=QUEUES.common_len() {
-            stand_in();
+        let pace = Pace::new();
+        for _ in 0..=QUEUES.len() {
+            stand_in(&pace);
         }
         INSIDE.note(false);
     }
@@ -4614,7 +4627,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     patience.note();
     loop {
         patience.begin(sleeper);
-        let more = local.run(&sleeper.pace) | stand_in();
+        let more = local.run(&sleeper.pace) | stand_in(&sleeper.pace);
         // Ordering: Acquire, as below.
         if more || sleeper.signal.woken.load(Ordering::Acquire) {
             // A future that is always ready must not keep this thread from asking the kernel.
@@ -4692,14 +4705,19 @@ fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
     if sleeper.is_notified() || !local.sleep(&sleeper.thread) {
         return;
     }
-    if let Some(when_blocked) = WHEN_BLOCKED.now() {
-        when_blocked(true);
-        sleep(sleeper);
-        when_blocked(false);
-    } else {
+    let when_blocked = WHEN_BLOCKED.now().unwrap_or(|_| {});
+    when_blocked(true);
+    // Now that this worker counts as blocked, there may be none who is not.
+    let is_alone = IDLE.is_stranded();
+    if !is_alone {
         sleep(sleeper);
     }
+    when_blocked(false);
     local.wake_up();
+    if is_alone {
+        run_stranded(&sleeper.pace);
+        wake_all(glance());
+    }
 }
 
 /// Sleeps where it is best to, in the poller or outside, until there is something to do.
@@ -4794,8 +4812,8 @@ fn watch() {
     // It may have been set before it could be heard.
     parker.unpark();
     let mut seen = Seen::look(None);
-    let mut stuck = 0;
-    let mut quiet = 0;
+    let mut stuck = 0u32;
+    let mut quiet = 0u32;
     let mut is_sitting = false;
     loop {
         if !is_sitting {
@@ -4808,8 +4826,8 @@ fn watch() {
             let now = Seen::look(Some(&seen));
             is_empty_for_long = now.turns == seen.turns;
             let is_same = now.getting_on() == 0 && now.workers.len() == seen.workers.len();
-            quiet = if is_same && !QUEUES.has_tickets() { quiet + 1 } else { 0 };
-            stuck = if now.is_stuck() { stuck + 1 } else { 0 };
+            quiet = if is_same && !QUEUES.has_tickets() { quiet.saturating_add(1) } else { 0 };
+            stuck = if now.is_stuck() { stuck.saturating_add(1) } else { 0 };
             {
                 let mut state = lock(&IDLE.state);
                 state.stuck = state.active().saturating_sub(now.getting_on());

@@ -27,6 +27,8 @@ pub fn all() -> Vec<Scenario> {
         scenario!(whoever_is_called_to_stand_in_leaves_instead),
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
         scenario!(a_worker_blocks_and_no_other_can_be_started),
+        scenario!(no_thread_can_be_started_and_the_main_future_is_never_idle),
+        scenario!(the_only_worker_waits_for_a_task_and_nobody_else_is_there),
         scenario!(of_two_workers_that_are_never_idle_one_ends)
             .processors(1, 1)
             .steady_clock()
@@ -130,6 +132,31 @@ fn a_task_that_no_thread_can_run_waits_at_rest() {
     let waker = thread("waker", move || sender.send(1));
     join([waker]);
     task.detach();
+}
+
+fn no_thread_can_be_started_and_the_main_future_is_never_idle() {
+    set_starts(0, ALL);
+    let done = Flag::default();
+    block_on(async {
+        let task = spawn({
+            let done = done.clone();
+            async move { done.set() }
+        });
+        while !done.is_set() {
+            future::yield_now().await;
+        }
+        task.await;
+    });
+}
+
+/// Nobody is in `block_on`, but the worker itself: it runs what it waits for.
+fn the_only_worker_waits_for_a_task_and_nobody_else_is_there() {
+    set_starts(1, ALL);
+    foreign_block_on(spawn(async {
+        block_on(spawn(async {}));
+        // A second one deep, and one that the task beneath it must wait for.
+        block_on(spawn(async { block_on(spawn(yields(2))) }));
+    }));
 }
 
 /// Nobody is in `block_on`.
