@@ -1388,10 +1388,10 @@ impl Drop for Worker<'_> {
 struct Crew {
     queues: Queues,
     /// Drivers that sleep, by name; the last to come is the first to be woken, its cache is warm.
-    drivers: Mutex<Vec<(u32, Waker)>>,
+    drivers: Mutex<Vec<(usize, Waker)>>,
     /// Atomics: how many of them there are; how many there have ever been.
     sleeping: AtomicUsize,
-    drives: AtomicU32,
+    drives: AtomicUsize,
     /// The tasks that are not finished, to be cancelled with their executor. The global executor
     /// lives for ever and has no such table.
     active: Mutex<Active>,
@@ -1427,7 +1427,7 @@ impl Crew {
             queues: Queues::new(),
             drivers: Mutex::new(Vec::new()),
             sleeping: AtomicUsize::new(0),
-            drives: AtomicU32::new(1),
+            drives: AtomicUsize::new(1),
             active: Mutex::new(Slab::new()),
         })
     }
@@ -1509,7 +1509,7 @@ struct Drive<'a> {
     crew: &'a Crew,
     worker: Worker<'a>,
     /// Which call it is, of all that drive: its name among those who sleep.
-    nth: u32,
+    nth: usize,
     has_looked: bool,
     is_asleep: bool,
     pace: Pace,
@@ -1519,7 +1519,7 @@ impl<'a> Drive<'a> {
     fn new(crew: &'a Crew, with_queue: bool) -> Drive<'a> {
         // Ordering: Relaxed. Only has to be unique.
         let nth = crew.drives.fetch_add(1, Ordering::Relaxed);
-        let worker = Worker::new(&crew.queues, with_queue, false, nth);
+        let worker = Worker::new(&crew.queues, with_queue, false, nth as u32);
         Drive { crew, worker, nth, has_looked: false, is_asleep: false, pace: Pace::new() }
     }
 
@@ -1599,7 +1599,7 @@ impl<'a> Drive<'a> {
         let _here = self.worker.enter();
         if let Poll::Ready(output) = main.poll(cx) {
             // Whoever drives with futures that are ready at once shall drive all the same.
-            if self.nth % READY_RUNS == 0 && self.worker.found.get() == 0 {
+            if self.nth % READY_RUNS as usize == 0 && self.worker.found.get() == 0 {
                 let next = self.next();
                 next.into_iter().for_each(|runnable| self.run_one(runnable, false));
             }
@@ -1793,8 +1793,8 @@ impl fmt::Debug for Executor<'_> {
 //           task that was woken from elsewhere runs also under the shortest of drives.
 // I4.3      A ticket knows how many local tasks were being polled on this thread, one inside of the
 //           other, when its task was spawned. A nested `block_on` runs those tasks only that were
-//           spawned at least as deep as itself: what the surrounding task has spawned, not its
-//           siblings.
+//           spawned at least as deep as itself: by the surrounding task, or another as deep as
+//           that, and none from further out.
 // NEVER     drops a ticket elsewhere: that would drop the future.
 
 /// The tasks of one thread.
@@ -1983,7 +1983,7 @@ impl LocalTasks {
             let place = mail.sleepers.iter().position(|(other, _)| *other == nth);
             place.map(|place| mail.sleepers.swap_remove(place))
         };
-        drop(own); // without the lock
+        shielded(|| drop(own)); // without the lock
     }
 
     /// The same as [`Crew::dissolve`].
@@ -2711,7 +2711,7 @@ impl Reactor {
             Some(place) => mem::replace(place, waker),
             None => return false,
         };
-        drop(old);
+        shielded(|| drop(old));
         true
     }
 
@@ -3240,7 +3240,9 @@ impl Source {
             result = self.arm(handle, &mut waiters);
         }
         tour!(6, "a task left its waker with a source");
-        drop(old);
+        if let Some(old) = old {
+            shielded(|| drop(old));
+        }
         if result.is_err() {
             self.happen(News::READ | News::WRITE, &mut woken);
         }
@@ -3260,7 +3262,7 @@ impl Source {
     /// Takes a waiter off, if it is still there.
     fn forget(&self, direction: Direction, token: Token) {
         let waiter = lock(&self.waiters).sides[direction as usize].remove(token);
-        drop(waiter);
+        shielded(|| drop(waiter));
     }
 
     /// Registers the handle with the kernel, or arms it again (I5.5).
@@ -4334,6 +4336,13 @@ fn stand_in_at_once() {
     }
 }
 
+/// Says what a `block_on` on this thread does when it blocks, until the guard is dropped: what runs
+/// after the end of a thread, destructors of thread-locals, is nobody's task or job.
+fn set_when_blocked(what: fn(bool)) -> impl Drop {
+    let outer = WHEN_BLOCKED.note(Some(what));
+    OnDrop(move || _ = WHEN_BLOCKED.note(outer))
+}
+
 /// The worker on this thread waits for something in a nested `block_on`: its queue is for others.
 fn when_worker_blocked(blocked: bool) {
     IDLE.set_blocked(blocked);
@@ -4439,7 +4448,7 @@ struct Hand<'a> {
 /// The life of a worker thread.
 fn work(name: u32) {
     let sleeper = &Sleeper::new(Rc::new(Pace::new()));
-    WHEN_BLOCKED.set(Some(when_worker_blocked));
+    let _blocks = set_when_blocked(when_worker_blocked);
     let _inside = enter_loop(&sleeper.main);
     OUR_TASKS.set(true);
     let worker = Worker::new(&QUEUES, true, true, name);
@@ -4581,10 +4590,11 @@ impl Hand<'_> {
 ///
 /// The thread's own tasks ([`spawn_local`]) run in between; other tasks run on other threads. It
 /// may be called anywhere, also inside of a task: then that task's thread is blocked, and others
-/// take over its other tasks. Inside of a local task, it runs those local tasks that this one has
-/// spawned, at once; and others only if its future waits neither for a timer nor for I/O (as far as
-/// it was polled last) and nothing has happened for a tenth of a second, and not more than 32 deep.
-/// So a local task that blocks in this way is not held up by its siblings.
+/// take over its other tasks. Inside of a local task, it runs at once those local tasks that this
+/// one has spawned, or another that is polled as deep (inside of as many calls); and others only if
+/// its future waits neither for a timer nor for I/O (as far as it was polled last) and nothing has
+/// happened for a tenth of a second, and not more than 32 deep. So a local task that blocks in this
+/// way is not held up by those that were spawned outside of local tasks.
 ///
 /// ```
 /// let five = smol::block_on(async { 2 + 3 });
@@ -5035,7 +5045,7 @@ pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
         children.close();
         let end = Woken { is_over: true, ..Woken::default() };
         let left = mem::replace(&mut *lock(&children.woken), end);
-        drop(left);
+        shielded(|| drop(left));
     });
     poll_fn(|cx| {
         let polled = children.poll_woken(cx, |cx| {
@@ -5143,7 +5153,7 @@ impl<'env> Children<'env> {
             let mut woken = lock(&self.woken);
             (mem::take(&mut woken.wakers), woken.scope.replace(scope))
         };
-        drop(old);
+        shielded(|| drop(old));
         let is_ours = is_ours(cx.waker());
         let _restore = run_as(is_ours);
         for waker in wakers {
@@ -5758,7 +5768,7 @@ impl Pool {
     fn stand_in(&'static self) {
         // What these jobs hand in is queued, and they may wait for it.
         let is_host = IS_HOST.now();
-        let when_blocked = WHEN_BLOCKED.replace(Some(|blocked| POOL.block(blocked)));
+        let _blocks = set_when_blocked(|blocked| POOL.block(blocked));
         loop {
             let job = {
                 let mut state = lock(&self.state);
@@ -5771,7 +5781,6 @@ impl Pool {
             lock(&self.state).end_job();
             IS_HOST.set(is_host);
         }
-        WHEN_BLOCKED.set(when_blocked);
     }
 
     /// The job on this thread waits for something in `block_on`, perhaps for another job: the
@@ -5800,7 +5809,7 @@ impl Pool {
     /// The life of a pool thread.
     fn work(&'static self) {
         IS_HOST.set(Some(false));
-        WHEN_BLOCKED.set(Some(|blocked| POOL.block(blocked)));
+        let _blocks = set_when_blocked(|blocked| POOL.block(blocked));
         let mut state = lock(&self.state);
         state.starting -= 1;
         let mut came = true;
@@ -7950,19 +7959,21 @@ impl From<File> for Async<File> {
     /// each asker gets its own result. The position is the file's: all share it.
     ///
     /// A future of `read` that is dropped has not happened: the position does not move for bytes
-    /// that nobody took. (What cannot seek keeps such bytes for the next read.) One of `write` or
-    /// `seek` that is dropped leaves open whether it was done:
+    /// that nobody took. (What cannot seek keeps such bytes for the next read. And if the position
+    /// is still the same, the next read may get bytes as they were at the time of the dropped one.)
+    /// One of `write` or `seek` that is dropped leaves open whether it was done:
     ///
     /// - By `&mut`, whoever polls is the only user of this handle. The same write, tried again, is
     ///   the one that was dropped, so that nothing is written twice. Any other operation waits for
     ///   it, and tells its error if it failed.
     /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
-    ///   and by the waker that asked; equal writes of different tasks may have each other's. An
-    ///   error of a dropped future is told by a later operation of the same task. A task that drops
-    ///   a write and goes on by `&` with others may get its answer for a later write of the very
-    ///   same bytes: tasks that cancel writes should have a clone each. What cancelled tasks leave
-    ///   behind takes some hundred bytes each until the handle is dropped or used by `&mut`, or, if
-    ///   it is thousands, for a minute.
+    ///   and by the waker that asked; equal writes of different tasks may have each other's. A write
+    ///   that goes from one task to another half way, after somebody else has moved the position, is
+    ///   a new one. An error of a dropped future is told by a later operation of the same task. A
+    ///   task that drops a write and goes on by `&` with others may get its answer for a later write
+    ///   of the very same bytes: tasks that cancel writes, or hand them on, should have a clone each.
+    ///   What cancelled tasks leave behind takes some hundred bytes each until the handle is dropped
+    ///   or used by `&mut`, or, if it is thousands, for a minute.
     fn from(file: File) -> Async<File> {
         // Elsewhere the position means nothing, or there is none.
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));

@@ -355,6 +355,34 @@ fn a_waker_that_panics_does_not_keep_others_from_being_woken() {
 }
 
 #[test]
+fn what_is_dropped_while_it_waits_does_not_panic_because_its_waker_does() {
+    fresh_process(30, &[], || {
+        // The runtime has the last clone, and a panic out of a destructor may abort.
+        let (one, _two) = common::socket_pair();
+        let (ex, local) = (Executor::new(), LocalExecutor::new());
+        let waits: [(&str, Pin<Box<dyn Future<Output = ()> + '_>>); 6] = [
+            ("readable", Box::pin(async { one.readable().await.unwrap() })),
+            ("a timer", Box::pin(async { _ = Timer::after(Duration::from_secs(60)).await })),
+            ("tick", Box::pin(ex.tick())),
+            ("run", Box::pin(ex.run(pending()))),
+            ("a local tick", Box::pin(local.tick())),
+            ("a scope", Box::pin(smol::scope(async |_| pending().await))),
+        ];
+        for (what, mut future) in waits {
+            for _ in 0..2 {
+                // The second one takes the place of the first.
+                let waker = hook_waker(|| resume_unwind(Box::new("waker")));
+                let poll = || future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
+                assert!(catch_unwind(AssertUnwindSafe(poll)).expect(what));
+                assert!(catch_unwind(AssertUnwindSafe(|| drop(waker))).is_ok(), "{what}: no clone");
+            }
+            assert!(catch_unwind(AssertUnwindSafe(|| drop(future))).is_ok(), "{what}: its drop");
+        }
+        assert_alive();
+    });
+}
+
+#[test]
 fn a_spawn_that_panics_half_way_leaves_nothing_locked() {
     within(20, || {
         let ex = Executor::new();
