@@ -1006,17 +1006,17 @@ fn look_for_stalls() {
 //           sleeps, looks once more, and sleeps: the drivers of an [`Executor`] here, the threads
 //           of our own in §6.
 // I3.1      A ticket is in a queue that every worker can reach.
-// I3.2      A worker that is never idle looks elsewhere as well: at the injector and at another's
-//           queue after 61 tasks, and after each one while the clock of §1 goes on between two
-//           tasks.
+// I3.2      A worker that is never idle looks elsewhere as well: at the injector and the overflows
+//           (a driver also at another's queue) after 61 tasks, and after each one while the clock
+//           of §1 goes on between two tasks.
 // I3.3      The drivers of an `Executor` may do something else before they search. So each push
 //           there wakes one more of them, and who was woken passes it on before it polls anything
 //           else.
 // MOVES     Tickets change queues: from the injector and anybody's overflow to who has nothing, or
 //           has run 61 tasks (`take_shares`); between an overflow and a queue that is full, by the
 //           clock (`exchange`); from anybody to who has nothing (`steal`); from a driver that may
-//           be blocked, one at a time (`look_elsewhere`); and from a worker that is stuck, by the
-//           watcher (`help_out`, §6).
+//           be blocked, one at a time (`look_elsewhere`); from who ends to another (`drop`); and
+//           from a worker that is stuck, by the watcher (`help_out`, §6).
 // NEVER     wakes a thread or asks the reactor: it knows wakers.
 // REJECTED  A table of all tasks for the global executor (two locks per task, a third of the price
 //           of a spawn); one global queue (yields cost double as soon as two workers contend); a
@@ -1170,13 +1170,14 @@ struct Worker<'a> {
     is_watched: bool,
     /// How many tickets it has looked for.
     found: Cell<u32>,
-    /// The clock of §1 when this worker last looked elsewhere, and `found` when that was late.
+    /// The clock of §1 when this worker last looked elsewhere, and `found` when that had ticked.
     clock: Cell<u32>,
-    found_when_late: Cell<u32>,
+    found_at_tick: Cell<u32>,
     /// The last ticket was taken out of turn.
-    was_late: Cell<bool>,
+    was_out_of_turn: Cell<bool>,
     random: Cell<u32>,
-    /// Tickets went from one queue to another, and in between nobody could see them.
+    /// Tickets went from one queue to another, and in between nobody could see them (see
+    /// `Drive::next`; the workers of §6 are found out by `stop_searching`).
     moved: Cell<bool>,
 }
 
@@ -1191,8 +1192,8 @@ impl<'a> Worker<'a> {
             is_watched,
             found: Cell::new(0),
             clock: Cell::new(clock()),
-            found_when_late: Cell::new(0),
-            was_late: Cell::new(false),
+            found_at_tick: Cell::new(0),
+            was_out_of_turn: Cell::new(false),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9) | 1),
             moved: Cell::new(false),
         }
@@ -1209,7 +1210,7 @@ impl<'a> Worker<'a> {
 
     /// Whether the clock has gone on since this worker looked elsewhere.
     #[inline]
-    fn is_late(&self) -> bool {
+    fn has_ticked(&self) -> bool {
         clock() != self.clock.get()
     }
 
@@ -1219,9 +1220,9 @@ impl<'a> Worker<'a> {
         let local = self.local.as_deref()?;
         let found = self.found.get().wrapping_add(1);
         self.found.set(found);
-        let late = self.is_late();
-        if late || found % TASKS_PER_LOOK == 0 {
-            let first = self.look_elsewhere(local, late);
+        let ticked = self.has_ticked();
+        if ticked || found % TASKS_PER_LOOK == 0 {
+            let first = self.look_elsewhere(local, ticked);
             if first.is_some() {
                 return first;
             }
@@ -1232,12 +1233,12 @@ impl<'a> Worker<'a> {
     /// A worker that is never idle looks at what others have (I3.2). If tasks take long, one that
     /// is in nobody's queue is run at once, by turns with the worker's own, and not put behind
     /// those: the watcher might take it from there again and again (`help_out`).
-    fn look_elsewhere(&self, local: &Local, late: bool) -> Option<Runnable> {
+    fn look_elsewhere(&self, local: &Local, ticked: bool) -> Option<Runnable> {
         self.clock.set(clock());
-        let is_next = late && !self.was_late.get();
+        let is_next = ticked && !self.was_out_of_turn.get();
         let mut first = if is_next { self.pop_common() } else { None };
-        if late {
-            let ran = self.found.get().wrapping_sub(self.found_when_late.replace(self.found.get()));
+        if ticked {
+            let ran = self.found.get().wrapping_sub(self.found_at_tick.replace(self.found.get()));
             self.exchange(local, ran as usize);
         } else {
             self.take_shares(local);
@@ -1253,7 +1254,7 @@ impl<'a> Worker<'a> {
                 self.keep(other, local);
             }
         }
-        self.was_late.set(first.is_some());
+        self.was_out_of_turn.set(first.is_some());
         first
     }
 
@@ -1534,7 +1535,7 @@ impl<'a> Drive<'a> {
     }
 
     /// The first look of a call begins in a place chosen at random, since each may never be empty,
-    /// and a short call never comes to its 61st task (I3.1). Others may be blocked.
+    /// and a short call never comes to its 61st task (I3.2). Others may be blocked.
     fn first(&self) -> Option<Runnable> {
         let own = self.worker.local.as_deref();
         match self.worker.random() % 8 {
@@ -2224,24 +2225,23 @@ struct Kernel {
     poller: Poller,
     /// Atomic: a handle could not be deleted, and `polling` may remember its number.
     has_stale: AtomicBool,
-    /// A timer: epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to
-    /// come.
+    /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
     #[allow(dead_code)] // elsewhere
-    bell: Option<TimerFd>,
+    timer: Option<TimerFd>,
 }
 
 /// The kernel's answer.
 struct Asked {
     events: polling::Events,
     news: Vec<News>,
-    /// The moment the bell was last set for.
+    /// The moment the timer was last set for.
     #[allow(dead_code)] // elsewhere
-    alarm: Option<Instant>,
+    set_for: Option<Instant>,
 }
 
 impl Asked {
     fn new() -> Asked {
-        Asked { events: polling::Events::new(), news: Vec::new(), alarm: None }
+        Asked { events: polling::Events::new(), news: Vec::new(), set_for: None }
     }
 
     /// Asks `polling`.
@@ -2269,8 +2269,8 @@ impl Asked {
 impl Kernel {
     fn new() -> io::Result<Kernel> {
         let poller = Poller::new()?;
-        let bell = Kernel::new_bell(&poller);
-        Ok(Kernel { poller, has_stale: AtomicBool::new(false), bell })
+        let timer = Kernel::new_timer(&poller);
+        Ok(Kernel { poller, has_stale: AtomicBool::new(false), timer })
     }
 
     /// Whether the kernel tells each change once, to whoever is registered.
@@ -2305,17 +2305,17 @@ impl Kernel {
 
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend)))]
 impl Kernel {
-    /// The keys of `polling`'s notifications and of the bell.
+    /// The keys of `polling`'s notifications and of [`Kernel::timer`].
     const NOTIFY: usize = usize::MAX;
     const BELL: usize = usize::MAX - 1;
 
     /// Without one (some sandboxes) deadlines are kept in milliseconds.
-    fn new_bell(poller: &Poller) -> Option<TimerFd> {
-        let bell = new_timer_fd(false)?;
+    fn new_timer(poller: &Poller) -> Option<TimerFd> {
+        let timer = new_timer_fd(false)?;
         let data = epoll::EventData::new_u64(Kernel::BELL as u64);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(poller, &bell, data, flags).ok()?;
-        Some(bell)
+        epoll::add(poller, &timer, data, flags).ok()?;
+        Some(timer)
     }
 
     /// Registers a handle, for both directions whatever is asked.
@@ -2336,7 +2336,7 @@ impl Kernel {
         News::new(event.data.u64() as usize, readable, writable, flags.intersects(wary))
     }
 
-    /// How long epoll_wait(2) may wait; if the bell measures that, for ever.
+    /// How long epoll_wait(2) may wait; if our timer measures that, for ever.
     fn timeout(
         &self,
         asked: &mut Asked,
@@ -2351,16 +2351,15 @@ impl Kernel {
         }
         // Not longer than a year, for the sake of kernels' arithmetic.
         let time = (deadline - now).min(Duration::from_secs(365 * 24 * 60 * 60));
-        let Some(bell) = &self.bell else {
+        let Some(timer) = &self.timer else {
             // Whole milliseconds, and never early.
             let millis = time.as_micros().div_ceil(1000).min(i32::MAX as u128) as u64;
             return Timespec::try_from(Duration::from_millis(millis)).ok();
         };
-        // An alarm that comes too early is cheaper, since it comes once, than setting the bell
-        // each time.
-        if !asked.alarm.is_some_and(|at| now < at && at <= deadline) {
-            set_timer_fd(bell, Some(time));
-            asked.alarm = Some(now + time);
+        // To be woken too early is cheaper, since it happens once, than to set the timer each time.
+        if !asked.set_for.is_some_and(|at| now < at && at <= deadline) {
+            set_timer_fd(timer, Some(time));
+            asked.set_for = Some(now + time);
         }
         None
     }
@@ -2389,7 +2388,7 @@ impl Kernel {
 
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(polling_test_poll_backend))))]
 impl Kernel {
-    fn new_bell(_: &Poller) -> Option<TimerFd> {
+    fn new_timer(_: &Poller) -> Option<TimerFd> {
         None
     }
 
@@ -3581,7 +3580,7 @@ struct IdleState {
     /// Workers that exist or are about to; of these, those whose task waits in a nested `block_on`.
     present: usize,
     blocked: usize,
-    /// Of the others, those that ran the same task all the time, when the watcher looked last.
+    /// Of the others, those that began no task between the watcher's last two looks.
     stuck: usize,
     /// No thread could be started; not tried again within a second.
     failed: Option<Instant>,
@@ -4065,21 +4064,21 @@ impl Idle {
 /// What wakes the watcher: a timer descriptor. Where there is none, setting the alarm wakes the
 /// watcher, which then waits for a tick.
 struct Alarm {
-    bell: OnceLock<Option<TimerFd>>,
+    timer: OnceLock<Option<TimerFd>>,
     unparker: OnceLock<Unparker>,
 }
 
-static ALARM: Alarm = Alarm { bell: OnceLock::new(), unparker: OnceLock::new() };
+static ALARM: Alarm = Alarm { timer: OnceLock::new(), unparker: OnceLock::new() };
 
 impl Alarm {
-    fn bell(&self) -> &Option<TimerFd> {
-        self.bell.get_or_init(|| new_timer_fd(true))
+    fn timer(&self) -> &Option<TimerFd> {
+        self.timer.get_or_init(|| new_timer_fd(true))
     }
 
     /// Sets the alarm, or stops it.
     fn set(&self, after: Option<Duration>) {
-        if let Some(bell) = self.bell() {
-            set_timer_fd(bell, after);
+        if let Some(timer) = self.timer() {
+            set_timer_fd(timer, after);
         } else if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
             unparker.unpark();
         }
@@ -4087,8 +4086,8 @@ impl Alarm {
 
     /// Sleeps until the alarm rings.
     fn wait(&self, parker: &Parker) {
-        if let Some(bell) = self.bell() {
-            return wait_for_timer_fd(bell);
+        if let Some(timer) = self.timer() {
+            return wait_for_timer_fd(timer);
         }
         parker.park();
         if !lock(&IDLE.state).is_urgent {
@@ -4152,7 +4151,7 @@ fn start_watcher() -> bool {
             return change.is_watched;
         }
         change.is_watched = true;
-        ALARM.bell();
+        ALARM.timer();
         change.finish();
     }
     if start_thread("smol-watch".into(), watch) {
@@ -4476,8 +4475,8 @@ impl Hand<'_> {
             self.stop_searching();
         }
         let more = has_local_work && self.local_tasks.run(&self.sleeper.pace);
-        let is_late = ran > 0 && self.worker.is_late();
-        if ran < TASKS_PER_GLANCE && !more && !is_late {
+        let has_ticked = ran > 0 && self.worker.has_ticked();
+        if ran < TASKS_PER_GLANCE && !more && !has_ticked {
             return self.sleep();
         }
         // A spare worker that is never idle would keep its few tasks to itself for ever.
@@ -4490,7 +4489,7 @@ impl Hand<'_> {
         }
         self.stop_searching(); // wakers are somebody else's code (I6.4)
         let woken = glance();
-        if is_late {
+        if has_ticked {
             // The news go to the injector, where they are seen first.
             let _outside = set_for_now(&HERE, None);
             wake_all(woken);
@@ -4507,7 +4506,7 @@ impl Hand<'_> {
             let Some(runnable) = self.next() else { break };
             self.worker.run(runnable);
             ran += 1;
-            if self.worker.is_late() {
+            if self.worker.has_ticked() {
                 break;
             }
         }
@@ -5296,7 +5295,7 @@ impl<T> fmt::Debug for ScopedTask<T> {
 // §8  Timer: a deadline you can await
 // ============================================================================================
 //
-// uses §1 §5 §6 · used by §10-§12 · locks: none of its own
+// uses §1 §5 §6 · used by §11-§12 · locks: none of its own
 //
 // PROBLEM   Code wants to go on at a certain time, repeatedly perhaps, and to change its mind.
 // IDEA      The reactor keeps deadline and waker; the timer itself decides by the clock whether it
@@ -6745,7 +6744,7 @@ where
 // §10  `Async<T>`: whatever the operating system gives, without blocking
 // ============================================================================================
 //
-// uses §1 §5 §6 §8 §9 · used by §11-§12 · locks: none of its own
+// uses §1 §5 §6 §9 · used by §11-§12 · locks: none of its own
 //
 // PROBLEM   std's types for sockets, files and processes have a good interface, and block.
 // IDEA      One type around any of them. Sockets, pipes and devices are polled: try the operation,
@@ -7967,13 +7966,13 @@ impl From<File> for Async<File> {
     ///   the one that was dropped, so that nothing is written twice. Any other operation waits for
     ///   it, and tells its error if it failed.
     /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
-    ///   and by the waker that asked; equal writes of different tasks may have each other's. A write
-    ///   that goes from one task to another half way, after somebody else has moved the position, is
-    ///   a new one. An error of a dropped future is told by a later operation of the same task. A
-    ///   task that drops a write and goes on by `&` with others may get its answer for a later write
-    ///   of the very same bytes: tasks that cancel writes, or hand them on, should have a clone each.
-    ///   What cancelled tasks leave behind takes some hundred bytes each until the handle is dropped
-    ///   or used by `&mut`, or, if it is thousands, for a minute.
+    ///   and by the waker that asked; equal writes of different tasks may have each other's. One
+    ///   that goes from task to task half way, after somebody else has moved the position, is a new
+    ///   one. An error of a dropped future is told by a later operation of the same task.
+    ///   A task that drops a write and goes on by `&` with others may get its answer for a later
+    ///   write of the very same bytes: tasks that cancel writes, or hand them on, should have a
+    ///   clone each. What cancelled tasks leave behind takes some hundred bytes each until the
+    ///   handle is dropped or used by `&mut`, or, if it is thousands, for a minute.
     fn from(file: File) -> Async<File> {
         // Elsewhere the position means nothing, or there is none.
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));

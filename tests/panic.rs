@@ -360,7 +360,8 @@ fn what_is_dropped_while_it_waits_does_not_panic_because_its_waker_does() {
         // The runtime has the last clone, and a panic out of a destructor may abort.
         let (one, _two) = common::socket_pair();
         let (ex, local) = (Executor::new(), LocalExecutor::new());
-        let waits: [(&str, Pin<Box<dyn Future<Output = ()> + '_>>); 6] = [
+        type Wait<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+        let waits: [(&str, Wait<'_>); 6] = [
             ("readable", Box::pin(async { one.readable().await.unwrap() })),
             ("a timer", Box::pin(async { _ = Timer::after(Duration::from_secs(60)).await })),
             ("tick", Box::pin(ex.tick())),
