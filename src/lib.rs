@@ -4613,7 +4613,6 @@ fn begin_block_on(sleeper: &Sleeper) {
     }
     // Ordering: Relaxed. The main future is polled first in any case, by this very thread.
     sleeper.signal.woken.store(false, Ordering::Relaxed);
-    let _ = HOMES_KNOWN.try_with(|known| known.set(0));
 }
 
 fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
@@ -4622,7 +4621,6 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     begin_block_on(sleeper);
     let mut poll = || {
         refill_budget();
-        OURS.note(sleeper.main.data().addr());
         ATTENDED.note(false);
         future.as_mut().poll(&mut Context::from_waker(&sleeper.main))
     };
@@ -4653,6 +4651,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
         // wake.
         if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
             if let Poll::Ready(output) = poll() {
+                HOMES_KNOWN.note(0);
                 return output;
             }
             patience.note();
