@@ -5035,7 +5035,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 /// ```
 pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     let children = Rc::new(Children::default());
-    ChildWaker::waker(BODY, &children.woken).wake();
+    queue_children(&children.woken, [ChildWaker::new(BODY, &children.woken)]);
     let mut body = std::pin::pin!(Some(body(Scope { children: children.clone() })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
@@ -5080,6 +5080,9 @@ struct Children<'env> {
     futures: RefCell<Slab<Option<ChildFuture<'env>>>>,
     /// Cancelled or at its end: who is spawned now is dropped at once.
     is_closed: Cell<bool>,
+    /// Spawned during this poll of the scope: woken at its end, under one lock.
+    spawned: RefCell<Vec<Arc<ChildWaker>>>,
+    is_polled: Cell<bool>,
     woken: Arc<Mutex<Woken>>,
 }
 
@@ -5107,9 +5110,9 @@ struct ChildWaker {
 const BODY: usize = usize::MAX;
 
 impl ChildWaker {
-    fn waker(key: usize, woken: &Arc<Mutex<Woken>>) -> Waker {
-        let (is_queued, woken) = (AtomicBool::new(false), woken.clone());
-        Waker::from(Arc::new(ChildWaker { key, is_queued, woken }))
+    /// A waker that is about to be put on the list.
+    fn new(key: usize, woken: &Arc<Mutex<Woken>>) -> Arc<ChildWaker> {
+        Arc::new(ChildWaker { key, is_queued: AtomicBool::new(true), woken: woken.clone() })
     }
 }
 
@@ -5121,20 +5124,24 @@ impl Wake for ChildWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         // Ordering: AcqRel. Pairs with the swap in `poll_woken`, also if it was set already: the
         // poll that follows sees what was written before this.
-        if self.is_queued.swap(true, Ordering::AcqRel) {
+        if !self.is_queued.swap(true, Ordering::AcqRel) {
+            queue_children(&self.woken, [self.clone()]);
+        }
+    }
+}
+
+/// Puts children on the list, and wakes the scope.
+fn queue_children(woken: &Mutex<Woken>, wakers: impl IntoIterator<Item = Arc<ChildWaker>>) {
+    let scope = {
+        let mut woken = lock(woken);
+        if woken.is_over {
             return;
         }
-        let scope = {
-            let mut woken = lock(&self.woken);
-            if woken.is_over {
-                return;
-            }
-            woken.wakers.push(self.clone());
-            woken.scope.take()
-        };
-        if let Some(scope) = scope {
-            scope.wake();
-        }
+        woken.wakers.extend(wakers);
+        woken.scope.take()
+    };
+    if let Some(scope) = scope {
+        scope.wake();
     }
 }
 
@@ -5154,6 +5161,11 @@ impl<'env> Children<'env> {
         shielded(|| drop(old));
         let is_ours = is_ours(cx.waker());
         let _restore = run_as(is_ours);
+        self.is_polled.set(true);
+        let _end = OnDrop(|| {
+            self.is_polled.set(false);
+            self.wake_spawned();
+        });
         for waker in wakers {
             let key = waker.key;
             // Ordering: AcqRel. Pairs with the swap in `wake_by_ref`.
@@ -5167,6 +5179,13 @@ impl<'env> Children<'env> {
             }
         }
         Ok(())
+    }
+
+    fn wake_spawned(&self) {
+        let spawned = self.spawned.take();
+        if !spawned.is_empty() {
+            shielded(|| queue_children(&self.woken, spawned));
+        }
     }
 
     /// Polls a child, if it is still there.
@@ -5213,7 +5232,10 @@ impl<'env> Scope<'env> {
             shielded(|| drop(child));
         } else {
             let key = self.children.futures.borrow_mut().insert(Some(child));
-            ChildWaker::waker(key, &self.children.woken).wake();
+            self.children.spawned.borrow_mut().push(ChildWaker::new(key, &self.children.woken));
+            if !self.children.is_polled.get() {
+                self.children.wake_spawned();
+            }
         }
         task
     }

@@ -29,6 +29,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(the_tasks_of_a_scope_borrow_and_are_joined),
         scenario!(a_scope_is_cancelled_while_its_tasks_are_woken),
         scenario!(a_scope_is_dropped_half_way),
+        scenario!(a_child_is_spawned_while_nobody_polls_its_scope),
         scenario!(a_driver_blocks_and_the_other_one_takes_over),
         scenario!(a_driver_sits_in_the_poller_for_its_task).may_be_late(2),
         scenario!(a_driver_blocks_with_a_timer_for_the_other).may_be_late(5),
@@ -516,6 +517,21 @@ fn a_scope_is_cancelled_while_its_tasks_are_woken() {
     }));
     tally.all_have_ended(2);
     join([waker]);
+}
+
+/// Its handle is somewhere else on the same thread.
+fn a_child_is_spawned_while_nobody_polls_its_scope() {
+    let handle = std::cell::RefCell::new(None);
+    let (sender, receiver) = oneshot();
+    let waits = scope(async |scope| {
+        *handle.borrow_mut() = Some(scope);
+        receiver.await
+    });
+    let spawns = async {
+        let scope = handle.borrow_mut().take();
+        drop(scope.map(|scope| scope.spawn(async move { drop(sender.send(5)) })));
+    };
+    assert_eq!(block_on(future::zip(waits, spawns)).0, Some(5));
 }
 
 fn a_scope_is_dropped_half_way() {
