@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Flag, fresh_processes, wait_in_some_way};
+use common::{Flag, foreign_block_on, fresh_processes, wait_in_some_way};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
 use smol::Timer;
 use std::collections::BTreeMap;
@@ -95,6 +95,25 @@ fn a_worker_that_waits_in_block_on_is_stood_in_for_and_comes_back() {
             }
         });
         storm(&hands);
+    });
+}
+
+#[test]
+fn the_only_worker_runs_what_its_own_task_waits_for() {
+    fresh_processes(20, &SIZES, || {
+        smol::block_on(smol::spawn(async {}));
+        forbid_threads();
+        // Nobody else is in `block_on`, and the tasks are queued while the worker is busy.
+        for deep in [1, 2, 5] {
+            fn nested(deep: u32) -> u32 {
+                if deep == 0 {
+                    0
+                } else {
+                    1 + smol::block_on(smol::spawn(async move { nested(deep - 1) }))
+                }
+            }
+            assert_eq!(foreign_block_on(smol::spawn(async move { nested(deep) })), deep);
+        }
     });
 }
 
