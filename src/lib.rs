@@ -5035,7 +5035,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 /// ```
 pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     let children = Rc::new(Children::default());
-    queue_children(&children.woken, [ChildWaker::new(BODY, &children.woken)]);
+    queue_parts(&children.woken, vec![ChildWaker::new(BODY, &children.woken)], None);
     let mut body = std::pin::pin!(Some(body(Scope { children: children.clone() })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
@@ -5125,19 +5125,21 @@ impl Wake for ChildWaker {
         // Ordering: AcqRel. Pairs with the swap in `poll_woken`, also if it was set already: the
         // poll that follows sees what was written before this.
         if !self.is_queued.swap(true, Ordering::AcqRel) {
-            queue_children(&self.woken, [self.clone()]);
+            queue_parts(&self.woken, Vec::new(), Some(self.clone()));
         }
     }
 }
 
-/// Puts children on the list, and wakes the scope.
-fn queue_children(woken: &Mutex<Woken>, wakers: impl IntoIterator<Item = Arc<ChildWaker>>) {
+/// Puts a part of the scope on the list, behind the others or, what was spawned, before those that
+/// were woken in the same poll; and wakes the scope.
+fn queue_parts(woken: &Mutex<Woken>, spawned: Vec<Arc<ChildWaker>>, part: Option<Arc<ChildWaker>>) {
     let scope = {
         let mut woken = lock(woken);
         if woken.is_over {
             return;
         }
-        woken.wakers.extend(wakers);
+        woken.wakers.splice(..0, spawned);
+        woken.wakers.extend(part);
         woken.scope.take()
     };
     if let Some(scope) = scope {
@@ -5184,7 +5186,7 @@ impl<'env> Children<'env> {
     fn wake_spawned(&self) {
         let spawned = self.spawned.take();
         if !spawned.is_empty() {
-            shielded(|| queue_children(&self.woken, spawned));
+            shielded(|| queue_parts(&self.woken, spawned, None));
         }
     }
 

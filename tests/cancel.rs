@@ -317,7 +317,8 @@ fn assert_flat(what: &str, mut waste: impl FnMut()) {
     let before = live_bytes();
     (0..10_000).for_each(|_| waste());
     let grown = live_bytes() - before;
-    assert!(grown < 20_000, "{what}: 10,000 cancelled ones left {grown} bytes");
+    // Not a pointer for each; and a worker that starts meanwhile has queues of some 5,000 bytes.
+    assert!(grown < 60_000, "{what}: 10,000 cancelled ones left {grown} bytes");
 }
 
 /// async-std, tokio #2290, async-io #13. Nobody drives the reactor meanwhile.

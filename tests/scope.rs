@@ -616,3 +616,27 @@ fn ten_thousand_children_take_their_time_only_once() {
         assert_eq!(count.get(), 10_000);
     });
 }
+
+#[test]
+fn children_run_in_the_order_in_which_they_were_spawned_and_before_their_spawner_goes_on() {
+    within(10, || {
+        let order = RefCell::new(Vec::new());
+        block_on(scope(async |s| {
+            for n in 0..3 {
+                drop(s.spawn(async { order.borrow_mut().push(1) }));
+                let (inner, order) = (s.clone(), &order);
+                drop(s.spawn(async move {
+                    drop(inner.spawn(async { order.borrow_mut().push(3) }));
+                    order.borrow_mut().push(2);
+                    future::yield_now().await;
+                    order.borrow_mut().push(4);
+                }));
+                future::yield_now().await;
+                order.borrow_mut().push(5);
+                future::yield_now().await;
+                assert_eq!(order.borrow().len(), 5 * (n + 1), "{:?}", order.borrow());
+            }
+        }));
+        assert_eq!(order.take(), [1, 2, 5, 3, 4].repeat(3));
+    });
+}
