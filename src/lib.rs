@@ -104,8 +104,11 @@
 //! All four accesses of W1, W2, S1 and S2 are sequentially consistent, so there is one order of
 //! them all: either W1 comes before S2, and the sleeper sees the ticket; or S2 comes before W1,
 //! then S1 before W2, and the waker sees the sleeper. Never neither. `tests/wake.rs` and
-//! `tests/stress.rs` would hang. (A ticket that a worker keeps for itself calls nobody: the alarm
-//! is set for it, I6.2.)
+//! `tests/stress.rs` would hang.
+//!
+//! Two kinds of tickets call nobody. One that a worker keeps for itself: the alarm is set for it
+//! (I6.2). And one that is pushed while a worker searches: the last one to stop searching says so
+//! in the word, looks at all queues as in S2, and calls the next (I6.4).
 //!
 //! The same word tells whether somebody sits in the kernel's poller (the seat, §6), and whether the
 //! alarm is set that makes the watcher look. A seat must not stay empty while something is waited
@@ -117,11 +120,11 @@
 //! | A2 look at the word: seat or alarm?   | S2' look whether anything is waited for       |
 //! | A3 if neither, set the alarm          | S3' if so, sit down, or set the alarm         |
 //!
-//! By the same argument one of them sees the other. Who may stay away from an empty seat does so
-//! because somebody else comes: a thread in `block_on`, since a worker is awake, which will come or
-//! is found out by the watcher; and who waits inside of one of our loops, since that loop comes to
-//! the seat itself. Who waits under a foreign executor fills the seat in A3, instead of setting the
-//! alarm; and where no watcher can be started, whoever leaves the seat calls the next.
+//! By the same argument one of them sees the other. Three may pass by an empty seat. A thread in
+//! `block_on` while a worker is awake: that one comes, or the watcher sees that it does not. Who
+//! waits in one of our loops: it sits down before it sleeps. And who waits under a foreign executor
+//! inside of such a loop: the watcher comes, after a tick. Under a foreign executor elsewhere, A3
+//! fills the seat at once. Where no watcher can be started, whoever leaves the seat calls the next.
 //!
 //! These two pairs are all there are between threads that sleep and threads that do not; everything
 //! else about sleeping lies under one lock, or in one word of one thread.
@@ -1094,7 +1097,7 @@ fn go_inside(queues: usize) -> impl Drop {
 
 impl Here {
     /// Queues a ticket on the worker that runs on this thread. Says whether somebody else should be
-    /// called: not if it has nothing else to look at.
+    /// called: not for a single ticket, which this worker takes next, nor while it delivers news.
     fn push(&self, runnable: Runnable) -> bool {
         self.local.push(runnable);
         !self.is_collecting.get() && self.local.queue.len() > 1
@@ -1176,8 +1179,9 @@ struct Worker<'a> {
     /// The last ticket was taken out of turn.
     was_out_of_turn: Cell<bool>,
     random: Cell<u32>,
-    /// Tickets went from one queue to another, and in between nobody could see them (see
-    /// `Drive::next`; the workers of §6 are found out by `stop_searching`).
+    /// Tickets went from one queue to another, and in between nobody could see them. `Drive::next`
+    /// calls somebody then. In §6, who searched does so in `stop_searching`; for who did not, the
+    /// alarm is set (I6.2).
     moved: Cell<bool>,
 }
 
@@ -1786,8 +1790,8 @@ impl fmt::Debug for Executor<'_> {
 // PROBLEM   A future that is not `Send` must be polled and dropped on the thread that made it.
 // IDEA      A plain queue for what is woken while this thread drives the executor, and a letter box
 //           under a lock for what is woken otherwise: tickets are `Send`. async-task checks the
-//           thread at each poll and drop. Neither needs an atomic, and who sleeps leaves a waker in
-//           the letter box.
+//           thread at each poll and drop. The queue needs neither lock nor atomic. Who sleeps
+//           leaves a waker in the letter box.
 // I4.1      Tickets are taken out on the owner's thread only: `LocalExecutor` is not `Send`, and
 //           neither what it runs nor its destructor can get away from there.
 // I4.2      The letter box is emptied at the beginning of every round, however short, so that a
@@ -2202,9 +2206,9 @@ impl fmt::Debug for LocalExecutor<'_> {
 //           count. So an event that comes between a failing read and its consequences is never
 //           lost. The count is the source's own; a count shared by all sources makes fresh news
 //           look stale (async-io issue 78).
-// I5.3      A waiter is noted under the lock first, then looks whether an event came; the reactor
-//           notes the event first, then takes the waiters under the lock. One of them sees the
-//           other.
+// I5.3      A waiter looks for an event and is noted under one lock; the reactor notes the event
+//           first, then takes the waiters under that lock. So the look sees the event, or the
+//           reactor the waiter.
 // I5.4      `until` says when the thread in the poller means to wake up. It changes under the
 //           timers' lock only, so that a new timer either is seen by that thread or sees that it
 //           must interrupt it.
@@ -2225,7 +2229,8 @@ struct Kernel {
     poller: Poller,
     /// Atomic: a handle could not be deleted, and `polling` may remember its number.
     has_stale: AtomicBool,
-    /// epoll_wait(2) counts milliseconds, this one nanoseconds. Setting it is an edge to come.
+    /// epoll_wait(2) counts milliseconds, this one nanoseconds. It is registered for edges and
+    /// never read: each time that it is set, it rings as one event.
     #[allow(dead_code)] // elsewhere
     timer: Option<TimerFd>,
 }
@@ -2561,8 +2566,11 @@ impl News {
     const READ: usize = 1;
     const WRITE: usize = 2;
     /// A short read does not mean that there is no more to read: the end may have come with the
-    /// last bytes, or something else that makes no edge of its own.
+    /// last bytes, or something else that makes no edge of its own. True of the last event: each
+    /// says all that holds.
     const WARY: usize = 4;
+    /// Nothing is known.
+    const ANYTHING: usize = News::READ | News::WRITE | News::WARY;
     /// One event in [`Source::word`].
     const EVENT: usize = 8;
 
@@ -2728,7 +2736,7 @@ impl Reactor {
     fn wake_sources(&self, woken: &mut Vec<Waker>) {
         let sources: Vec<_> = lock(&self.sources).values().cloned().collect();
         for source in sources {
-            source.happen(News::READ | News::WRITE, woken);
+            source.happen(News::ANYTHING, woken);
         }
     }
 
@@ -2778,8 +2786,8 @@ struct Timers {
     /// The tick that the wheel has come to.
     tick: u64,
     next_id: u64,
-    /// How long the thread in the poller means to sleep (I5.4): zero if nobody does, and for ever
-    /// is `u64::MAX`.
+    /// Until when the thread in the poller means to sleep (I5.4): zero if nobody does, `u64::MAX`
+    /// for ever.
     until: u64,
 }
 
@@ -3219,7 +3227,7 @@ impl Source {
         let (old, result);
         {
             let mut waiters = lock(&self.waiters);
-            // I5.3: the waiter is noted first, or rather under the same lock.
+            // I5.3: an event after this look waits for the lock, and finds the waiter.
             if self.look() & direction.bit() != 0 {
                 drop(waiters);
                 drop(waker);
@@ -3243,7 +3251,7 @@ impl Source {
             shielded(|| drop(old));
         }
         if result.is_err() {
-            self.happen(News::READ | News::WRITE, &mut woken);
+            self.happen(News::ANYTHING, &mut woken);
         }
         wake_all(woken);
         match result {
@@ -3295,7 +3303,7 @@ impl Source {
     fn happen(&self, bits: usize, woken: &mut Vec<Waker>) {
         // Ordering: AcqRel. Pairs with `look` and `blocked`; before the lock, see I5.3.
         let _ = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            Some(word.wrapping_add(News::EVENT) | bits)
+            Some((word & !News::WARY).wrapping_add(News::EVENT) | bits)
         });
         let is_edge = REACTOR.poller.get().is_none_or(Kernel::is_edge);
         let mut waiters = lock(&self.waiters);
@@ -3355,11 +3363,12 @@ impl Source {
 //                         asleep or running --one too many--> gone
 //           of the seat:  free --sit--> taken by a worker, a thread in `block_on`, one that is
 //                         busy and only has a look, or the watcher --leave--> free
-//           of the watcher's alarm:  stopped --a worker is called, or the seat left--> set
-//                         --all workers asleep and the seat taken, or time passed--> stopped
+//           of the watcher's alarm:  stopped --a worker is called, the seat left, or somebody
+//                         waits while it is empty--> set --no worker awake, or nothing happened for
+//                         two ticks; and the seat taken, or nothing waited for--> stopped
 // I6.1      While anything is waited for, somebody is in the poller; or the alarm is set, and the
-//           watcher fills a seat that is empty for a whole tick; or there is no other thread that
-//           could be late.
+//           watcher fills a seat that is empty for a whole tick; or there is no watcher, and
+//           whoever waits sits down itself before it sleeps.
 // I6.2      A worker that is awake means that the alarm is set, unless nothing has happened for two
 //           ticks and no ticket is queued: should the worker block, the watcher finds what it has
 //           in its queue, and starts one more worker if none gets on.
@@ -3369,9 +3378,9 @@ impl Source {
 // I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker.
 //           One who searches is enough; the last one to stop calls the next if it leaves work
 //           behind.
-// I6.5      There are as many workers as processors that are not blocked as far as we know; the
-//           watcher adds one when no worker gets on although tickets are queued. Who is too many
-//           and idle, ends.
+// I6.5      Of workers that are not blocked, as far as we know, there are as many as processors;
+//           the watcher adds one when no worker gets on although tickets are queued. Who is too
+//           many and idle, ends.
 // NEVER     starts a thread for a program that only calls `block_on` from one thread.
 // REJECTED  A thread for the reactor (two context switches for each message); handing the seat over
 //           before each task (a futex call for each event); waking the watcher whenever the seat is
@@ -3556,6 +3565,11 @@ fn asleep(word: usize) -> usize {
 
 /// Threads in `block_on` sleep outside of the poller.
 const OTHERS: usize = 1 << 20;
+/// Whether there is somebody who could be called to the seat.
+fn has_sleepers(word: usize) -> bool {
+    word & OTHERS != 0 || asleep(word) > 0
+}
+
 /// Somebody has the seat.
 const SEATED: usize = 1 << 21;
 /// The watcher exists; its alarm is set.
@@ -3563,7 +3577,7 @@ const WATCHED: usize = 1 << 22;
 const ARMED: usize = 1 << 23;
 /// There are as many workers as there should be.
 const FULL: usize = 1 << 24;
-/// No worker is there who is not blocked, because no thread could be started.
+/// All workers are blocked, and no more can be started, or there are too many already.
 const STRANDED: usize = 1 << 25;
 
 struct IdleState {
@@ -3580,7 +3594,7 @@ struct IdleState {
     /// Workers that exist or are about to; of these, those whose task waits in a nested `block_on`.
     present: usize,
     blocked: usize,
-    /// Of the others, those that began no task between the watcher's last two looks.
+    /// Workers neither blocked nor asleep that began no task between the watcher's last two looks.
     stuck: usize,
     /// No thread could be started; not tried again within a second.
     failed: Option<Instant>,
@@ -3683,7 +3697,8 @@ impl IdleState {
     }
 
     fn is_stranded(&self) -> bool {
-        self.failed.is_some() && self.present == self.blocked
+        let no_more = self.failed.is_some() || self.present >= MAX_WORKERS;
+        no_more && self.present == self.blocked
     }
 
     fn may_start(&self) -> bool {
@@ -3732,7 +3747,8 @@ impl IdleState {
         place.map(|place| sleepers.remove(place)).is_some()
     }
 
-    /// All may be calm: then the alarm is not needed.
+    /// For the watcher: says whether all is calm, and if so, counts the alarm as stopped. (It may
+    /// ring once more, in vain.)
     fn stop_alarm(&mut self, is_quiet: bool) -> bool {
         self.is_quiet = is_quiet;
         let is_calm = self.is_calm();
@@ -3776,7 +3792,7 @@ impl Change {
             + flag(state.seat != Sitter::Nobody, SEATED)
             + flag(state.is_watched, WATCHED)
             + flag(state.is_armed, ARMED)
-            + flag(state.present >= state.wanted(), FULL)
+            + flag(state.present >= state.wanted() && !state.is_stranded(), FULL)
             + flag(state.is_stranded(), STRANDED);
         let searching = mem::take(&mut self.searching);
         let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
@@ -3868,7 +3884,7 @@ impl Idle {
         Change { state: lock(&self.state), searching: 0, called: None }
     }
 
-    /// For everybody else: something happens.
+    /// For everybody else: something happens, or is about to.
     fn change(&'static self) -> Change {
         let mut change = self.lock();
         change.is_quiet = false;
@@ -3884,7 +3900,7 @@ impl Idle {
         is_worker: bool,
         searching: bool,
     ) -> (Option<Seat>, bool) {
-        // (First, without the lock: it may have to open the poller.)
+        // (First, without the lock if it can be: it may have to open the poller.)
         let had_interest = REACTOR.prepare();
         let mut change = self.change();
         change.sleepers(is_worker).push(signal.clone());
@@ -4226,11 +4242,11 @@ fn attend(waker: &Waker) {
         check_for_fork();
     }
     if is_in_loop() && (is_watched || is_ours || leads_home(waker)) {
-        // This thread will sit down itself. The watcher helps should it block, if others rely on
-        // it.
+        // This thread will sit down itself. If it does not (it blocks, or a foreign `block_on` runs
+        // on it), the watcher fills the seat.
         if is_watched && word & (SEATED | ARMED) == 0 {
             IDLE.mind();
-        } else if !is_watched && word & OTHERS != 0 && !start_watcher() {
+        } else if !is_watched && has_sleepers(word) && !start_watcher() {
             // Nor can there be one soon: one of those who sleep elsewhere sits down.
             IDLE.fill_seat(false);
         }
@@ -4320,7 +4336,7 @@ fn run_stranded(pace: &Pace) {
     }
 }
 
-/// The same for `spawn` on a thread that is not in `block_on`, when perhaps no thread is: each task
+/// The same for `spawn` outside of our loops, when perhaps nobody else would run the tasks: each
 /// that is ready runs, and goes on for some rounds if it yields. Not in wakers, which may be called
 /// with somebody's lock held. And not inside of each other: the outermost finds what the tasks
 /// spawn.
@@ -4419,13 +4435,19 @@ impl LocalLoop {
 #[inline]
 fn enter_loop(main: &Waker) -> impl Drop + use<> {
     let (depth, outer) = (DEPTH.note(DEPTH.now() + 1), OURS.note(main.data().addr()));
+    let attended = ATTENDED.now();
     OnDrop(move || {
         OURS.note(outer);
         DEPTH.note(depth);
+        if ATTENDED.note(attended) {
+            HOMES_KNOWN.note(0);
+        }
         // We may have been the one who asked the kernel for others (A2).
         let word = IDLE.look();
-        let has_others = word & (WATCHED | OTHERS) != 0 || asleep(word) != 0;
-        if has_others && word & SEATED == 0 && REACTOR.has_interest() {
+        if (word & WATCHED != 0 || has_sleepers(word))
+            && word & SEATED == 0
+            && REACTOR.has_interest()
+        {
             IDLE.fill_seat(false);
         }
         // Or who was called to stand in.
@@ -4451,7 +4473,7 @@ fn work(name: u32) {
     let _inside = enter_loop(&sleeper.main);
     OUR_TASKS.set(true);
     let worker = Worker::new(&QUEUES, true, true, name);
-    // `call_worker` has counted it as searching.
+    // `add_worker` has counted it as searching.
     let mut hand = Hand { worker, sleeper, local_tasks: LocalLoop::new(), is_searching: true };
     {
         let _here = hand.worker.enter();
@@ -4591,8 +4613,8 @@ impl Hand<'_> {
 /// may be called anywhere, also inside of a task: then that task's thread is blocked, and others
 /// take over its other tasks. Inside of a local task, it runs at once those local tasks that this
 /// one has spawned, or another that is polled as deep (inside of as many calls); and others only if
-/// its future waits neither for a timer nor for I/O (as far as it was polled last) and nothing has
-/// happened for a tenth of a second, and not more than 32 deep. So a local task that blocks in this
+/// its future was not woken for a tenth of a second, and looked at no timer and no I/O that was not
+/// ready when it was polled last; and not more than 32 deep. So a local task that blocks in this
 /// way is not held up by those that were spawned outside of local tasks.
 ///
 /// ```
@@ -4629,6 +4651,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     }
     // What is woken from now on does not go to the queue of a worker that is blocked.
     let _outside = set_for_now(&HERE, None);
+    let _forget = OnDrop(|| _ = HOMES_KNOWN.note(0));
     let mut local = LocalLoop::new();
     let mut patience = Patience::new(local.level);
     patience.note();
@@ -4651,7 +4674,6 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
         // wake.
         if sleeper.signal.woken.swap(false, Ordering::AcqRel) {
             if let Poll::Ready(output) = poll() {
-                HOMES_KNOWN.note(0);
                 return output;
             }
             patience.note();
@@ -4664,7 +4686,8 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
 struct Patience {
     /// Some levels deep only, for the sake of the stack.
     is_needed: bool,
-    /// The main future waits for the reactor.
+    /// The main future waits for the reactor, as far as it was polled last. (To poll it again and
+    /// see is no answer: a combinator polls only those of its futures that were woken.)
     attends: bool,
     deadline: Option<(Instant, TimerKey)>,
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::fresh_process_output;
+use common::{fresh_process, fresh_process_output};
 use smol::{Executor, LocalExecutor};
 
 thread_local! {
@@ -74,4 +74,16 @@ fn the_program_may_end_in_a_local_task_inside_of_a_task_of_a_threads_own() {
     if let Some(ended) = ended {
         assert_eq!(ended.status.code(), Some(7), "{}", ended.output);
     }
+}
+
+/// There are at most a thousand workers; all of them wait for the next in this chain.
+#[test]
+fn a_chain_of_more_tasks_that_block_for_the_next_one_than_there_may_be_workers_comes_to_its_end() {
+    fn chain(left: u32) -> u32 {
+        match left {
+            0 => 0,
+            _ => 1 + smol::block_on(smol::spawn(async move { chain(left - 1) })),
+        }
+    }
+    fresh_process(60, &[], || assert_eq!(chain(1_020), 1_020));
 }

@@ -860,3 +860,28 @@ fn a_block_on_of_a_local_task_inside_a_local_task_finishes() {
         assert_eq!(number, 3);
     });
 }
+
+/// What the call inside of it waited for says nothing of what it waits for itself.
+#[test]
+fn a_block_on_after_one_inside_of_it_runs_the_sibling_that_it_waits_for() {
+    fresh_process(20, &[], || {
+        let flag = Flag::new();
+        let waits = {
+            let flag = flag.clone();
+            async move {
+                block_on(async {
+                    // Its last poll looks at the timer as well, and is ready all the same.
+                    let hour = Duration::from_secs(3600);
+                    block_on(future::or(sleep(hour), future::yield_now()));
+                    flag.wait().await;
+                })
+            }
+        };
+        block_on(async {
+            let waits = spawn_local(waits);
+            let sibling = spawn_local(async move { flag.set() });
+            waits.await;
+            sibling.await;
+        });
+    });
+}

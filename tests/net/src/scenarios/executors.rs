@@ -529,7 +529,7 @@ fn a_child_is_spawned_while_nobody_polls_its_scope() {
     });
     let spawns = async {
         let scope = handle.borrow_mut().take();
-        drop(scope.map(|scope| scope.spawn(async move { drop(sender.send(5)) })));
+        drop(scope.map(|scope| scope.spawn(async move { sender.send(5) })));
     };
     assert_eq!(block_on(future::zip(waits, spawns)).0, Some(5));
 }

@@ -28,6 +28,10 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_worker_that_was_blocked_blocks_again).needs_the_watcher(),
         scenario!(a_worker_blocks_and_no_other_can_be_started),
         scenario!(no_thread_can_be_started_and_the_main_future_is_never_idle),
+        scenario!(a_task_waits_beside_a_worker_that_is_parked_and_there_is_no_watcher)
+            .processors(2, 3)
+            .steady_clock()
+            .may_be_late(20),
         scenario!(the_only_worker_waits_for_a_task_and_nobody_else_is_there),
         scenario!(of_two_workers_that_are_never_idle_one_ends)
             .processors(1, 1)
@@ -132,6 +136,40 @@ fn a_task_that_no_thread_can_run_waits_at_rest() {
     let waker = thread("waker", move || sender.send(1));
     join([waker]);
     task.detach();
+}
+
+/// The worker that begins to wait is blocked at once: the parked one must sit down instead.
+fn a_task_waits_beside_a_worker_that_is_parked_and_there_is_no_watcher() {
+    set_starts(1, ALL);
+    block_on(spawn(async {}));
+    needs(millis(1100));
+    sleep(millis(1100));
+    set_starts(1, ALL);
+    let meets = Flag::default();
+    let first = spawn({
+        let meets = meets.clone();
+        async move { meets.wait() }
+    });
+    spawn(async move { meets.set() }).detach();
+    block_on(first);
+
+    let (mut left, right) = UnixStream::pair().unwrap();
+    let done = Flag::default();
+    spawn({
+        let done = done.clone();
+        async move {
+            let mut right = Async::new(right).unwrap();
+            let blocks = done.clone();
+            spawn(async move { blocks.wait() }).detach();
+            right.read_exact(&mut [0]).await.unwrap();
+            done.set();
+        }
+    })
+    .detach();
+    needs(millis(5));
+    sleep(millis(5));
+    left.write_all(b"x").unwrap();
+    done.wait();
 }
 
 fn no_thread_can_be_started_and_the_main_future_is_never_idle() {
