@@ -531,13 +531,20 @@ fn check_for_fork() {
 }
 
 thread_local! {
-    /// How many calls of `block_on` and loops of workers this thread is inside of.
+    /// How many calls of `block_on` and loops of workers this thread is inside of, in multiples of
+    /// [`DEEPER`]; and two flags of the innermost, so that a `block_on` saves one number, not three.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
+const DEEPER: usize = 4;
+/// The main future that is being polled has begun to wait for the reactor.
+const ATTENDED: usize = 1;
+/// It has found out whose kind of waker leads to it (`leads_home`, §6).
+const LEARNT: usize = 2;
+
 /// Whether this thread is in `block_on`, or in the loop of a worker.
 fn is_in_loop() -> bool {
-    DEPTH.now() > 0
+    DEPTH.now() >= DEEPER
 }
 
 /// The same where `block_on` has not looked already: it is a system call.
@@ -3442,8 +3449,6 @@ thread_local! {
     /// The kinds of wakers that were seen to lead to the main future, see `leads_home`.
     static HOMES: Cell<[*const RawWakerVTable; 4]> = const { Cell::new([std::ptr::null(); 4]) };
     static HOMES_KNOWN: Cell<u8> = const { Cell::new(0) };
-    /// The main future that is being polled has begun to wait for the reactor.
-    static ATTENDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What wakes a main future.
@@ -4224,7 +4229,8 @@ fn leads_home(waker: &Waker) -> bool {
     if leads_home {
         kinds[known] = kind;
         let _ = HOMES.try_with(|homes| homes.set(kinds));
-        let _ = HOMES_KNOWN.try_with(|count| count.set(known as u8 + 1));
+        HOMES_KNOWN.note(known as u8 + 1);
+        DEPTH.note(DEPTH.now() | LEARNT);
     }
     leads_home
 }
@@ -4233,7 +4239,7 @@ fn leads_home(waker: &Waker) -> bool {
 /// kernel. Inside of one of our loops this thread will, when it has nothing else to do. Elsewhere
 /// somebody sits down at once; if nobody can, this thread asks for a moment, now and again.
 fn attend(waker: &Waker) {
-    ATTENDED.note(true);
+    DEPTH.note(DEPTH.now() | ATTENDED);
     // A2.
     let word = IDLE.look();
     let is_watched = word & WATCHED != 0;
@@ -4434,12 +4440,11 @@ impl LocalLoop {
 /// Counts a thread as one that looks after the reactor, until the guard is dropped.
 #[inline]
 fn enter_loop(main: &Waker) -> impl Drop + use<> {
-    let (depth, outer) = (DEPTH.note(DEPTH.now() + 1), OURS.note(main.data().addr()));
-    let attended = ATTENDED.now();
+    let (depth, outer) = (DEPTH.now(), OURS.note(main.data().addr()));
+    DEPTH.note((depth & !(ATTENDED | LEARNT)) + DEEPER);
     OnDrop(move || {
         OURS.note(outer);
-        DEPTH.note(depth);
-        if ATTENDED.note(attended) {
+        if DEPTH.note(depth) & LEARNT != 0 {
             HOMES_KNOWN.note(0);
         }
         // We may have been the one who asked the kernel for others (A2).
@@ -4643,7 +4648,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     begin_block_on(sleeper);
     let mut poll = || {
         refill_budget();
-        ATTENDED.note(false);
+        DEPTH.note(DEPTH.now() & !ATTENDED);
         future.as_mut().poll(&mut Context::from_waker(&sleeper.main))
     };
     if let Poll::Ready(output) = poll() {
@@ -4651,7 +4656,6 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     }
     // What is woken from now on does not go to the queue of a worker that is blocked.
     let _outside = set_for_now(&HERE, None);
-    let _forget = OnDrop(|| _ = HOMES_KNOWN.note(0));
     let mut local = LocalLoop::new();
     let mut patience = Patience::new(local.level);
     patience.note();
@@ -4699,7 +4703,7 @@ impl Patience {
 
     /// The main future was polled: something has happened.
     fn note(&mut self) {
-        self.attends = ATTENDED.try_with(Cell::get).unwrap_or(true);
+        self.attends = DEPTH.now() & ATTENDED != 0;
         self.stop();
     }
 
