@@ -532,7 +532,7 @@ fn check_for_fork() {
 
 thread_local! {
     /// How many calls of `block_on` and loops of workers this thread is inside of, in multiples of
-    /// [`DEEPER`]; and two flags of the innermost, so that a `block_on` saves one number, not three.
+    /// [`DEEPER`]; and two flags of the innermost, so that each call saves one number, not three.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
