@@ -3380,8 +3380,8 @@ impl Source {
 //           ticks and no ticket is queued: should the worker block, the watcher finds what it has
 //           in its queue, and starts one more worker if none gets on.
 // I6.3      `block_on` polls its own future and its thread's local tasks, nothing else, so that a
-//           task which blocks holds up no main future. (The one exception: no thread could be
-//           started.)
+//           task which blocks holds up no main future. (The one exception: no thread can be
+//           started, or as many as there may be are blocked.)
 // I6.4      Nobody is counted as searching who does anything else: a local task, somebody's waker.
 //           One who searches is enough; the last one to stop calls the next if it leaves work
 //           behind.
@@ -4794,9 +4794,9 @@ fn lie_down(
 /// Dropping the [`Task`] cancels it; [`detach`](Task::detach) lets it run on its own. A panic of
 /// the task comes out where the `Task` is awaited.
 ///
-/// If no thread can be started at all, tasks run on threads that are in [`block_on`], and here, in
-/// `spawn`; one that is woken while nobody is in either waits for the next who is. A task that
-/// blocks there holds up that thread's own future as well.
+/// If no thread can be started at all, or a thousand wait in [`block_on`] already, tasks run on
+/// threads that are in `block_on`, and here, in `spawn`; one that is woken while nobody is in either
+/// waits for the next who is. A task that blocks there holds up that thread's own future as well.
 ///
 /// ```
 /// let task = smol::spawn(async { 1 + 2 });
