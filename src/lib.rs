@@ -3701,6 +3701,7 @@ impl IdleState {
         is_attended && (self.active() == 0 || self.is_quiet)
     }
 
+    /// Whether all workers are blocked, and there will be no more.
     fn is_stranded(&self) -> bool {
         let no_more = self.failed.is_some() || self.present >= MAX_WORKERS;
         no_more && self.present == self.blocked
@@ -4076,7 +4077,7 @@ impl Idle {
         change.finish();
     }
 
-    /// Whether there are tickets, and nobody else to run them because no thread could be started.
+    /// Whether there are tickets, and nobody else to run them.
     fn is_stranded(&self) -> bool {
         self.look() & STRANDED != 0 && QUEUES.has_tickets()
     }
@@ -4795,8 +4796,9 @@ fn lie_down(
 /// the task comes out where the `Task` is awaited.
 ///
 /// If no thread can be started at all, or a thousand wait in [`block_on`] already, tasks run on
-/// threads that are in `block_on`, and here, in `spawn`; one that is woken while nobody is in either
-/// waits for the next who is. A task that blocks there holds up that thread's own future as well.
+/// threads that are in `block_on`, and here, in `spawn`; one that is woken while nobody is in
+/// either waits for the next who is. A task that blocks there holds up that thread's own future as
+/// well.
 ///
 /// ```
 /// let task = smol::spawn(async { 1 + 2 });
