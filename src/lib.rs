@@ -2319,12 +2319,12 @@ impl Kernel {
 impl Kernel {
     /// The keys of `polling`'s notifications and of [`Kernel::timer`].
     const NOTIFY: usize = usize::MAX;
-    const BELL: usize = usize::MAX - 1;
+    const TIMER: usize = usize::MAX - 1;
 
     /// Without one (some sandboxes) deadlines are kept in milliseconds.
     fn new_timer(poller: &Poller) -> Option<TimerFd> {
         let timer = new_timer_fd(false)?;
-        let data = epoll::EventData::new_u64(Kernel::BELL as u64);
+        let data = epoll::EventData::new_u64(Kernel::TIMER as u64);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(poller, &timer, data, flags).ok()?;
         Some(timer)
@@ -2389,7 +2389,7 @@ impl Kernel {
             answer => answer?,
         };
         let news = events.iter().map(Kernel::translate);
-        asked.news.extend(news.filter(|news| news.key < Kernel::BELL));
+        asked.news.extend(news.filter(|news| news.key < Kernel::TIMER));
         if events.iter().any(|event| event.data.u64() as usize == Kernel::NOTIFY) {
             // `polling` takes its notification back, and is ready for the next one.
             asked.wait(&self.poller, Some(Instant::now()))?;
@@ -5064,7 +5064,7 @@ fn help_out(seen: &Seen, stuck: &mut u32) {
 /// ```
 pub async fn scope<'env, T>(body: impl AsyncFnOnce(Scope<'env>) -> T) -> T {
     let children = Rc::new(Children::default());
-    queue_parts(&children.woken, vec![ChildWaker::new(BODY, &children.woken)], None);
+    children.wake_new(BODY);
     let mut body = std::pin::pin!(Some(body(Scope { children: children.clone() })));
     let mut output = None;
     // Dropped before `body`, and before whatever the children borrow from.
@@ -5138,13 +5138,6 @@ struct ChildWaker {
 /// The body of a scope among the keys of its children.
 const BODY: usize = usize::MAX;
 
-impl ChildWaker {
-    /// A waker that is about to be put on the list.
-    fn new(key: usize, woken: &Arc<Mutex<Woken>>) -> Arc<ChildWaker> {
-        Arc::new(ChildWaker { key, is_queued: AtomicBool::new(true), woken: woken.clone() })
-    }
-}
-
 impl Wake for ChildWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -5154,21 +5147,19 @@ impl Wake for ChildWaker {
         // Ordering: AcqRel. Pairs with the swap in `poll_woken`, also if it was set already: the
         // poll that follows sees what was written before this.
         if !self.is_queued.swap(true, Ordering::AcqRel) {
-            queue_parts(&self.woken, Vec::new(), Some(self.clone()));
+            change_list(&self.woken, |list| list.push(self.clone()));
         }
     }
 }
 
-/// Puts a part of the scope on the list, behind the others or, what was spawned, before those that
-/// were woken in the same poll; and wakes the scope.
-fn queue_parts(woken: &Mutex<Woken>, spawned: Vec<Arc<ChildWaker>>, part: Option<Arc<ChildWaker>>) {
+/// Puts somebody on the list, unless the scope is over, and wakes the scope.
+fn change_list(woken: &Mutex<Woken>, put: impl FnOnce(&mut Vec<Arc<ChildWaker>>)) {
     let scope = {
         let mut woken = lock(woken);
         if woken.is_over {
             return;
         }
-        woken.wakers.splice(..0, spawned);
-        woken.wakers.extend(part);
+        put(&mut woken.wakers);
         woken.scope.take()
     };
     if let Some(scope) = scope {
@@ -5212,10 +5203,21 @@ impl<'env> Children<'env> {
         Ok(())
     }
 
+    /// Has a new child, or the body, polled for the first time.
+    fn wake_new(&self, key: usize) {
+        let (is_queued, woken) = (AtomicBool::new(true), self.woken.clone());
+        self.spawned.borrow_mut().push(Arc::new(ChildWaker { key, is_queued, woken }));
+        if !self.is_polled.get() {
+            self.wake_spawned();
+        }
+    }
+
+    /// What was spawned comes before those that were woken in the same poll.
     fn wake_spawned(&self) {
         let spawned = self.spawned.take();
         if !spawned.is_empty() {
-            shielded(|| queue_parts(&self.woken, spawned, None));
+            let put = |list: &mut Vec<_>| drop(list.splice(..0, spawned));
+            shielded(|| change_list(&self.woken, put));
         }
     }
 
@@ -5263,10 +5265,7 @@ impl<'env> Scope<'env> {
             shielded(|| drop(child));
         } else {
             let key = self.children.futures.borrow_mut().insert(Some(child));
-            self.children.spawned.borrow_mut().push(ChildWaker::new(key, &self.children.woken));
-            if !self.children.is_polled.get() {
-                self.children.wake_spawned();
-            }
+            self.children.wake_new(key);
         }
         task
     }
