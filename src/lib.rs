@@ -200,7 +200,6 @@ use std::marker::PhantomData;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
-use std::ops::{Deref, DerefMut};
 #[cfg(unix)]
 use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 #[cfg(unix)]
@@ -2246,6 +2245,8 @@ struct Kernel {
 struct Asked {
     events: polling::Events,
     news: Vec<News>,
+    /// What is registered under some of their keys, while that is told.
+    known: Vec<(Arc<Source>, usize)>,
     /// The moment the timer was last set for.
     #[allow(dead_code)] // elsewhere
     set_for: Option<Instant>,
@@ -2253,7 +2254,7 @@ struct Asked {
 
 impl Asked {
     fn new() -> Asked {
-        Asked { events: polling::Events::new(), news: Vec::new(), set_for: None }
+        Asked { events: polling::Events::new(), news: Vec::new(), known: Vec::new(), set_for: None }
     }
 
     /// Asks `polling`.
@@ -2323,10 +2324,10 @@ impl Kernel {
 
     /// Without one (some sandboxes) deadlines are kept in milliseconds.
     fn new_timer(poller: &Poller) -> Option<TimerFd> {
-        let timer = new_timer_fd(false)?;
+        let timer = TimerFd::new(false)?;
         let data = epoll::EventData::new_u64(Kernel::TIMER as u64);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(poller, &timer, data, flags).ok()?;
+        epoll::add(poller, &timer.0, data, flags).ok()?;
         Some(timer)
     }
 
@@ -2370,7 +2371,7 @@ impl Kernel {
         };
         // To be woken too early is cheaper, since it happens once, than to set the timer each time.
         if !asked.set_for.is_some_and(|at| now < at && at <= deadline) {
-            set_timer_fd(timer, Some(time));
+            timer.set(Some(time));
             asked.set_for = Some(now + time);
         }
         None
@@ -2448,54 +2449,57 @@ impl Kernel {
 /// A timer descriptor (timerfd_create(2)): it can be set and stopped without waking the thread that
 /// sleeps on it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-type TimerFd = OwnedFd;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-type TimerFd = std::convert::Infallible;
+struct TimerFd(OwnedFd);
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn new_timer_fd(is_blocking: bool) -> Option<TimerFd> {
-    use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
-    let flags = if is_blocking { TimerfdFlags::empty() } else { TimerfdFlags::NONBLOCK };
-    timerfd_create(TimerfdClockId::Monotonic, flags | TimerfdFlags::CLOEXEC).ok()
-}
+impl TimerFd {
+    fn new(is_blocking: bool) -> Option<TimerFd> {
+        use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+        let flags = if is_blocking { TimerfdFlags::empty() } else { TimerfdFlags::NONBLOCK };
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags | TimerfdFlags::CLOEXEC);
+        timer.ok().map(TimerFd)
+    }
 
-/// Sets it to ring once, or stops it.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn set_timer_fd(timer: &TimerFd, after: Option<Duration>) {
-    use rustix::time::{Itimerspec, TimerfdTimerFlags, timerfd_settime};
-    // Zero would mean to stop it.
-    let time = after.map_or(Duration::ZERO, |after| after.max(Duration::from_nanos(1)));
-    let value = Itimerspec {
-        it_interval: Timespec::default(),
-        it_value: Timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ },
-    };
-    // It can fail only if somebody closed the descriptor; then the poller is broken as well.
-    let _ = timerfd_settime(timer, TimerfdTimerFlags::empty(), &value);
-}
+    /// Sets it to ring once, or stops it.
+    fn set(&self, after: Option<Duration>) {
+        use rustix::time::{Itimerspec, TimerfdTimerFlags, timerfd_settime};
+        // Zero would mean to stop it.
+        let time = after.map_or(Duration::ZERO, |after| after.max(Duration::from_nanos(1)));
+        let value = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: Timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ },
+        };
+        // It can fail only if somebody closed the descriptor; then the poller is broken as well.
+        let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &value);
+    }
 
-/// Sleeps until it rings, or a signal comes.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn wait_for_timer_fd(timer: &TimerFd) {
-    match rustix::io::read(timer, &mut [0; 8]) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        // Somebody has closed it.
-        Err(_) => thread::sleep(NAP),
+    /// Sleeps until it rings, or a signal comes.
+    fn wait(&self) {
+        match rustix::io::read(&self.0, &mut [0; 8]) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            // Somebody has closed it.
+            Err(_) => thread::sleep(NAP),
+        }
     }
 }
 
+/// There is none elsewhere.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn new_timer_fd(_is_blocking: bool) -> Option<TimerFd> {
-    None
-}
+enum TimerFd {}
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn set_timer_fd(timer: &TimerFd, _after: Option<Duration>) {
-    match *timer {}
-}
+impl TimerFd {
+    fn new(_is_blocking: bool) -> Option<TimerFd> {
+        None
+    }
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn wait_for_timer_fd(timer: &TimerFd) {
-    match *timer {}
+    fn set(&self, _after: Option<Duration>) {
+        match *self {}
+    }
+
+    fn wait(&self) {
+        match *self {}
+    }
 }
 
 /// Whether an operation would not block right now.
@@ -2683,19 +2687,15 @@ impl Reactor {
         }
         lock(&self.timers).end_sleep(woken);
         // A few at a time, so that neither lock is held for long.
-        let mut batch = Vec::with_capacity(64);
-        let mut all_news = asked.news.iter().peekable();
-        while all_news.peek().is_some() {
+        for news in asked.news.chunks(64) {
             {
                 let sources = lock(&self.sources);
                 // News of a source that is gone find nothing, or a successor, which then tries in
                 // vain.
-                let known = all_news.by_ref().take(64);
-                batch.extend(
-                    known.filter_map(|news| Some((sources.get(news.key)?.clone(), news.bits))),
-                );
+                let known = |news: &News| Some((sources.get(news.key)?.clone(), news.bits));
+                asked.known.extend(news.iter().filter_map(known));
             }
-            for (source, bits) in batch.drain(..) {
+            for (source, bits) in asked.known.drain(..) {
                 tour!(7, "the kernel has news of a handle");
                 source.happen(bits, woken);
             }
@@ -3078,7 +3078,7 @@ impl Direction {
 
 /// A handle the kernel tells us about.
 struct Source {
-    /// A short read or write means that the kernel has no more bytes, or room, for now (epoll(7)).
+    /// A short read means that the kernel has no more bytes for now (epoll(7)).
     /// Not so for Unix sockets, where a read also ends at a message that carries descriptors.
     is_tcp: bool,
     /// Atomic: the bits of [`News`], above them the number of events (I5.2).
@@ -3211,12 +3211,12 @@ impl Source {
         self.error_told.swap(seen / News::EVENT, Ordering::Relaxed) != seen / News::EVENT
     }
 
-    /// An operation moved some bytes, but fewer than it could have: on TCP that is as good as
+    /// A read moved some bytes, but fewer than it could have: on TCP that is as good as
     /// WouldBlock, which then need not be asked for; unless the end may be near, see [`News::WARY`]
     /// (`tests/tcp.rs`, `the_last_bytes_and_the_end_that_arrive_together_are_both_read`).
-    fn fell_short(&self, direction: Direction, seen: usize) {
+    fn fell_short(&self, seen: usize) {
         if self.is_tcp && seen & News::WARY == 0 {
-            self.blocked(direction, seen);
+            self.blocked(Direction::Read, seen);
         }
     }
 
@@ -3588,6 +3588,9 @@ const STRANDED: usize = 1 << 25;
 struct IdleState {
     /// What the word says of the rest.
     published: usize,
+    /// Of a change under way: how many workers more search, and who is called because of it.
+    searching: isize,
+    called: Option<Arc<Signal>>,
     /// Workers that sleep outside of the poller and were not called; the last one is called first,
     /// its cache is warm.
     workers: Vec<Arc<Signal>>,
@@ -3630,6 +3633,8 @@ static IDLE: Idle = Idle {
     word: AtomicUsize::new(0),
     state: Mutex::new(IdleState {
         published: 0,
+        searching: 0,
+        called: None,
         workers: Vec::new(),
         seated: None,
         others: Vec::new(),
@@ -3764,63 +3769,23 @@ impl IdleState {
         }
         is_calm
     }
-}
 
-/// A change of the state, under its lock: who is called because of it, and how many workers more
-/// search then. `finish` publishes it and lets go of the lock, and only then calls.
-struct Change {
-    state: MutexGuard<'static, IdleState>,
-    searching: isize,
-    called: Option<Arc<Signal>>,
-}
-
-impl Deref for Change {
-    type Target = IdleState;
-
-    fn deref(&self) -> &IdleState {
-        &self.state
-    }
-}
-
-impl DerefMut for Change {
-    fn deref_mut(&mut self) -> &mut IdleState {
-        &mut self.state
-    }
-}
-
-impl Change {
     /// Makes the word say what the state says, and how many more search.
     fn publish(&mut self) {
-        let state = &mut *self.state;
         let flag = |yes, flag| if yes { flag } else { 0 };
-        let word = state.asleep() * ASLEEP
-            + flag(!state.others.is_empty(), OTHERS)
-            + flag(state.seat != Sitter::Nobody, SEATED)
-            + flag(state.is_watched, WATCHED)
-            + flag(state.is_armed, ARMED)
-            + flag(state.present >= state.wanted() && !state.is_stranded(), FULL)
-            + flag(state.is_stranded(), STRANDED);
+        let word = self.asleep() * ASLEEP
+            + flag(!self.others.is_empty(), OTHERS)
+            + flag(self.seat != Sitter::Nobody, SEATED)
+            + flag(self.is_watched, WATCHED)
+            + flag(self.is_armed, ARMED)
+            + flag(self.present >= self.wanted() && !self.is_stranded(), FULL)
+            + flag(self.is_stranded(), STRANDED);
         let searching = mem::take(&mut self.searching);
-        let change = word.wrapping_sub(state.published).wrapping_add_signed(searching);
-        state.published = word;
+        let change = word.wrapping_sub(self.published).wrapping_add_signed(searching);
+        self.published = word;
         if change != 0 {
             // Ordering: SeqCst. Where somebody has just gone to sleep, this is S1 of both proofs.
             IDLE.word.fetch_add(change, Ordering::SeqCst);
-        }
-    }
-
-    fn finish(mut self) {
-        self.mind_alarm();
-        self.publish();
-        // S2': whoever has begun to wait in between saw the old word.
-        if !self.is_armed && !self.is_calm() {
-            self.mind_alarm();
-            self.publish();
-        }
-        let Change { state, called, .. } = self;
-        drop(state);
-        if let Some(signal) = called {
-            signal.wake();
         }
     }
 
@@ -3872,6 +3837,22 @@ impl Change {
     }
 }
 
+/// The end of a change of the state: publishes it, lets go of the lock, and only then calls.
+fn finish(mut state: MutexGuard<'static, IdleState>) {
+    state.mind_alarm();
+    state.publish();
+    // S2': whoever has begun to wait in between saw the old word.
+    if !state.is_armed && !state.is_calm() {
+        state.mind_alarm();
+        state.publish();
+    }
+    let called = state.called.take();
+    drop(state);
+    if let Some(signal) = called {
+        signal.wake();
+    }
+}
+
 impl Idle {
     /// The word. Ordering: SeqCst, this is W2 of the first proof, and A2 of the second.
     #[inline]
@@ -3885,16 +3866,19 @@ impl Idle {
         self.look() & (ARMED | WATCHED) == WATCHED
     }
 
-    /// For the watcher.
-    fn lock(&'static self) -> Change {
-        Change { state: lock(&self.state), searching: 0, called: None }
-    }
-
-    /// For everybody else: something happens, or is about to.
-    fn change(&'static self) -> Change {
-        let mut change = self.lock();
+    /// For everybody but the watcher: something happens, or is about to. `finish` must follow if
+    /// it does.
+    fn change(&'static self) -> MutexGuard<'static, IdleState> {
+        let mut change = lock(&self.state);
         change.is_quiet = false;
         change
+    }
+
+    fn update<R>(&'static self, update: impl FnOnce(&mut IdleState) -> R) -> R {
+        let mut change = self.change();
+        let result = update(&mut change);
+        finish(change);
+        result
     }
 
     /// A thread goes to sleep, and says so. What it must look at after this: tickets (S2); this
@@ -3920,17 +3904,14 @@ impl Idle {
             seat = change.choose(signal, is_worker);
         }
         let is_excess = is_worker && change.is_excess();
-        change.finish();
+        finish(change);
         (seat, is_excess)
     }
 
     /// A thread that parked is awake again. Says whether it was called; a worker counts as
     /// searching then.
     fn withdraw(&'static self, signal: &Arc<Signal>, is_worker: bool) -> bool {
-        let mut change = self.change();
-        let was_called = !change.take_off(signal, is_worker);
-        change.finish();
-        was_called
+        self.update(|change| !change.take_off(signal, is_worker))
     }
 
     /// Takes the seat for a look.
@@ -3950,15 +3931,15 @@ impl Idle {
     /// Gives the seat back. Says whether a worker that slept in it was called, and thus counts as
     /// searching.
     fn leave(&'static self, _seat: Seat, is_worker: bool) -> bool {
-        let mut change = self.change();
-        change.seat = Sitter::Nobody;
-        let was_called = is_worker && change.seated.take().is_none();
-        // Where there is no watcher, whoever leaves calls the next.
-        if !change.is_watched && REACTOR.has_interest() {
-            change.call_sitter();
-        }
-        change.finish();
-        was_called
+        self.update(|change| {
+            change.seat = Sitter::Nobody;
+            let was_called = is_worker && change.seated.take().is_none();
+            // Where there is no watcher, whoever leaves calls the next.
+            if !change.is_watched && REACTOR.has_interest() {
+                change.call_sitter();
+            }
+            was_called
+        })
     }
 
     /// The seat may be empty although something is waited for: somebody who sleeps sits down, or
@@ -3976,14 +3957,14 @@ impl Idle {
             change.is_urgent = true;
             ALARM.set(Some(Duration::ZERO));
         }
-        change.finish();
+        finish(change);
     }
 
     /// Somebody begins to wait while nobody sits: the watcher sees to it, should this thread block.
     #[cold]
     fn mind(&'static self) {
         if !is_forked() {
-            self.change().finish();
+            self.update(|_| {});
         }
     }
 
@@ -4015,32 +3996,32 @@ impl Idle {
             }
             None => {}
         }
-        change.finish();
+        finish(change);
         starts
     }
 
     /// Counts one worker more than there should be, if that is not too many.
     fn add_spare(&'static self) -> bool {
-        let mut change = self.change();
-        let may_start = change.present < MAX_WORKERS && change.may_start();
-        if may_start {
-            change.add_worker();
-        }
-        change.finish();
-        may_start
+        self.update(|change| {
+            let may_start = change.present < MAX_WORKERS && change.may_start();
+            if may_start {
+                change.add_worker();
+            }
+            may_start
+        })
     }
 
     /// The thread of a worker was started or not.
     fn started(&'static self, success: bool) {
-        let mut change = self.change();
-        if success {
-            change.failed = None;
-        } else {
-            change.present -= 1;
-            change.searching -= 1;
-            change.failed = Some(Instant::now());
-        }
-        change.finish();
+        self.update(|change| {
+            if success {
+                change.failed = None;
+            } else {
+                change.present -= 1;
+                change.searching -= 1;
+                change.failed = Some(Instant::now());
+            }
+        });
     }
 
     /// A worker that sleeps and was not called ends, if there are too many.
@@ -4057,24 +4038,24 @@ impl Idle {
             change.seated = None;
             change.seat = Sitter::Nobody;
         }
-        change.finish();
+        finish(change);
         true
     }
 
     /// A worker that is awake and does not search ends, if there are too many.
     fn retire_awake(&'static self) -> bool {
-        let mut change = self.change();
-        let is_excess = change.present > change.wanted();
-        change.present -= is_excess as usize;
-        change.finish();
-        is_excess
+        self.update(|change| {
+            let is_excess = change.present > change.wanted();
+            change.present -= is_excess as usize;
+            is_excess
+        })
     }
 
     /// A worker's task waits in a nested `block_on`, or no longer.
     fn set_blocked(&'static self, blocked: bool) {
-        let mut change = self.change();
-        change.blocked = if blocked { change.blocked + 1 } else { change.blocked - 1 };
-        change.finish();
+        self.update(|change| {
+            change.blocked = if blocked { change.blocked + 1 } else { change.blocked - 1 };
+        });
     }
 
     /// Whether there are tickets, and nobody else to run them.
@@ -4094,13 +4075,13 @@ static ALARM: Alarm = Alarm { timer: OnceLock::new(), unparker: OnceLock::new() 
 
 impl Alarm {
     fn timer(&self) -> &Option<TimerFd> {
-        self.timer.get_or_init(|| new_timer_fd(true))
+        self.timer.get_or_init(|| TimerFd::new(true))
     }
 
     /// Sets the alarm, or stops it.
     fn set(&self, after: Option<Duration>) {
         if let Some(timer) = self.timer() {
-            set_timer_fd(timer, after);
+            timer.set(after);
         } else if let (Some(unparker), Some(_)) = (self.unparker.get(), after) {
             unparker.unpark();
         }
@@ -4109,7 +4090,7 @@ impl Alarm {
     /// Sleeps until the alarm rings.
     fn wait(&self, parker: &Parker) {
         if let Some(timer) = self.timer() {
-            return wait_for_timer_fd(timer);
+            return timer.wait();
         }
         parker.park();
         if !lock(&IDLE.state).is_urgent {
@@ -4168,22 +4149,22 @@ fn start_worker() {
 /// Starts the watcher, unless it is there. `false` if it cannot be.
 fn start_watcher() -> bool {
     {
-        let mut change = IDLE.lock();
+        let mut change = lock(&IDLE.state);
         if change.is_watched || !change.may_start() {
             return change.is_watched;
         }
         change.is_watched = true;
         ALARM.timer();
-        change.finish();
+        finish(change);
     }
     if start_thread("smol-watch".into(), watch) {
         return true;
     }
     {
-        let mut change = IDLE.lock();
+        let mut change = lock(&IDLE.state);
         (change.is_watched, change.failed) = (false, Some(Instant::now()));
         (change.is_armed, change.is_urgent) = (false, false);
-        change.finish();
+        finish(change);
     }
     // Whoever relied on it meanwhile looks again.
     let mut woken = Vec::new();
@@ -4744,20 +4725,18 @@ fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
     let when_blocked = WHEN_BLOCKED.now().unwrap_or(|_| {});
     when_blocked(true);
     // Now that this worker counts as blocked, there may be none who is not.
-    let is_alone = IDLE.is_stranded();
-    if !is_alone {
-        sleep(sleeper);
-    }
+    let is_stranded = sleep(sleeper);
     when_blocked(false);
     local.wake_up();
-    if is_alone {
+    if is_stranded {
         run_stranded(&sleeper.pace);
         wake_all(glance());
     }
 }
 
-/// Sleeps where it is best to, in the poller or outside, until there is something to do.
-fn sleep(sleeper: &Sleeper) {
+/// Sleeps where it is best to, in the poller or outside, until there is something to do. `true`: it
+/// did not, since there are tickets, and nobody else to run them.
+fn sleep(sleeper: &Sleeper) -> bool {
     // S1.
     let (seat, _) = IDLE.fall_asleep(&sleeper.signal, false, false);
     if seat.is_none() && IDLE.look() & WATCHED == 0 && REACTOR.has_interest() {
@@ -4765,8 +4744,10 @@ fn sleep(sleeper: &Sleeper) {
         start_watcher();
     }
     // S2.
-    let (_, woken) = lie_down(sleeper, seat, false, IDLE.is_stranded());
+    let is_stranded = IDLE.is_stranded();
+    let (_, woken) = lie_down(sleeper, seat, false, is_stranded);
     wake_all(woken);
+    is_stranded
 }
 
 /// Sleeps in the seat or parks, unless there is work, and gets up again. Says whether somebody has
@@ -4888,12 +4869,12 @@ fn watch() {
 
 /// Sets the alarm once more, or stops it if all is calm, or quiet.
 fn rest(is_quiet: bool) {
-    let mut change = IDLE.lock();
+    let mut change = lock(&IDLE.state);
     if !change.stop_alarm(is_quiet) {
         change.is_armed = true;
         change.set_alarm();
     }
-    change.finish();
+    finish(change);
     look_after_tickets(is_quiet);
 }
 
@@ -4909,7 +4890,7 @@ fn look_after_tickets(was_quiet: bool) {
 /// turn at a time. `true`: once more.
 fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
     let has_interest = REACTOR.prepare();
-    let mut change = IDLE.lock();
+    let mut change = lock(&IDLE.state);
     if !has_interest && REACTOR.has_interest() {
         // It came in between: once more, at once if it is urgent.
         return false;
@@ -4919,14 +4900,14 @@ fn watch_seat(is_empty_for_long: bool, is_quiet: bool) -> bool {
         return false;
     }
     if change.call_sitter() {
-        change.finish();
+        finish(change);
         return false;
     }
     let seat = Seat(());
     change.seat = Sitter::Watcher;
     // Workers may be blocked, and then we are needed elsewhere.
     let limit = (!change.stop_alarm(is_quiet)).then_some(TICK);
-    change.finish();
+    finish(change);
     look_after_tickets(is_quiet);
     let mut woken = Vec::new();
     REACTOR.turn(&seat, true, limit, &mut woken);
@@ -7095,7 +7076,14 @@ impl<T> Async<T> {
     ) -> Poll<io::Result<R>> {
         ready!(spend(cx));
         let Means::Polled(source, borrow) = &self.shared.means else {
-            return Poll::Ready(retry(|| op(self.get_ref())));
+            let result = retry(|| op(self.get_ref()));
+            if result.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::WouldBlock) {
+                // A file that somebody has made non-blocking: nothing tells when to try again.
+                REACTOR.set_timer(Instant::now() + NAP / 10, cx.waker().clone());
+                attend(cx.waker());
+                return Poll::Pending;
+            }
+            return Poll::Ready(result);
         };
         loop {
             let seen = source.look();
@@ -7106,7 +7094,7 @@ impl<T> Async<T> {
                     }
                     result => {
                         if result.as_ref().is_ok_and(fell_short) {
-                            source.fell_short(direction, seen);
+                            source.fell_short(seen);
                         }
                         return Poll::Ready(result);
                     }
@@ -7310,9 +7298,7 @@ macro_rules! streams {
                 if buf.is_empty() {
                     return Poll::Ready(Ok(0));
                 }
-                let limit = buf.len().min(IO_LIMIT);
-                let fell_short = |n: &usize| (1..limit).contains(n);
-                self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf), fell_short)
+                self.poll_io(Direction::Write, None, cx, |mut io| io.write(buf), |_| false)
             }
 
             fn poll_write_vectored(
@@ -7326,7 +7312,6 @@ macro_rules! streams {
                 if bufs.iter().all(|buf| buf.is_empty()) {
                     return Poll::Ready(Ok(0));
                 }
-                // No word on what falls short: the system takes so many pieces only (IOV_MAX).
                 let write = |mut io: &T| io.write_vectored(bufs);
                 self.poll_io(Direction::Write, None, cx, write, |_| false)
             }

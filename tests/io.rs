@@ -1115,6 +1115,27 @@ fn a_reader_of_a_fifo_sees_the_end_of_one_writer_and_the_bytes_of_the_next() {
     });
 }
 
+/// `Async::<File>::from` registers nothing, so that no event tells when a pipe has bytes. The user's own operation is tried
+/// again all the same, and not in a circle.
+#[cfg(unix)]
+#[test]
+fn an_operation_on_a_pipe_taken_for_a_regular_file_is_tried_again_while_it_would_block() {
+    within(60, || {
+        block_on(async {
+            let (reader, mut writer) = std_pipe();
+            rustix::io::ioctl_fionbio(&reader, true).unwrap();
+            let file = Async::from(std::fs::File::from(std::os::fd::OwnedFd::from(reader)));
+            let read = || file.read_with(|mut file| file.read(&mut [0; 2]));
+            let turns = turns(read).await;
+            assert!(turns < 1000, "{turns} turns in 200 ms");
+            writer.write_all(b"x").unwrap();
+            assert_eq!(read().await.unwrap(), 1);
+            drop(writer);
+            assert_eq!(read().await.unwrap(), 0);
+        });
+    });
+}
+
 /// Some sockets say that they can be read, and then that they cannot: only the answer of the operation counts.
 #[cfg(target_os = "linux")]
 #[cfg(not(polling_test_poll_backend))] // each look is news there
