@@ -200,6 +200,7 @@ use std::marker::PhantomData;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::ops::Bound;
 #[cfg(unix)]
 use std::os::fd::{AsFd as AsHandle, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 #[cfg(unix)]
@@ -216,8 +217,8 @@ use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, Weak};
 use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -5635,9 +5636,10 @@ impl From<TimedOut> for io::Error {
 struct Pool {
     state: Mutex<PoolState>,
     call: Condvar,
-    limit: OnceLock<usize>,
+    limit: usize,
 }
 
+#[derive(Default)]
 struct PoolState {
     queue: VecDeque<Runnable>,
     /// Threads that wait and have not been called.
@@ -5658,22 +5660,11 @@ struct PoolState {
     taken: usize,
 }
 
-static POOL: Pool = Pool {
-    state: Mutex::new(PoolState {
-        queue: VecDeque::new(),
-        idle: 0,
-        called: 0,
-        sent_away: 0,
-        threads: 0,
-        blocked: 0,
-        hosts: 0,
-        starting: 0,
-        stands_by: false,
-        taken: 0,
-    }),
+static POOL: LazyLock<Pool> = LazyLock::new(|| Pool {
+    state: Mutex::default(),
     call: Condvar::new(),
-    limit: OnceLock::new(),
-};
+    limit: number_from_env("BLOCKING_MAX_THREADS").unwrap_or(POOL_LIMIT),
+});
 
 thread_local! {
     /// On a thread that does jobs: whether this one's counts among the hosts.
@@ -5683,7 +5674,7 @@ thread_local! {
 impl PoolState {
     /// How many threads there may be, and how many more if nothing moves (I9.2).
     fn allowed(&self) -> (usize, usize) {
-        (POOL.limit() + self.blocked, self.hosts.min(POOL_LIMIT))
+        (POOL.limit + self.blocked, self.hosts.min(POOL_LIMIT))
     }
 
     /// Threads but for the one that stands by.
@@ -5710,10 +5701,6 @@ impl PoolState {
 }
 
 impl Pool {
-    fn limit(&self) -> usize {
-        *self.limit.get_or_init(|| number_from_env("BLOCKING_MAX_THREADS").unwrap_or(POOL_LIMIT))
-    }
-
     /// Queues a job and sees to it that a thread comes.
     fn submit(&'static self, runnable: Runnable) {
         check_for_fork_outside();
@@ -5903,8 +5890,9 @@ impl Pool {
 ///
 /// A closure may wait for others that run here. If it does so in [`block_on`], its thread does not
 /// count meanwhile, and another may start. If it waits in other ways, by a channel or by somebody
-/// else's `block_on`, it counts, and those whom it waits for must fit under the limit. Unless it
-/// has handed them in itself: then another thread comes for them some milliseconds later.
+/// else's `block_on`, it counts, and those whom it waits for must fit under the limit. But for
+/// those that it has handed in itself while all threads were busy, one more comes after some
+/// milliseconds in which nothing moved.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -5939,8 +5927,10 @@ struct LaneState<S> {
     /// Whether a job is at the queue, or on its way.
     is_served: bool,
     ahead: Option<Ahead>,
-    /// Those who wait for room in the queue, or for its end; each once.
+    /// Those who wait for room in the queue, or for its end; each once, by its waker's address.
     waiters: BTreeMap<(usize, usize), Arc<Waker>>,
+    /// Who was woken last: each operation that ends wakes the next in turn.
+    last_woken: (usize, usize),
     /// How often the position was moved by other things than writes.
     moves: u64,
 }
@@ -6021,7 +6011,19 @@ enum Request {
     Gone,
 }
 
-/// How a handle is used: by `&mut`, so that there is no other living user of it, or by `&`.
+impl Request {
+    fn takes(self) -> bool {
+        matches!(self, Request::Read | Request::Item)
+    }
+
+    /// Whether only one user by `&mut` at a time asks for these two.
+    fn is_of_one_with(self, other: Request) -> bool {
+        self == Request::Gone || self.takes() == other.takes()
+    }
+}
+
+/// How a handle is used: by `&mut`, so that at a time there is one living user who reads and one who
+/// does everything else (`io::split` has both); or by `&`.
 #[derive(Clone, Copy, PartialEq)]
 enum Access {
     Own,
@@ -6078,12 +6080,13 @@ impl Desk {
         self.clock
     }
 
-    /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one: what
-    /// does not fit comes from futures that are gone. By `&` there may be many; equal ones may have
-    /// each other's, but the waker that asked comes first. What lay ready for a waker before it
-    /// asked for something else that it now comes for was asked by a future that is gone, since a
-    /// living one would have been polled in between. (Before a seek, it need not even lie ready.)
-    /// Of those that are gone, failures are told and successes forgotten.
+    /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one that
+    /// reads and one that does not: what does not fit comes from futures that are gone. By `&` there
+    /// may be many; equal ones may have each other's, but the waker that asked comes first. What lay
+    /// ready for a waker before it asked for something else that it now comes for was probably asked
+    /// by a future that is gone. Of those that are gone, failures are told and successes forgotten;
+    /// but that of a write by `&` only before a seek, since its future may be alive and not polled
+    /// in between, and would write once more.
     ///
     /// `None` if this was not asked for yet.
     fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<Option<Answer>> {
@@ -6095,12 +6098,17 @@ impl Desk {
         let mut at = 0;
         while let Some(slip) = self.slips.get_mut(at) {
             let is_gone = match (wish.access, name) {
-                (Access::Own, _) => Some(slip.started) != name,
+                (Access::Own, _) => {
+                    Some(slip.started) != name && slip.asked.is_of_one_with(wish.request)
+                }
                 (Access::Shared, Some(name)) if lies_ready && slip.is_of(&wish.waker) => {
                     let is_write = matches!(slip.asked, Request::Write(..));
-                    let moves = matches!(wish.request, Request::Seek(_));
-                    slip.answer.is_some()
-                        && (slip.answered < name || moves && is_write && slip.started < name)
+                    match &slip.answer {
+                        Some(answer) if is_write && !answer.is_failure() => {
+                            matches!(wish.request, Request::Seek(_)) && slip.started < name
+                        }
+                        answer => answer.is_some() && slip.answered < name,
+                    }
                 }
                 _ => false,
             };
@@ -6201,6 +6209,7 @@ impl<S: Send + 'static> Lane<S> {
             is_served: false,
             ahead: None,
             waiters: BTreeMap::new(),
+            last_woken: (0, 0),
             moves: 0,
         };
         Arc::new(Lane { state: Mutex::new(state), goes_back })
@@ -6226,7 +6235,9 @@ impl<S: Send + 'static> Lane<S> {
             state.io = Some(io);
             state.ahead = ahead;
             state.queued -= len;
-            let mut wakers = lock(&desk).deliver(name, &mut answer);
+            // First: who has waited for room, or whoever is in already would take it again.
+            let mut wakers: Vec<_> = state.next_waiter().into_iter().collect();
+            wakers.append(&mut lock(&desk).deliver(name, &mut answer));
             is_over = state.queue.is_empty();
             if is_over {
                 state.is_served = false;
@@ -6264,7 +6275,7 @@ impl<S: Send + 'static> Lane<S> {
         wish.moves = state.moves;
         let mut at_desk = lock(desk);
         match (request, ready!(at_desk.claim(&wish, &mut trash))) {
-            (Request::Read, None | Some(Answer::Number(Ok(1..)))) => {
+            (Request::Read, None | Some(Answer::Number(Ok(_)))) => {
                 if let Some(answer) = take(&mut state) {
                     return Poll::Ready(answer);
                 }
@@ -6315,8 +6326,9 @@ impl<S: Send + 'static> Lane<S> {
         Poll::Pending
     }
 
-    /// `now` may find bytes without waiting. `read` may wait, and says where they lie if it has not
-    /// moved the position; `pass` then moves it, if it is still there.
+    /// `now` finds bytes that are there at once. `read` is run on the pool, and says how many, and
+    /// where in the file they are if it has not moved the position. `pass` moves that over what the
+    /// user takes, and says `false` if it was not there any more.
     fn poll_read(
         self: &Arc<Self>,
         who: Who<'_>,
@@ -6416,13 +6428,13 @@ impl<S: Send + 'static> Lane<S> {
         answer.map(Answer::number)
     }
 
-    /// Something else may move the position, or change what was read, at the wish of somebody who
-    /// has the handle by `&`, so that no user by `&mut` is left.
-    fn disturb(&self, desk: &Mutex<Desk>) {
+    /// The user is about to move the position by other means, perhaps, or to change what was read:
+    /// some of those who asked are gone then, and what they asked for is not what it was.
+    fn disturb(&self, desk: &Mutex<Desk>, is_gone: impl Fn(&Slip) -> bool) {
         let mut state = lock(&self.state);
         state.moves += 1;
-        state.ahead = state.ahead.take().filter(|ahead| ahead.at.is_none());
-        for slip in lock(desk).slips.iter_mut().filter(|slip| slip.access == Access::Own) {
+        state.ahead = state.ahead.take().filter(|ahead| ahead.unseen() > 0);
+        for slip in lock(desk).slips.iter_mut().filter(|slip| is_gone(slip)) {
             slip.asked = Request::Gone;
         }
     }
@@ -6443,7 +6455,9 @@ fn read_ahead<S>(
         *ahead = None;
         Answer::Number(read.map(|(len, at)| {
             bytes.truncate(len);
-            *ahead = (len > 0).then_some(Ahead { at, bytes, seen: 0 });
+            // (Also if there are none: that was the end, if the position is still there.)
+            let bytes = if len > 0 { bytes } else { Vec::new() };
+            *ahead = Some(Ahead { at, bytes, seen: 0 });
             len as u64
         }))
     })
@@ -6474,6 +6488,13 @@ impl<S> LaneState<S> {
     fn add_waiter(&mut self, waker: Arc<Waker>) -> Option<Arc<Waker>> {
         let vtable: *const _ = waker.vtable();
         self.waiters.insert((waker.data() as usize, vtable as usize), waker)
+    }
+
+    fn next_waiter(&mut self) -> Option<Arc<Waker>> {
+        let after = (Bound::Excluded(self.last_woken), Bound::Unbounded);
+        let next = self.waiters.range(after).next().or_else(|| self.waiters.iter().next());
+        self.last_woken = *next?.0;
+        self.waiters.remove(&self.last_woken)
     }
 
     /// Whether no operation is under way, and no bytes lie here that are nowhere else.
@@ -6553,13 +6574,14 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
 /// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has
 /// accepted n bytes, and an error is the operation's own. Dropping a future of `read` half way
 /// loses no bytes, the next read gets them. Dropping one of `write` leaves open whether its bytes
-/// were written: the same write, tried again, is that write and not another one; any other
-/// operation waits for it, and tells its error if it failed. Dropping an `Unblock` does not wait
-/// for an operation that is under way.
+/// were written: the same write, tried again, is that write and not another one; any other but a
+/// read waits for it, and tells its error if it failed. Dropping an `Unblock` does not wait for an
+/// operation that is under way.
 ///
 /// `WouldBlock` is never told: some other program may have made a terminal or pipe that it shares
 /// with us non-blocking. On Unix, a standard output or a file is then waited for until it is ready;
-/// others are tried again every millisecond.
+/// others are tried again every millisecond. (So a socket's own time limit, which says the same, is
+/// never told either.)
 ///
 /// A read from [`Stdin`](std::io::Stdin) first waits until there is input, without a thread, so
 /// that a reader that is dropped takes nothing away from the next one. (On Unix. It reads the
@@ -6638,8 +6660,9 @@ impl<T: Send + 'static> Unblock<T> {
     ///
     /// Using it may block the calling thread. Cancel-safe.
     pub async fn get_mut(&mut self) -> &mut T {
-        let (lane, _) = self.lane();
+        let (lane, (desk, _)) = self.lane();
         let io = poll_fn(|cx| lane.poll_take(cx)).await;
+        lane.disturb(desk, |slip| matches!(slip.asked, Request::Seek(_)));
         self.lent.insert(io)
     }
 
@@ -6661,7 +6684,10 @@ impl<T: Send + 'static> Unblock<T> {
                 |_| None,
                 || {
                     let f = f.take();
-                    Box::new(|io, _| Answer::Any(Box::new(f.map(|f| f(io)))))
+                    Box::new(|io, ahead| {
+                        *ahead = ahead.take().filter(|ahead| ahead.unseen() > 0);
+                        Answer::Any(Box::new(f.map(|f| f(io))))
+                    })
                 },
             )
         });
@@ -6702,11 +6728,12 @@ impl<T: Read + Send + 'static> AsyncRead for Unblock<T> {
         let (now, pass) = (|_: &T, _: &mut [u8]| None, |_: &mut T, _, _| true);
         #[cfg(unix)]
         if let Some(Input { file, source }) = &self.input {
-            let is_quiet = lock(&self.desk).slips.is_empty() && {
+            let has_asked = !lock(&self.desk).slips.is_empty();
+            let is_quiet = {
                 let state = lock(&self.lane.state);
                 !state.is_served && state.ahead.is_none()
             };
-            if is_quiet {
+            if is_quiet && !has_asked {
                 ready!(poll_source(source, file.as_fd(), Direction::Read, None, cx))?;
             }
             let mut file = file.clone();
@@ -6831,25 +6858,15 @@ pub struct Async<T> {
 }
 
 /// A thing, and by which means it is waited for.
-struct Waited<T> {
-    means: Means<T>,
-    /// `None`: it was taken out, or is a process, which std wants to change when it looks at it.
-    io: Option<Holder<T>>,
-}
-
-enum Means<T> {
-    /// The reactor tells when to try; and how to borrow the handle from the thing.
-    Polled(Arc<Source>, fn(&T) -> Borrowed<'_>),
-    /// Each operation goes to the pool.
-    Pooled(Arc<Lane<Arc<File>>>),
-    /// The system tells when it has ended (§12).
+enum Waited<T> {
+    /// The reactor tells when to try. How to borrow the handle from the thing; and the thing itself,
+    /// until it is taken out.
+    Polled(Arc<Source>, fn(&T) -> Borrowed<'_>, Option<T>),
+    /// Each operation goes to the pool, by a lane, which shares the thing.
+    Pooled(Arc<Lane<Arc<File>>>, Option<Arc<T>>),
+    /// The system tells when it has ended (§12). std wants to change a child when it looks at it, so
+    /// that it cannot be lent out.
     Process(Parent),
-}
-
-/// The thing itself, which a lane shares.
-enum Holder<T> {
-    Own(T),
-    Shared(Arc<T>),
 }
 
 /// What the handles to a child share. The pipes are closed with the last handle, whoever waits.
@@ -6877,7 +6894,7 @@ struct ProcessState {
 impl<T> Drop for Waited<T> {
     fn drop(&mut self) {
         // Before the handle is closed (I10.1).
-        if let (Means::Polled(source, borrow), Some(Holder::Own(io))) = (&self.means, &self.io) {
+        if let Waited::Polled(source, borrow, Some(io)) = self {
             source.deregister(borrow(io));
         }
     }
@@ -6914,7 +6931,7 @@ impl<T: AsHandle + 'static> Async<T> {
     pub fn new_nonblocking(io: T) -> io::Result<Async<T>> {
         let is_tcp = is_tcp(borrow(&io));
         let this = Async::polled(io, is_tcp);
-        if let Means::Polled(source, borrow) = &this.shared.means {
+        if let Waited::Polled(source, borrow, _) = &*this.shared {
             REACTOR.poller()?;
             source.register(borrow(this.get_ref())).map_err(|err| match err.kind() {
                 kind @ io::ErrorKind::PermissionDenied => {
@@ -6930,15 +6947,25 @@ impl<T: AsHandle + 'static> Async<T> {
 
     /// A handle that is registered when it blocks for the first time.
     fn polled(io: T, is_tcp: bool) -> Async<T> {
-        let means = Means::Polled(Source::new(is_tcp), borrow);
-        Async { shared: Arc::new(Waited { means, io: Some(Holder::Own(io)) }), desk: None }
+        let shared = Waited::Polled(Source::new(is_tcp), borrow, Some(io));
+        Async { shared: Arc::new(shared), desk: None }
     }
 }
 
 /// Sets a handle to non-blocking mode, or back.
 #[cfg(unix)]
 fn set_nonblocking(io: &impl AsHandle, on: bool) -> io::Result<()> {
-    Ok(rustix::io::ioctl_fionbio(io.as_fd(), on)?)
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    rustix::io::ioctl_fionbio(io.as_fd(), on)?;
+    // Not everything that has a mode knows that call elsewhere (as std, for illumos).
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+        let mut flags = fcntl_getfl(io.as_fd())?;
+        flags.set(OFlags::NONBLOCK, on);
+        fcntl_setfl(io.as_fd(), flags)?;
+    }
+    Ok(())
 }
 
 /// The same: the mode is a property of the socket and not of the handle.
@@ -6953,14 +6980,14 @@ const IO_LIMIT: usize = 1 << 30;
 
 /// A waiter of ours, which takes itself off when it is dropped (I10.2).
 struct Waiting<'a, T> {
-    means: &'a Means<T>,
+    waited: &'a Waited<T>,
     direction: Direction,
     token: Token,
 }
 
 impl<T> Drop for Waiting<'_, T> {
     fn drop(&mut self) {
-        if let (Means::Polled(source, _), true) = (self.means, self.token != 0) {
+        if let (Waited::Polled(source, ..), true) = (self.waited, self.token != 0) {
             source.forget(self.direction, self.token);
         }
     }
@@ -6978,9 +7005,10 @@ impl<T> Async<T> {
     }
 
     fn thing(&self) -> Option<&T> {
-        match self.shared.io.as_ref()? {
-            Holder::Own(io) => Some(io),
-            Holder::Shared(io) => Some(io),
+        match &*self.shared {
+            Waited::Polled(_, _, io) => io.as_ref(),
+            Waited::Pooled(_, io) => io.as_deref(),
+            Waited::Process(_) => None,
         }
     }
 
@@ -6988,30 +7016,28 @@ impl<T> Async<T> {
     /// `OwnedFd::try_from` gives one that blocks.
     ///
     /// Fails, and drops the handle, if there are clones of it, or a file operation is under way, or
-    /// one that was dropped has read from something that cannot seek; and always for a `Child`.
+    /// bytes lie here that a dropped read took from something that cannot seek; and always for a
+    /// `Child`.
     pub fn into_inner(self) -> io::Result<T> {
         let busy = |why: &str| io::Error::new(io::ErrorKind::ResourceBusy, why.to_string());
         let shared = Arc::try_unwrap(self.shared);
         let mut shared = shared.map_err(|_| busy("there are clones of this handle"))?;
-        match (&shared.means, &shared.io) {
-            (Means::Polled(source, borrow), Some(Holder::Own(io))) => source.deregister(borrow(io)),
-            (Means::Pooled(lane), _) => {
+        let io = match &mut shared {
+            Waited::Polled(source, borrow, io) => {
+                io.take().inspect(|io| source.deregister(borrow(io)))
+            }
+            Waited::Pooled(lane, io) => {
                 let mut state = lock(&lane.state);
-                if !state.is_quiet() {
-                    let why = "an operation is under way, or bytes that it read would be lost";
-                    return Err(busy(why));
+                if state.is_quiet() {
+                    state.io = None;
                 }
-                state.io = None;
+                // If it is not, the lane has it still.
+                drop(state);
+                io.take().and_then(Arc::into_inner)
             }
-            _ => {}
-        }
-        match shared.io.take() {
-            Some(Holder::Own(io)) => Ok(io),
-            Some(Holder::Shared(io)) => {
-                Arc::try_unwrap(io).map_err(|_| busy("an operation is under way"))
-            }
-            None => Err(busy("a process cannot be taken out")),
-        }
+            Waited::Process(_) => return Err(busy("a process cannot be taken out")),
+        };
+        io.ok_or_else(|| busy("an operation is under way, or bytes that it read would be lost"))
     }
 
     /// Waits until the handle is readable: there are bytes, a connection, an event, or its end.
@@ -7029,7 +7055,7 @@ impl<T> Async<T> {
     }
 
     async fn wait_ready(&self, direction: Direction) -> io::Result<()> {
-        let mut waiting = Waiting { means: &self.shared.means, direction, token: 0 };
+        let mut waiting = Waiting { waited: &self.shared, direction, token: 0 };
         poll_fn(|cx| self.poll_ready(direction, Some(&mut waiting.token), cx)).await
     }
 
@@ -7059,7 +7085,7 @@ impl<T> Async<T> {
         direction: Direction,
         mut op: impl FnMut(&T) -> io::Result<R>,
     ) -> io::Result<R> {
-        let mut waiting = Waiting { means: &self.shared.means, direction, token: 0 };
+        let mut waiting = Waiting { waited: &self.shared, direction, token: 0 };
         poll_fn(|cx| self.poll_io(direction, Some(&mut waiting.token), cx, &mut op, |_| false))
             .await
     }
@@ -7075,11 +7101,12 @@ impl<T> Async<T> {
         fell_short: impl Fn(&R) -> bool,
     ) -> Poll<io::Result<R>> {
         ready!(spend(cx));
-        let Means::Polled(source, borrow) = &self.shared.means else {
+        let Waited::Polled(source, borrow, _) = &*self.shared else {
             let result = retry(|| op(self.get_ref()));
             if result.as_ref().is_err_and(|err| err.kind() == io::ErrorKind::WouldBlock) {
                 // A file that somebody has made non-blocking: nothing tells when to try again.
-                REACTOR.set_timer(Instant::now() + NAP / 10, cx.waker().clone());
+                let next = Instant::now() + Duration::from_millis(1);
+                REACTOR.set_timer(next, cx.waker().clone());
                 attend(cx.waker());
                 return Poll::Pending;
             }
@@ -7115,8 +7142,8 @@ impl<T> Async<T> {
         token: Option<&mut Token>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        match &self.shared.means {
-            Means::Polled(source, borrow) => {
+        match &*self.shared {
+            Waited::Polled(source, borrow, _) => {
                 poll_source(source, borrow(self.get_ref()), direction, token, cx)
             }
             _ => Poll::Ready(Ok(())),
@@ -7198,9 +7225,13 @@ fn read_now(file: &File, buf: &mut [u8]) -> Option<usize> {
     // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
     let mut bufs = [IoSliceMut::new(&mut buf[..len])];
     let len = preadv2(file, &mut bufs, u64::MAX, ReadWriteFlags::NOWAIT).ok()?;
-    // Linux 5.9 and 5.10 say 0 where later ones say EAGAIN (preadv2(2), "BUGS").
-    let is_end = len > 0 || { file }.stream_position().ok()? >= file.metadata().ok()?.len();
-    is_end.then_some(len)
+    // Linux 5.9 and 5.10 say 0 where later ones say EAGAIN (preadv2(2), "BUGS"). A block device does
+    // not say how long it is.
+    let is_end = || {
+        let data = file.metadata().ok()?;
+        Some(data.is_file() && { file }.stream_position().ok()? >= data.len())
+    };
+    (len > 0 || is_end()?).then_some(len)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -7235,8 +7266,8 @@ fn concatenate(bufs: &[IoSlice<'_>]) -> Vec<u8> {
 impl<T> Async<T> {
     /// The lane, if it is driven by the pool, and who asks.
     fn lane(&self, access: Access) -> Option<(&Arc<Lane<Arc<File>>>, Who<'_>)> {
-        match (&self.shared.means, &self.desk) {
-            (Means::Pooled(lane), Some(desk)) => Some((lane, (desk, access))),
+        match (&*self.shared, &self.desk) {
+            (Waited::Pooled(lane, _), Some(desk)) => Some((lane, (desk, access))),
             _ => None,
         }
     }
@@ -7332,7 +7363,7 @@ macro_rules! streams {
 
             fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 ready!(self.as_mut().poll_flush(cx))?;
-                if let Means::Polled(_, borrow) = &self.shared.means {
+                if let Waited::Polled(_, borrow, _) = &*self.shared {
                     // What is no socket, or no longer connected, has nothing to be shut down.
                     shut_down_writing(borrow(self.get_ref()));
                 }
@@ -7546,7 +7577,7 @@ macro_rules! datagrams {
     ($socket:ty, $addr:ty) => {
         impl Async<$socket> {
             /// Receives one datagram and the address of its sender. What does not fit into the
-            /// buffer is lost. Cancel-safe: no datagram is lost.
+            /// buffer is lost (on Windows, that is an error). Cancel-safe: no datagram is lost.
             pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, $addr)> {
                 self.read_with(|socket| socket.recv_from(buf)).await
             }
@@ -7675,11 +7706,13 @@ async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
     use rustix::{io::Errno, net::AddressFamily};
     let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let socket = new_socket(family)?;
-    match rustix::net::connect(&socket, &addr) {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
-        Err(err) => return Err(err.into()),
+    let result = rustix::net::connect(&socket, &addr);
+    let stream = Async::polled(TcpStream::from(socket), true);
+    match result {
+        Ok(()) => Ok(stream),
+        Err(Errno::INPROGRESS | Errno::INTR) => connected(stream).await,
+        Err(err) => Err(err.into()),
     }
-    connected(Async::polled(TcpStream::from(socket), true)).await
 }
 
 /// Waits until a connect has come to its end, and says how it went.
@@ -7687,7 +7720,7 @@ async fn connect_to(addr: SocketAddr) -> io::Result<Async<TcpStream>> {
 async fn connected<S: AsHandle>(stream: Async<S>) -> io::Result<Async<S>> {
     stream.writable().await?;
     rustix::net::sockopt::socket_error(stream.get_ref())??;
-    // Some systems wake the writer early: then this says so.
+    // Some systems wake the writer early: then this is the error.
     rustix::net::getpeername(stream.get_ref())?;
     Ok(stream)
 }
@@ -7718,7 +7751,7 @@ fn new_socket(family: rustix::net::AddressFamily) -> io::Result<OwnedFd> {
     {
         let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
+        set_nonblocking(&socket, true)?;
         #[cfg(target_vendor = "apple")]
         rustix::net::sockopt::set_socket_nosigpipe(&socket, true)?;
         Ok(socket)
@@ -7777,14 +7810,24 @@ fn unix_addr(path: impl AsRef<Path>) -> io::Result<UnixAddr> {
     UnixAddr::from_pathname(path)
 }
 
+/// Whether somebody else's queue is full. macOS and the BSDs say so in another way (send(2) there).
+#[cfg(unix)]
+fn is_queue_full(err: &io::Error) -> bool {
+    let is_no_room = err.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error());
+    let is_linux = cfg!(any(target_os = "linux", target_os = "android"));
+    err.kind() == io::ErrorKind::WouldBlock || is_no_room && !is_linux
+}
+
 /// Performs an operation on a Unix socket until somebody else's queue is not full, again and again,
 /// since nothing tells when (connect(2); and a socket without a peer always counts as writable).
 #[cfg(unix)]
 async fn try_until_taken<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    // In a loop, others get a turn.
+    poll_fn(spend).await;
     let mut pause = Duration::from_millis(1);
     loop {
         match retry(&mut op) {
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Timer::after(pause).await,
+            Err(err) if is_queue_full(&err) => Timer::after(pause).await,
             result => return result,
         };
         pause = (pause * 2).min(Duration::from_millis(32));
@@ -7824,11 +7867,15 @@ impl Async<UnixStream> {
         let addr = name.ok_or_else(|| invalid("the address has no name"))??;
         let stream = Async::polled(UnixStream::from(new_socket(AddressFamily::UNIX)?), false);
         let connect = || match rustix::net::connect(stream.get_ref(), &addr) {
-            Ok(()) | Err(Errno::ISCONN | Errno::INPROGRESS | Errno::INTR) => Ok(()),
+            Ok(()) | Err(Errno::ISCONN) => Ok(true),
+            Err(Errno::INPROGRESS | Errno::INTR) => Ok(false),
             Err(err) => Err(io::Error::from(err)),
         };
-        try_until_taken(connect).await?;
-        connected(stream).await
+        match try_until_taken(connect).await? {
+            // The peer may have closed it already, and then some systems say "not connected".
+            true => Ok(stream),
+            false => connected(stream).await,
+        }
     }
 
     /// Two sockets that are connected to each other.
@@ -7967,7 +8014,8 @@ impl Async<File> {
 
     fn disturb(&self) {
         if let Some((lane, (desk, _))) = self.lane(Access::Shared) {
-            lane.disturb(desk);
+            // By `&`, so that no user by `&mut` is left.
+            lane.disturb(desk, |slip| slip.access == Access::Own);
         }
     }
 }
@@ -7998,9 +8046,10 @@ impl From<File> for Async<File> {
     /// is still the same, the next read may get bytes as they were at the time of the dropped one.)
     /// One of `write` or `seek` that is dropped leaves open whether it was done:
     ///
-    /// - By `&mut`, whoever polls is the only user of this handle. The same write, tried again, is
-    ///   the one that was dropped, so that nothing is written twice. Any other operation waits for
-    ///   it, and tells its error if it failed.
+    /// - By `&mut`, there is one user of this handle at a time, or one who reads and one who writes
+    ///   (`io::split`). The same write, tried again, is the one that was dropped, so that nothing is
+    ///   written twice. Any other operation but a read waits for it, and tells its error if it
+    ///   failed.
     /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
     ///   and by the waker that asked; equal writes of different tasks may have each other's. One
     ///   that goes from task to task half way, after somebody else has moved the position, is a new
@@ -8008,14 +8057,13 @@ impl From<File> for Async<File> {
     ///   A task that drops a write and goes on by `&` with others may get its answer for a later
     ///   write of the very same bytes: tasks that cancel writes, or hand them on, should have a
     ///   clone each. What cancelled tasks leave behind takes some hundred bytes each until the
-    ///   handle is dropped or used by `&mut`, or, if it is thousands, for a minute.
+    ///   handle is dropped or written to by `&mut`, or, if it is thousands, for a minute.
     fn from(file: File) -> Async<File> {
         // Elsewhere the position means nothing, or there is none.
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
         let file = Arc::new(file);
-        let means = Means::Pooled(Lane::new(file.clone(), goes_back));
-        let shared = Arc::new(Waited { means, io: Some(Holder::Shared(file)) });
-        Async { shared, desk: Some(Arc::default()) }
+        let shared = Waited::Pooled(Lane::new(file.clone(), goes_back), Some(file));
+        Async { shared: Arc::new(shared), desk: Some(Arc::default()) }
     }
 }
 
@@ -8169,7 +8217,8 @@ static MINDED: Mutex<Minded> = Mutex::new(Minded { children: Vec::new(), thread:
 struct Minded {
     children: Vec<Arc<Process>>,
     /// Whether a thread waits for them. There is one as long as there are any, if there can be one;
-    /// else the next `spawn` looks at them, or whoever hears a timer (`abandon`).
+    /// else the next `spawn` looks at them, and a timer every half a second, whose waker is the
+    /// process itself (`abandon`).
     thread: bool,
 }
 
@@ -8314,8 +8363,7 @@ impl Async<Child> {
             let _ = child.kill().and_then(|()| child.wait());
         })?;
         let parent = Parent { process: Arc::new(Process::new(child)), pipes: Mutex::new(pipes) };
-        let means = Means::Process(parent);
-        Ok(Async { shared: Arc::new(Waited { means, io: None }), desk: None })
+        Ok(Async { shared: Arc::new(Waited::Process(parent)), desk: None })
     }
 
     /// Runs a program to its end, with its streams as set on the command: ours, if nothing is.
@@ -8357,8 +8405,8 @@ impl Async<Child> {
     }
 
     fn parent(&self) -> &Parent {
-        match &self.shared.means {
-            Means::Process(parent) => parent,
+        match &*self.shared {
+            Waited::Process(parent) => parent,
             _ => unreachable!("an Async<Child> is made by `spawn` only"),
         }
     }

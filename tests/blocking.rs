@@ -980,6 +980,55 @@ fn items_of_a_slow_iterator_come_one_by_one_and_none_is_lost() {
     });
 }
 
+/// Polls a future once, waits until it is woken, and drops it.
+fn give_up(future: impl Future) {
+    let (waker, wakes) = common::counting_waker();
+    let mut future = std::pin::pin!(future);
+    assert!(future.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+    common::eventually(|| wakes.count() > 0);
+}
+
+#[test]
+fn an_item_that_a_dropped_future_has_asked_for_is_the_next_one_also_after_with_mut() {
+    within(10, || {
+        block_on(async {
+            let mut numbers = Unblock::new(0..10);
+            give_up(numbers.next());
+            numbers.with_mut(|_| ()).await;
+            assert_eq!(numbers.next().await, Some(0));
+            give_up(numbers.next());
+            let _ = numbers.get_mut().await;
+            assert_eq!(numbers.next().await, Some(1));
+        });
+    });
+}
+
+/// The end was where the position was then; and a seek that was tried again must be done again.
+#[test]
+fn what_dropped_futures_have_found_does_not_hold_once_the_position_was_moved() {
+    within(10, || {
+        block_on(async {
+            let mut text = Unblock::new(io::Cursor::new(b"hello".to_vec()));
+            for n in 0..4 {
+                text.seek(SeekFrom::End(0)).await.unwrap();
+                give_up(text.read(&mut [0; 8]));
+                match n % 2 {
+                    0 => text.get_mut().await.set_position(0),
+                    _ => text.with_mut(|text| text.set_position(0)).await,
+                }
+                assert_eq!(text.read(&mut [0; 8]).await.unwrap(), 5);
+                give_up(text.seek(SeekFrom::Start(3)));
+                match n % 2 {
+                    0 => text.get_mut().await.set_position(0),
+                    _ => text.with_mut(|text| text.set_position(0)).await,
+                }
+                assert_eq!(text.seek(SeekFrom::Start(3)).await.unwrap(), 3);
+                assert_eq!(text.read(&mut [0; 8]).await.unwrap(), 2);
+            }
+        });
+    });
+}
+
 #[test]
 fn an_iterator_that_panics_tells_whoever_asks() {
     within(20, || {

@@ -13,7 +13,11 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, IoSlice, IoSliceMut, Read, Seek, Write},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
     time::Duration,
 };
 use tempfile::tempdir;
@@ -684,6 +688,100 @@ fn futures_of_one_task_that_share_a_handle_write_each_line_once() {
     });
 }
 
+/// Whoever is polled first comes for its next answer while the other's last one still lies there: that one's owner is alive.
+#[test]
+fn futures_of_one_task_that_are_polled_in_changing_order_write_each_line_once() {
+    within(60, || {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = appending(&path);
+        let writing = |writer: usize| {
+            let file = &file;
+            Box::pin(async move {
+                for line in 0..10_000 {
+                    let line = format!("writer {writer} line {line}.\n");
+                    (&mut &*file).write_all(line.as_bytes()).await.unwrap();
+                }
+            })
+        };
+        let mut writers = [Some(writing(0)), Some(writing(1)), Some(writing(2))];
+        let mut random = fastrand::Rng::with_seed(7);
+        block_on(future::poll_fn(|cx| {
+            random.shuffle(&mut writers);
+            for writer in &mut writers {
+                writer.take_if(|writing| writing.as_mut().poll(cx).is_ready());
+            }
+            if writers.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        assert_each_line_once(&path, 3, 10_000);
+    });
+}
+
+/// `split` has one who reads and one who writes, both by `&mut`: neither may think that the other is gone.
+#[test]
+fn the_halves_of_a_file_that_was_split_do_not_take_each_other_s_answers() {
+    within(60, || {
+        let dir = tempdir().unwrap();
+        let path = dir.path().join("log");
+        let file = OpenOptions::new().read(true).append(true).create(true).open(&path).unwrap();
+        let (mut reader, mut writer) = smol::io::split(Async::from(file));
+        let reading = spawn(async move {
+            loop {
+                reader.read(&mut [0; 64]).await.unwrap();
+                future::yield_now().await;
+            }
+        });
+        block_on(async {
+            for line in 0..2_000 {
+                let line = format!("writer 0 line {line}.\n");
+                writer.write_all(line.as_bytes()).await.unwrap();
+            }
+        });
+        drop(reading);
+        assert_each_line_once(&path, 1, 2_000);
+    });
+}
+
+/// Some are in the queue and come back as soon as they are served, others wait for room in it.
+#[cfg(unix)]
+#[test]
+fn writers_that_wait_for_room_have_their_turn() {
+    const WRITERS: usize = 40;
+    within(120, || {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while reader.read(&mut buffer).unwrap() > 0 {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        });
+        let file = Async::from(File::from(std::os::fd::OwnedFd::from(writer)));
+        let counts: Arc<[AtomicUsize; WRITERS]> =
+            Arc::new([const { AtomicUsize::new(0) }; WRITERS]);
+        let total = |counts: &[AtomicUsize; WRITERS]| -> usize {
+            counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        };
+        let tasks: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let (mut file, counts) = (file.clone(), counts.clone());
+                spawn(async move {
+                    while total(&counts) < 50 * WRITERS {
+                        file.write(&[0; 1 << 16]).await.unwrap();
+                        counts[writer].fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        block_on(async {
+            for task in tasks {
+                task.await;
+            }
+        });
+        let fewest = counts.iter().map(|count| count.load(Ordering::Relaxed)).min().unwrap();
+        assert!(fewest >= 20, "of fifty, one task made {fewest} writes: {counts:?}");
+    });
+}
+
 #[test]
 fn equal_writes_of_tasks_and_futures_that_share_a_handle_are_all_done() {
     within(60, || {
@@ -1031,6 +1129,33 @@ fn a_read_that_was_given_up_has_not_moved_the_position_for_anybody() {
             let mut rest = Vec::new();
             file.read_to_end(&mut rest).unwrap();
             assert_eq!(rest, text[13..]);
+        });
+    });
+}
+
+/// It was the end where the position was then.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_end_that_a_dropped_read_has_seen_is_no_end_elsewhere() {
+    within(30, || {
+        block_on(async {
+            let mut file = Async::<File>::open(COLD).await.unwrap();
+            let mut clone = file.clone();
+            let first = fs::read(COLD).unwrap()[0];
+            let mut byte = [0];
+            for way in 0..3 {
+                clone.read_to_end(&mut Vec::new()).await.unwrap();
+                give_up_a_read(&mut file, 16);
+                // Still at the end, for whoever asks there.
+                assert_eq!(file.read(&mut byte).await.unwrap(), 0);
+                give_up_a_read(&mut file, 16);
+                match way {
+                    0 => clone.rewind_to(0).await,
+                    1 => _ = file.with(|mut file| file.rewind()).await,
+                    _ => _ = file.get_ref().rewind(),
+                }
+                assert_eq!((file.read(&mut byte).await.unwrap(), byte[0]), (1, first), "{way}");
+            }
         });
     });
 }

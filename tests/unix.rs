@@ -825,3 +825,20 @@ fn a_message_that_carries_a_descriptor_does_not_hide_what_comes_after_it() {
         })
     })
 }
+
+/// A loop that tries until there is somebody does not take the thread.
+#[test]
+fn connects_and_datagrams_that_fail_at_once_let_others_run() {
+    within(30, || {
+        let dir = tempfile::tempdir().unwrap();
+        let nobody = dir.path().join("nobody");
+        let tick = || async { _ = Timer::after(10 * MS).await };
+        block_on(future::or(tick(), async {
+            while Async::<UnixStream>::connect(&nobody).await.is_err() {}
+        }));
+        let socket = Async::<UnixDatagram>::unbound().unwrap();
+        block_on(future::or(tick(), async {
+            while socket.send_to(b"x", &nobody).await.is_err() {}
+        }));
+    });
+}

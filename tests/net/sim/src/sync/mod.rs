@@ -356,6 +356,27 @@ impl<T> OnceLock<T> {
     }
 }
 
+/// As std's, over a function pointer.
+pub struct LazyLock<T> {
+    value: OnceLock<T>,
+    init: fn() -> T,
+}
+
+impl<T> LazyLock<T> {
+    pub const fn new(init: fn() -> T) -> LazyLock<T> {
+        LazyLock { value: OnceLock::new(), init }
+    }
+}
+
+impl<T> Deref for LazyLock<T> {
+    type Target = T;
+
+    #[track_caller]
+    fn deref(&self) -> &T {
+        self.value.get_or_init(self.init)
+    }
+}
+
 impl<T> Default for OnceLock<T> {
     fn default() -> OnceLock<T> {
         OnceLock::new()
