@@ -6022,8 +6022,8 @@ impl Request {
     }
 }
 
-/// How a handle is used: by `&mut`, so that at a time there is one living user who reads and one who
-/// does everything else (`io::split` has both); or by `&`.
+/// How a handle is used: by `&mut`, so that at a time there is one living user who reads and one
+/// who does everything else (`io::split` has both); or by `&`.
 #[derive(Clone, Copy, PartialEq)]
 enum Access {
     Own,
@@ -6081,12 +6081,12 @@ impl Desk {
     }
 
     /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one that
-    /// reads and one that does not: what does not fit comes from futures that are gone. By `&` there
-    /// may be many; equal ones may have each other's, but the waker that asked comes first. What lay
-    /// ready for a waker before it asked for something else that it now comes for was probably asked
-    /// by a future that is gone. Of those that are gone, failures are told and successes forgotten;
-    /// but that of a write by `&` only before a seek, since its future may be alive and not polled
-    /// in between, and would write once more.
+    /// reads and one that does not: what does not fit comes from futures that are gone. By `&`
+    /// there may be many; equal ones may have each other's, but the waker that asked comes first.
+    /// What lay ready for a waker before it asked for something else that it now comes for was
+    /// probably asked by a future that is gone. Of those that are gone, failures are told and
+    /// successes forgotten; but that of a write by `&` only before a seek, since its future may be
+    /// alive and not polled in between, and would write once more.
     ///
     /// `None` if this was not asked for yet.
     fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<Option<Answer>> {
