@@ -6859,13 +6859,13 @@ pub struct Async<T> {
 
 /// A thing, and by which means it is waited for.
 enum Waited<T> {
-    /// The reactor tells when to try. How to borrow the handle from the thing; and the thing itself,
-    /// until it is taken out.
+    /// The reactor tells when to try. How to borrow the handle from the thing; and the thing
+    /// itself, until it is taken out.
     Polled(Arc<Source>, fn(&T) -> Borrowed<'_>, Option<T>),
     /// Each operation goes to the pool, by a lane, which shares the thing.
     Pooled(Arc<Lane<Arc<File>>>, Option<Arc<T>>),
-    /// The system tells when it has ended (§12). std wants to change a child when it looks at it, so
-    /// that it cannot be lent out.
+    /// The system tells when it has ended (§12). std wants to change a child when it looks at it,
+    /// so that it cannot be lent out.
     Process(Parent),
 }
 
@@ -7225,8 +7225,8 @@ fn read_now(file: &File, buf: &mut [u8]) -> Option<usize> {
     // EOPNOTSUPP where the file system cannot do it, is left to the pool to tell.
     let mut bufs = [IoSliceMut::new(&mut buf[..len])];
     let len = preadv2(file, &mut bufs, u64::MAX, ReadWriteFlags::NOWAIT).ok()?;
-    // Linux 5.9 and 5.10 say 0 where later ones say EAGAIN (preadv2(2), "BUGS"). A block device does
-    // not say how long it is.
+    // Linux 5.9 and 5.10 say 0 where later ones say EAGAIN (preadv2(2), "BUGS"). A block device
+    // does not say how long it is.
     let is_end = || {
         let data = file.metadata().ok()?;
         Some(data.is_file() && { file }.stream_position().ok()? >= data.len())
@@ -8046,10 +8046,10 @@ impl From<File> for Async<File> {
     /// is still the same, the next read may get bytes as they were at the time of the dropped one.)
     /// One of `write` or `seek` that is dropped leaves open whether it was done:
     ///
-    /// - By `&mut`, there is one user of this handle at a time, or one who reads and one who writes
-    ///   (`io::split`). The same write, tried again, is the one that was dropped, so that nothing is
-    ///   written twice. Any other operation but a read waits for it, and tells its error if it
-    ///   failed.
+    /// - By `&mut`, there is one user of this handle at a time, or one who reads and one who
+    ///   writes (`io::split`). The same write, tried again, is the one that was dropped, so that
+    ///   nothing is written twice. Any other operation but a read waits for it, and tells its error
+    ///   if it failed.
     /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
     ///   and by the waker that asked; equal writes of different tasks may have each other's. One
     ///   that goes from task to task half way, after somebody else has moved the position, is a new
