@@ -6081,12 +6081,13 @@ impl Desk {
     }
 
     /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one that
-    /// reads and one that does not: what does not fit comes from futures that are gone. By `&`
-    /// there may be many; equal ones may have each other's, but the waker that asked comes first.
-    /// What lay ready for a waker before it asked for something else that it now comes for was
-    /// probably asked by a future that is gone. Of those that are gone, failures are told and
-    /// successes forgotten; but that of a write by `&` only before a seek, since its future may be
-    /// alive and not polled in between, and would write once more.
+    /// reads and one that does not: what does not fit comes from futures that are gone. (Of the
+    /// other of the two, only a failure, and only in the same task.) By `&` there may be many;
+    /// equal ones may have each other's, but the waker that asked comes first. What lay ready for a
+    /// waker before it asked for something else that it now comes for was probably asked by a
+    /// future that is gone. Of those that are gone, failures are told and successes forgotten; but
+    /// that of a write by `&` only before a seek, since its future may be alive and not polled in
+    /// between, and would write once more.
     ///
     /// `None` if this was not asked for yet.
     fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<Option<Answer>> {
@@ -6099,7 +6100,10 @@ impl Desk {
         while let Some(slip) = self.slips.get_mut(at) {
             let is_gone = match (wish.access, name) {
                 (Access::Own, _) => {
-                    Some(slip.started) != name && slip.asked.is_of_one_with(wish.request)
+                    let has_failed = slip.answer.as_ref().is_some_and(Answer::is_failure);
+                    Some(slip.started) != name
+                        && (slip.asked.is_of_one_with(wish.request)
+                            || has_failed && slip.is_of(&wish.waker))
                 }
                 (Access::Shared, Some(name)) if lies_ready && slip.is_of(&wish.waker) => {
                     let is_write = matches!(slip.asked, Request::Write(..));
@@ -6574,9 +6578,9 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
 /// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has
 /// accepted n bytes, and an error is the operation's own. Dropping a future of `read` half way
 /// loses no bytes, the next read gets them. Dropping one of `write` leaves open whether its bytes
-/// were written: the same write, tried again, is that write and not another one; any other but a
-/// read waits for it, and tells its error if it failed. Dropping an `Unblock` does not wait for an
-/// operation that is under way.
+/// were written: the same write, tried again, is that write and not another one; any other
+/// operation comes after it, and tells its error if it failed. Dropping an `Unblock` does not wait
+/// for an operation that is under way.
 ///
 /// `WouldBlock` is never told: some other program may have made a terminal or pipe that it shares
 /// with us non-blocking. On Unix, a standard output or a file is then waited for until it is ready;
@@ -8048,8 +8052,8 @@ impl From<File> for Async<File> {
     ///
     /// - By `&mut`, there is one user of this handle at a time, or one who reads and one who
     ///   writes (`io::split`). The same write, tried again, is the one that was dropped, so that
-    ///   nothing is written twice. Any other operation but a read waits for it, and tells its error
-    ///   if it failed.
+    ///   nothing is written twice. Any other operation comes after it, and tells its error if it
+    ///   failed.
     /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
     ///   and by the waker that asked; equal writes of different tasks may have each other's. One
     ///   that goes from task to task half way, after somebody else has moved the position, is a new
