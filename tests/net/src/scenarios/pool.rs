@@ -26,6 +26,7 @@ pub fn all() -> Vec<Scenario> {
         scenario!(a_file_is_written_by_several_clones),
         scenario!(an_operation_on_a_file_is_given_up_and_nothing_is_lost),
         scenario!(a_lane_of_a_file_is_full).one_in(10),
+        scenario!(those_who_give_up_while_a_lane_is_full_are_no_loss).one_in(10),
         scenario!(a_file_is_read_by_one_and_written_by_another),
         scenario!(a_reader_goes_through_the_pool),
     ]
@@ -241,6 +242,33 @@ fn a_lane_of_a_file_is_full() {
         block_on(writer);
     }
     assert_eq!(plain.metadata().unwrap().len(), 4 * LEN as u64);
+}
+
+/// Each operation that ends wakes one who waits for room; of these, most are gone. The end of the
+/// queue wakes whoever is left.
+fn those_who_give_up_while_a_lane_is_full_are_no_loss() {
+    const LEN: usize = 1 << 20;
+    let plain = file();
+    let shared = Async::<File>::from(plain.try_clone().unwrap());
+    let writer = |gives_up: bool| {
+        let mut file = shared.clone();
+        spawn(async move {
+            let bytes = vec![1; LEN];
+            let mut write = Box::pin(file.write_all(&bytes));
+            if gives_up {
+                once(&mut write).await;
+                return;
+            }
+            write.await.unwrap();
+        })
+    };
+    let (first, second) = (writer(false), writer(false));
+    for gone in [(); 4].map(|()| writer(true)) {
+        block_on(gone);
+    }
+    block_on(future::zip(first, second));
+    let len = plain.metadata().unwrap().len();
+    assert!((2..=6).contains(&(len >> 20)), "{len} bytes");
 }
 
 fn a_file_is_read_by_one_and_written_by_another() {
