@@ -51,7 +51,9 @@
 //!
 //! Not to be had: a process that used the runtime and then forks cannot use it in the child, where
 //! it panics and says so. An output with a destructor that panics, of a detached task, aborts the
-//! process (in async-task).
+//! process, and so does a waker that panics while it awaits a [`Task`] (both in async-task). And a
+//! waker may not wait for what is woken together with it: timers of one deadline, events of one
+//! moment.
 //!
 //! # How it works
 //!
@@ -164,7 +166,7 @@
 //! - `asked` (the kernel's answer, owned by the seat) < `waiters` (of a source) < `sources` (§5)
 //! - a lane's `state` < a handle's desk (§9)
 //! - `MINDED` < `state` of a process (§12)
-//! - `active` (§3) < `KNOWN` (§2)
+//! - `active` (§3) < `KNOWN` (§2); `STARTING` < the state of `IDLE` (§6)
 //! - leaves: `drivers`, `locals` (§3), `mail` (§4), `timers` (§5), the state of `IDLE` (§6), the
 //!   list of a scope (§7), the pool's `state` (§9), `pipes` (§12)
 //!
@@ -219,7 +221,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, Weak};
-use std::task::{Context, Poll, RawWakerVTable, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -1426,9 +1428,10 @@ impl Active {
         (runnable, task)
     }
 
-    /// The wakers of all.
+    /// The wakers of all. The youngest go first, as locals of a function do, so that a destructor
+    /// that waits for a task which its own has spawned finds that one gone.
     fn drain(&mut self) -> Vec<Waker> {
-        let keys = 0..self.entries.len();
+        let keys = (0..self.entries.len()).rev();
         keys.filter_map(|key| self.get_mut(key).and_then(Option::take)).collect()
     }
 }
@@ -2748,18 +2751,6 @@ impl Reactor {
         }
     }
 
-    /// Wakes all who wait, so that they find out themselves how things are.
-    fn wake_everybody(&self, woken: &mut Vec<Waker>) {
-        self.wake_sources(woken);
-        let mut timers = lock(&self.timers);
-        for place in 0..timers.entries.len() {
-            if timers.entries.get(place).is_some_and(|entry| entry.waker.is_some()) {
-                timers.unlink(place as u32);
-                woken.extend(timers.release(place as u32));
-            }
-        }
-    }
-
     /// Forgets a timer, at once, and gives its waker back. `None` if it has fired.
     fn take_timer(&self, key: TimerKey) -> Option<Waker> {
         lock(&self.timers).remove(key)
@@ -2786,10 +2777,7 @@ impl Reactor {
 /// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows
 /// (at least) its earliest one, and that is how long the thread in the poller sleeps.
 struct Timers {
-    entries: Vec<TimerEntry>,
-    /// The first of the free entries, which are linked by `next`.
-    free: u32,
-    len: usize,
+    entries: Slab<TimerEntry>,
     levels: [Level; Timers::LEVELS],
     /// The tick that the wheel has come to.
     tick: u64,
@@ -2816,8 +2804,7 @@ struct Slot {
 
 struct TimerEntry {
     deadline: u64,
-    /// `None`: this entry is free.
-    waker: Option<Waker>,
+    waker: Waker,
     /// Which timer it is; the next one in the same place has another number.
     id: u64,
     previous: u32,
@@ -2845,9 +2832,7 @@ impl Timers {
     const fn new() -> Timers {
         const SLOT: Slot = Slot { first: Timers::NONE, earliest: u64::MAX };
         Timers {
-            entries: Vec::new(),
-            free: Timers::NONE,
-            len: 0,
+            entries: Slab::new(),
             levels: [const { Level { occupied: 0, slots: [SLOT; 64] } }; Timers::LEVELS],
             tick: 0,
             next_id: 0,
@@ -2875,30 +2860,18 @@ impl Timers {
         self.next_id += 1;
         let entry = TimerEntry {
             deadline,
-            waker: Some(waker),
+            waker,
             id: self.next_id,
             previous: Timers::NONE,
             next: Timers::NONE,
             level: 0,
             slot: 0,
         };
-        let place = self.free;
-        let place = match self.entries.get_mut(place as usize) {
-            Some(free) => {
-                self.free = free.next;
-                *free = entry;
-                place
-            }
-            None => {
-                self.entries.push(entry);
-                (self.entries.len() - 1) as u32
-            }
-        };
-        if self.len == 0 {
+        if self.entries.len == 0 {
             // Ordering: SeqCst. Pairs with the load in `has_interest`.
             REACTOR.has_timers.store(true, Ordering::SeqCst);
         }
-        self.len += 1;
+        let place = self.entries.insert(entry) as u32;
         self.link(place);
         let key = TimerKey { place, is_ahead: false, id: self.next_id };
         (key, self.must_interrupt(deadline))
@@ -2906,16 +2879,19 @@ impl Timers {
 
     /// The waker of a timer, unless it is gone.
     fn waker(&mut self, key: TimerKey) -> Option<&mut Waker> {
-        let entry = self.entries.get_mut(key.place as usize)?;
-        entry.waker.as_mut().filter(|_| entry.id == key.id)
+        self.entry(key).map(|entry| &mut entry.waker)
+    }
+
+    /// What is noted of a timer, unless it is gone: numbers are not used again.
+    fn entry(&mut self, key: TimerKey) -> Option<&mut TimerEntry> {
+        self.entries.get_mut(key.place as usize).filter(|entry| entry.id == key.id)
     }
 
     /// Changes the deadline, unless the timer is gone; says whether the thread in the poller sleeps
     /// too long.
     fn change(&mut self, key: TimerKey, deadline: u64) -> Option<bool> {
-        self.waker(key)?;
         let (level, slot) = self.slot_of(deadline);
-        let entry = &mut self.entries[key.place as usize];
+        let entry = self.entry(key)?;
         entry.deadline = deadline;
         if (entry.level as usize, entry.slot as usize) == (level, slot) {
             // It stays where it is: so do most timers that limit how long a peer is silent (bench:
@@ -2939,21 +2915,12 @@ impl Timers {
 
     /// Gives the entry of a timer back that is in no slot.
     fn release(&mut self, place: u32) -> Option<Waker> {
-        let entry = &mut self.entries[place as usize];
-        let waker = entry.waker.take();
-        entry.next = mem::replace(&mut self.free, place);
-        self.len -= 1;
-        if self.len == 0 {
+        let entry = self.entries.remove(place as usize);
+        if self.entries.len == 0 {
             // Ordering: Release. Who sees it late looks after the timers once too often.
             REACTOR.has_timers.store(false, Ordering::Release);
-            // A burst's memory goes back. Numbers are not used again, so that old keys find
-            // nothing.
-            if self.entries.len() > 1024 {
-                self.entries = Vec::new();
-                self.free = Timers::NONE;
-            }
         }
-        waker
+        entry.map(|entry| entry.waker)
     }
 
     /// The level and the slot of a deadline.
@@ -2967,7 +2934,9 @@ impl Timers {
 
     /// Puts a timer into the slot where it belongs.
     fn link(&mut self, place: u32) {
-        let deadline = self.entries[place as usize].deadline;
+        let Some(deadline) = self.entries.get(place as usize).map(|entry| entry.deadline) else {
+            return;
+        };
         let (level, slot) = self.slot_of(deadline);
         let Level { occupied, slots } = &mut self.levels[level];
         *occupied |= 1 << slot;
@@ -2977,14 +2946,15 @@ impl Timers {
         if let Some(next) = self.entries.get_mut(next as usize) {
             next.previous = place;
         }
-        let entry = &mut self.entries[place as usize];
-        (entry.previous, entry.next) = (Timers::NONE, next);
-        (entry.level, entry.slot) = (level as u8, slot as u8);
+        if let Some(entry) = self.entries.get_mut(place as usize) {
+            (entry.previous, entry.next) = (Timers::NONE, next);
+            (entry.level, entry.slot) = (level as u8, slot as u8);
+        }
     }
 
     /// Takes a timer out of its slot.
     fn unlink(&mut self, place: u32) {
-        let entry = &self.entries[place as usize];
+        let Some(entry) = self.entries.get(place as usize) else { return };
         let (previous, next) = (entry.previous, entry.next);
         let (level, slot) = (entry.level as usize, entry.slot as usize);
         if let Some(next) = self.entries.get_mut(next as usize) {
@@ -3027,7 +2997,7 @@ impl Timers {
     /// in the order in which they were first waited for.
     fn end_sleep(&mut self, woken: &mut Vec<Waker>) {
         self.until = 0;
-        if self.len == 0 {
+        if self.entries.len == 0 {
             return;
         }
         let now = Timers::count(Instant::now());
@@ -3041,10 +3011,8 @@ impl Timers {
             }
             self.tick = start;
             let mut next = self.empty(level, slot);
-            while next != Timers::NONE {
-                let place = next;
-                let entry = &self.entries[place as usize];
-                next = entry.next;
+            while let Some(entry) = self.entries.get(next as usize) {
+                let place = mem::replace(&mut next, entry.next);
                 let order = (entry.deadline, entry.id);
                 if entry.deadline <= now {
                     due.extend(self.release(place).map(|waker| (order, waker)));
@@ -3355,7 +3323,7 @@ impl Source {
 // §6  The loop: the only place that knows both halves
 // ============================================================================================
 //
-// uses §1-§5 · used by §8-§12 · locks: idle (leaf)
+// uses §1-§5 · used by §8-§12 · locks: the state of `IDLE` (leaf)
 //
 // PROBLEM   Threads must run tasks, ask the kernel, and sleep, and whichever of these a thread
 //           does, the other two must not suffer. No thread may be needed that is not there.
@@ -3448,8 +3416,7 @@ thread_local! {
     /// How many wakes of main futures this thread has made, see `leads_home`.
     static MAIN_WAKES: Cell<u32> = const { Cell::new(0) };
     /// The kinds of wakers that were seen to lead to the main future, see `leads_home`.
-    static HOMES: Cell<[*const RawWakerVTable; 4]> = const { Cell::new([std::ptr::null(); 4]) };
-    static HOMES_KNOWN: Cell<u8> = const { Cell::new(0) };
+    static HOMES: Cell<[usize; 4]> = const { Cell::new([0; 4]) };
 }
 
 /// What wakes a main future.
@@ -3528,22 +3495,27 @@ impl Sleeper {
     }
 
     /// Sleeps until notified.
-    fn park(&self) {
+    fn park(&self, until: Option<Instant>) {
         if self.begin(PARKED) {
             // Ordering: Acquire, with the swap in `Signal::wake`.
             while self.signal.state.load(Ordering::Acquire) == PARKED {
-                self.parker.park();
+                match until {
+                    None => self.parker.park(),
+                    Some(until) if self.parker.park_deadline(until) => {}
+                    Some(_) => break,
+                }
             }
         }
         self.end();
     }
 
     /// Sleeps in the poller until it has news or we are notified; returns whom it concerns.
-    fn turn(&self, seat: &Seat) -> Vec<Waker> {
+    fn turn(&self, seat: &Seat, until: Option<Instant>) -> Vec<Waker> {
         tour!(8, "a thread sits down in the poller");
         let mut woken = Vec::new();
         if self.begin(POLLING) {
-            REACTOR.turn(seat, true, None, &mut woken);
+            let limit = until.map(|until| until.saturating_duration_since(Instant::now()));
+            REACTOR.turn(seat, true, limit, &mut woken);
         }
         self.end();
         woken
@@ -3613,7 +3585,7 @@ struct IdleState {
     is_urgent: bool,
     is_armed: bool,
     /// All was calm for a tick before the alarm was set: it is stopped as soon as all is calm
-    /// again. Else it is left to ring (`mind_alarm`).
+    /// again. Else it is left to ring once more, and the watcher stops it (`mind_alarm`).
     stops_at_once: bool,
     /// When all became calm.
     calm: Option<Instant>,
@@ -3867,8 +3839,8 @@ impl Idle {
         self.look() & (ARMED | WATCHED) == WATCHED
     }
 
-    /// For everybody but the watcher: something happens, or is about to. `finish` must follow if
-    /// it does.
+    /// For everybody but the watcher: what happens next ends the quiet. Whoever changes something
+    /// calls `finish`; who does not may let go, and the next `finish` minds the alarm.
     fn change(&'static self) -> MutexGuard<'static, IdleState> {
         let mut change = lock(&self.state);
         change.is_quiet = false;
@@ -3935,7 +3907,8 @@ impl Idle {
         self.update(|change| {
             change.seat = Sitter::Nobody;
             let was_called = is_worker && change.seated.take().is_none();
-            // Where there is no watcher, whoever leaves calls the next.
+            // Where there is no watcher, whoever leaves calls the next. (Who begins to wait now has
+            // tried to start one, under this lock, and thereafter looks again.)
             if !change.is_watched && REACTOR.has_interest() {
                 change.call_sitter();
             }
@@ -4149,29 +4122,24 @@ fn start_worker() {
 
 /// Starts the watcher, unless it is there. `false` if it cannot be.
 fn start_watcher() -> bool {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _starting = lock(&STARTING);
     {
-        let mut change = lock(&IDLE.state);
-        if change.is_watched || !change.may_start() {
-            return change.is_watched;
+        let state = lock(&IDLE.state);
+        if state.is_watched || !state.may_start() {
+            return state.is_watched;
         }
-        change.is_watched = true;
-        ALARM.timer();
-        finish(change);
     }
-    if start_thread("smol-watch".into(), watch) {
-        return true;
+    ALARM.timer();
+    // Nobody relies on it before it is certain that it comes.
+    let success = start_thread("smol-watch".into(), watch);
+    let mut change = lock(&IDLE.state);
+    change.is_watched = success;
+    if !success {
+        change.failed = Some(Instant::now());
     }
-    {
-        let mut change = lock(&IDLE.state);
-        (change.is_watched, change.failed) = (false, Some(Instant::now()));
-        (change.is_armed, change.is_urgent) = (false, false);
-        finish(change);
-    }
-    // Whoever relied on it meanwhile looks again.
-    let mut woken = Vec::new();
-    REACTOR.wake_everybody(&mut woken);
-    wake_all(woken);
-    false
+    finish(change);
+    success
 }
 
 /// One look at the kernel by a thread that is never idle. Returns whom the news concern.
@@ -4184,12 +4152,11 @@ fn glance() -> Vec<Waker> {
     woken
 }
 
-/// Whether this waker is that of a combinator between a future of ours and our loop, which will
-/// come to sleep by itself, so that no watcher is needed (`block_on(zip(..))` would start a thread
-/// for each program). Such a combinator has a clone of the main future's waker, and wakes it
-/// when it is woken. To ask costs a poll too many, and is done once for each kind of waker in a
-/// `block_on`. (Of one in a task nobody can tell: who is woken then is the task, which runs
-/// already.)
+/// Whether somebody waits with a waker that wakes the main future of this thread in its turn, so
+/// that our loop will poll it, and no watcher is needed (`block_on(zip(..))` would start a thread
+/// for each program): a combinator gives its futures wakers of its own. It is tried out, by waking,
+/// which costs a poll too many, once for each kind of waker in a `block_on`. (In a task it cannot
+/// be tried: the task runs, and to wake it shows nothing.)
 fn leads_home(waker: &Waker) -> bool {
     // Two are the sleeper's own. Where there is no other, the combinator is in a foreign
     // `block_on`.
@@ -4197,22 +4164,18 @@ fn leads_home(waker: &Waker) -> bool {
     if clones <= 2 {
         return false;
     }
-    let kind: *const RawWakerVTable = waker.vtable();
-    let mut kinds = HOMES.try_with(Cell::get).unwrap_or([std::ptr::null(); 4]);
-    let known = HOMES_KNOWN.try_with(Cell::get).unwrap_or(4) as usize;
-    if kinds.iter().take(known).any(|known| *known == kind) {
+    let kind = std::ptr::from_ref(waker.vtable()).addr();
+    let mut homes = HOMES.now();
+    if homes.contains(&kind) {
         return true;
     }
-    if known == kinds.len() {
-        return false;
-    }
+    let Some(free) = homes.iter_mut().find(|home| **home == 0) else { return false };
     let before = MAIN_WAKES.now();
     shielded(|| waker.wake_by_ref());
     let leads_home = MAIN_WAKES.now() != before;
     if leads_home {
-        kinds[known] = kind;
-        let _ = HOMES.try_with(|homes| homes.set(kinds));
-        HOMES_KNOWN.note(known as u8 + 1);
+        *free = kind;
+        HOMES.note(homes);
         DEPTH.note(DEPTH.now() | LEARNT);
     }
     leads_home
@@ -4428,7 +4391,7 @@ fn enter_loop(main: &Waker) -> impl Drop + use<> {
     OnDrop(move || {
         OURS.note(outer);
         if DEPTH.note(depth) & LEARNT != 0 {
-            HOMES_KNOWN.note(0);
+            HOMES.note([0; 4]);
         }
         // We may have been the one who asked the kernel for others (A2).
         let word = IDLE.look();
@@ -4583,7 +4546,7 @@ impl Hand<'_> {
         if !has_work && is_excess && self.local_tasks.is_empty() && IDLE.retire(signal) {
             return false;
         }
-        let (was_called, woken) = lie_down(self.sleeper, seat, true, has_work);
+        let (was_called, woken) = lie_down(self.sleeper, seat, true, has_work, None);
         self.is_searching = was_called;
         if !woken.is_empty() {
             // Wakers are somebody else's code, which may block (I6.4).
@@ -4643,7 +4606,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
     let mut patience = Patience::new(local.level);
     patience.note();
     loop {
-        patience.begin(sleeper);
+        patience.begin();
         let more = local.run(&sleeper.pace) | stand_in(&sleeper.pace);
         // Ordering: Acquire, as below.
         if more || sleeper.signal.woken.load(Ordering::Acquire) {
@@ -4655,7 +4618,7 @@ fn block_on_with<T>(sleeper: &Sleeper, future: impl Future<Output = T>) -> T {
             (local.level, patience) = (0, Patience::new(0));
         } else {
             check_for_fork();
-            sleep_in_block_on(sleeper, &mut local);
+            sleep_in_block_on(sleeper, &mut local, patience.deadline);
         }
         // Ordering: AcqRel. Pairs with the swap in `MainWake`: we see what was written before the
         // wake.
@@ -4676,7 +4639,7 @@ struct Patience {
     /// The main future waits for the reactor, as far as it was polled last. (To poll it again and
     /// see is no answer: a combinator polls only those of its futures that were woken.)
     attends: bool,
-    deadline: Option<(Instant, TimerKey)>,
+    deadline: Option<Instant>,
 }
 
 impl Patience {
@@ -4687,48 +4650,36 @@ impl Patience {
     /// The main future was polled: something has happened.
     fn note(&mut self) {
         self.attends = DEPTH.now() & ATTENDED != 0;
-        self.stop();
-    }
-
-    fn stop(&mut self) {
-        if let Some((_, key)) = self.deadline.take() {
-            REACTOR.clear_timer(key);
-        }
+        self.deadline = None;
     }
 
     /// The main future is not ready: it may wait for a sibling, unless it waits for the reactor.
-    fn begin(&mut self, sleeper: &Sleeper) {
-        if self.is_needed && self.deadline.is_none() && !self.attends {
-            let deadline = Instant::now() + SIBLINGS_WAIT;
-            let key = REACTOR.set_timer(deadline, sleeper.thread.clone());
-            self.deadline = Some((deadline, key));
+    fn begin(&mut self) {
+        if self.is_needed && !self.attends {
+            self.deadline.get_or_insert_with(|| Instant::now() + SIBLINGS_WAIT);
         }
     }
 
     /// Nothing has happened for so long that a sibling must be run.
     fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|(deadline, _)| Instant::now() >= deadline)
-    }
-}
-
-impl Drop for Patience {
-    fn drop(&mut self) {
-        self.stop();
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 }
 
 /// Sleeps in `block_on`. If a task or a job called that, others take over the rest of its thread's
 /// work.
-fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
+fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop, until: Option<Instant>) {
     if sleeper.is_notified() || !local.sleep(&sleeper.thread) {
         return;
     }
     let when_blocked = WHEN_BLOCKED.now().unwrap_or(|_| {});
     when_blocked(true);
     // Now that this worker counts as blocked, there may be none who is not.
-    let is_stranded = sleep(sleeper);
+    let (is_stranded, woken) = sleep(sleeper, until);
     when_blocked(false);
     local.wake_up();
+    // (Wakers are somebody else's code, which may come here again.)
+    wake_all(woken);
     if is_stranded {
         run_stranded(&sleeper.pace);
         wake_all(glance());
@@ -4736,8 +4687,8 @@ fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop) {
 }
 
 /// Sleeps where it is best to, in the poller or outside, until there is something to do. `true`: it
-/// did not, since there are tickets, and nobody else to run them.
-fn sleep(sleeper: &Sleeper) -> bool {
+/// did not, since there are tickets, and nobody else to run them. And whom the news concern.
+fn sleep(sleeper: &Sleeper, until: Option<Instant>) -> (bool, Vec<Waker>) {
     // S1.
     let (seat, _) = IDLE.fall_asleep(&sleeper.signal, false, false);
     if seat.is_none() && IDLE.look() & WATCHED == 0 && REACTOR.has_interest() {
@@ -4746,9 +4697,8 @@ fn sleep(sleeper: &Sleeper) -> bool {
     }
     // S2.
     let is_stranded = IDLE.is_stranded();
-    let (_, woken) = lie_down(sleeper, seat, false, is_stranded);
-    wake_all(woken);
-    is_stranded
+    let (_, woken) = lie_down(sleeper, seat, false, is_stranded, until);
+    (is_stranded, woken)
 }
 
 /// Sleeps in the seat or parks, unless there is work, and gets up again. Says whether somebody has
@@ -4758,14 +4708,15 @@ fn lie_down(
     seat: Option<Seat>,
     is_worker: bool,
     has_work: bool,
+    until: Option<Instant>,
 ) -> (bool, Vec<Waker>) {
     let Some(seat) = seat else {
         if !has_work {
-            sleeper.park();
+            sleeper.park(until);
         }
         return (IDLE.withdraw(&sleeper.signal, is_worker), Vec::new());
     };
-    let woken = if has_work { Vec::new() } else { sleeper.turn(&seat) };
+    let woken = if has_work { Vec::new() } else { sleeper.turn(&seat, until) };
     (IDLE.leave(seat, is_worker), woken)
 }
 
@@ -6016,9 +5967,9 @@ impl Request {
         matches!(self, Request::Read | Request::Item)
     }
 
-    /// Whether only one user by `&mut` at a time asks for these two.
+    /// Whether only one user by `&mut` at a time asks for these two. (Halves do not seek.)
     fn is_of_one_with(self, other: Request) -> bool {
-        self == Request::Gone || self.takes() == other.takes()
+        matches!(self, Request::Gone | Request::Seek(_)) || self.takes() == other.takes()
     }
 }
 
@@ -6064,7 +6015,7 @@ impl Slip {
     }
 
     fn wait<T>(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<T> {
-        if wish.access == Access::Own {
+        if wish.access == Access::Own && self.asked != Request::Gone {
             trash.1.append(&mut self.wakers);
         }
         if !self.is_of(&wish.waker) {
@@ -6086,8 +6037,8 @@ impl Desk {
     /// equal ones may have each other's, but the waker that asked comes first. What lay ready for a
     /// waker before it asked for something else that it now comes for was probably asked by a
     /// future that is gone. Of those that are gone, failures are told and successes forgotten; but
-    /// that of a write by `&` only before a seek, since its future may be alive and not polled in
-    /// between, and would write once more.
+    /// that of a write by `&` only when the position is moved, since its future may be alive and
+    /// not polled in between, and would write once more.
     ///
     /// `None` if this was not asked for yet.
     fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<Option<Answer>> {
@@ -6109,7 +6060,9 @@ impl Desk {
                     let is_write = matches!(slip.asked, Request::Write(..));
                     match &slip.answer {
                         Some(answer) if is_write && !answer.is_failure() => {
-                            matches!(wish.request, Request::Seek(_)) && slip.started < name
+                            let tells = Request::Seek(SeekFrom::Current(0));
+                            let moves = matches!(wish.request, Request::Seek(_));
+                            moves && wish.request != tells && slip.started < name
                         }
                         answer => answer.is_some() && slip.answered < name,
                     }
@@ -6224,9 +6177,8 @@ impl<S: Send + 'static> Lane<S> {
         let mut is_over = false;
         while !is_over {
             let mut state = lock(&self.state);
-            let (Some(order), Some(mut io)) = (state.queue.pop_front(), state.io.take()) else {
-                return;
-            };
+            let Some(order) = state.queue.pop_front() else { return };
+            let Some(mut io) = state.io.take() else { return };
             let mut ahead = state.ahead.take();
             drop(state);
             let Order { op, desk, name, len } = order;
@@ -6323,8 +6275,10 @@ impl<S: Send + 'static> Lane<S> {
         let waker = Arc::new(cx.waker().clone());
         let mut trash = Trash::default();
         let mut state = lock(&self.state);
-        if let (false, Some(io)) = (state.is_served, state.io.take()) {
-            return Poll::Ready(io);
+        if !state.is_served {
+            if let Some(io) = state.io.take() {
+                return Poll::Ready(io);
+            }
         }
         trash.1.extend(state.add_waiter(waker));
         Poll::Pending
@@ -6388,7 +6342,7 @@ impl<S: Send + 'static> Lane<S> {
             let data = data.to_vec();
             Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
                 // What was read of a file may not be true any more.
-                *ahead = ahead.take().filter(|ahead| ahead.at.is_none());
+                *ahead = ahead.take().filter(|ahead| ahead.unseen() > 0);
                 let written = patiently(io, true, |io| io.write(&data));
                 Answer::Number(written.map(|len| len as u64))
             }) as Op<S>
@@ -6577,10 +6531,10 @@ fn retry<R>(mut op: impl FnMut() -> io::Result<R>) -> io::Result<R> {
 ///
 /// Nothing is read ahead and nothing is written behind: when `write` says `Ok(n)`, the thing has
 /// accepted n bytes, and an error is the operation's own. Dropping a future of `read` half way
-/// loses no bytes, the next read gets them. Dropping one of `write` leaves open whether its bytes
-/// were written: the same write, tried again, is that write and not another one; any other
-/// operation comes after it, and tells its error if it failed. Dropping an `Unblock` does not wait
-/// for an operation that is under way.
+/// loses no bytes, the next read gets them (and a write goes behind them). Dropping one of `write`
+/// leaves open whether its bytes were written: the same write, tried again, is that write and not
+/// another one; any other operation comes after it, and tells its error if it failed. Dropping an
+/// `Unblock` does not wait for an operation that is under way.
 ///
 /// `WouldBlock` is never told: some other program may have made a terminal or pipe that it shares
 /// with us non-blocking. On Unix, a standard output or a file is then waited for until it is ready;
@@ -8047,21 +8001,23 @@ impl From<File> for Async<File> {
     ///
     /// A future of `read` that is dropped has not happened: the position does not move for bytes
     /// that nobody took. (What cannot seek keeps such bytes for the next read. And if the position
-    /// is still the same, the next read may get bytes as they were at the time of the dropped one.)
+    /// is still the same, the next read may get bytes, or the end, as they were at the time of the
+    /// dropped one.)
     /// One of `write` or `seek` that is dropped leaves open whether it was done:
     ///
     /// - By `&mut`, there is one user of this handle at a time, or one who reads and one who
     ///   writes (`io::split`). The same write, tried again, is the one that was dropped, so that
-    ///   nothing is written twice. Any other operation comes after it, and tells its error if it
-    ///   failed.
+    ///   nothing is written twice. Any other operation, but for [`with`](Async::with) and
+    ///   `into_inner`, comes after it, and tells its error if it failed.
     /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
     ///   and by the waker that asked; equal writes of different tasks may have each other's. One
     ///   that goes from task to task half way, after somebody else has moved the position, is a new
     ///   one. An error of a dropped future is told by a later operation of the same task.
-    ///   A task that drops a write and goes on by `&` with others may get its answer for a later
-    ///   write of the very same bytes: tasks that cancel writes, or hand them on, should have a
-    ///   clone each. What cancelled tasks leave behind takes some hundred bytes each until the
-    ///   handle is dropped or written to by `&mut`, or, if it is thousands, for a minute.
+    ///   A task that drops a write or seek and goes on by `&` with others may get its answer for a
+    ///   later one of the very same bytes, or to the same place: tasks that cancel these, or hand
+    ///   them on, should have a clone each. What cancelled tasks leave behind takes some hundred
+    ///   bytes each until the handle is dropped or written to by `&mut`, or, if it is thousands,
+    ///   for a minute.
     fn from(file: File) -> Async<File> {
         // Elsewhere the position means nothing, or there is none.
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));

@@ -1029,6 +1029,36 @@ fn what_dropped_futures_have_found_does_not_hold_once_the_position_was_moved() {
     });
 }
 
+/// Whoever wants the thing itself comes while it is asked for, under way, or answered.
+#[test]
+fn what_is_inside_is_lent_and_given_back_also_while_a_dropped_operation_is_on_its_way() {
+    within(60, || {
+        block_on(async {
+            for n in 0..3_000 {
+                let mut bytes = Unblock::new(io::Cursor::new(vec![0; 8]));
+                assert!(future::poll_once(bytes.write(b"abc")).await.is_none());
+                // (Not written if the task had no budget left.)
+                if n % 2 == 0 {
+                    assert!(matches!(bytes.get_mut().await.position(), 0 | 3));
+                }
+                assert!(matches!(bytes.into_inner().await.position(), 0 | 3));
+            }
+        });
+    });
+}
+
+#[test]
+fn the_end_that_a_dropped_read_has_met_is_none_any_more_after_a_write() {
+    within(10, || {
+        block_on(async {
+            let mut bytes = Unblock::new(VecDeque::<u8>::new());
+            give_up(bytes.read(&mut [0; 8]));
+            bytes.write_all(b"abc").await.unwrap();
+            assert_eq!(bytes.read(&mut [0; 8]).await.unwrap(), 3);
+        });
+    });
+}
+
 #[test]
 fn an_iterator_that_panics_tells_whoever_asks() {
     within(20, || {

@@ -297,3 +297,53 @@ fn memory_comes_back_after_a_burst_of_everything() {
         common::eventually(|| live_bytes() - before < 200_000);
     });
 }
+
+/// A destructor that waits for the end of a task which its own one has spawned, as a guard of a server would.
+struct WaitsFor(Option<smol::Task<()>>);
+
+impl Drop for WaitsFor {
+    fn drop(&mut self) {
+        block_on(self.0.take().unwrap().cancel());
+    }
+}
+
+#[test]
+fn an_executor_ends_although_destructors_of_its_tasks_wait_for_tasks_that_these_have_spawned() {
+    within(30, || {
+        let executor = Arc::new(Executor::new());
+        let spawner = Arc::downgrade(&executor);
+        executor
+            .spawn(async move {
+                let child = spawner.upgrade().unwrap().spawn(pending::<()>());
+                let _guard = WaitsFor(Some(child));
+                pending::<()>().await;
+            })
+            .detach();
+        while executor.try_tick() {}
+        drop(executor);
+
+        let executor = std::rc::Rc::new(LocalExecutor::new());
+        let spawner = std::rc::Rc::downgrade(&executor);
+        executor
+            .spawn(async move {
+                let child = spawner.upgrade().unwrap().spawn(pending::<()>());
+                let _guard = WaitsFor(Some(child));
+                pending::<()>().await;
+            })
+            .detach();
+        while executor.try_tick() {}
+        drop(executor);
+
+        let thread = thread::spawn(|| {
+            smol::spawn_local(async {
+                let _guard = WaitsFor(Some(smol::spawn_local(pending::<()>())));
+                pending::<()>().await;
+            })
+            .detach();
+            for _ in 0..10 {
+                block_on(future::yield_now());
+            }
+        });
+        thread.join().unwrap();
+    });
+}

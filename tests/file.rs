@@ -742,6 +742,74 @@ fn the_halves_of_a_file_that_was_split_do_not_take_each_other_s_answers() {
     });
 }
 
+/// Whoever asks where the position is has not moved it, and knows nothing of those who write.
+#[test]
+fn a_write_by_a_reference_is_done_once_beside_one_who_asks_for_the_position() {
+    within(60, || {
+        block_on(async {
+            for _ in 0..1_000 {
+                let file = &Async::from(tempfile::tempfile().unwrap());
+                let asking = async {
+                    for _ in 0..3 {
+                        { file }.seek(SeekFrom::Current(0)).await.unwrap();
+                    }
+                };
+                let writing = async { { file }.write(b"x").await.unwrap() };
+                assert_eq!(future::zip(asking, writing).await, ((), 1));
+                assert_eq!(file.with(|file| file.metadata().unwrap().len()).await, 1);
+            }
+        });
+    });
+}
+
+#[test]
+fn a_seek_that_was_given_up_does_not_answer_for_the_next_one() {
+    within(30, || {
+        block_on(async {
+            let mut file = Async::from(tempfile::tempfile().unwrap());
+            file.write_all(b"0123456789").await.unwrap();
+            for _ in 0..100 {
+                let _ = future::poll_once(file.seek(SeekFrom::Start(0))).await;
+                file.read_exact(&mut [0; 5]).await.unwrap();
+                assert_eq!(file.seek(SeekFrom::Start(0)).await.unwrap(), 0);
+                let told = file.with(|mut file| file.stream_position()).await.unwrap();
+                assert_eq!(told, 0);
+            }
+        });
+    });
+}
+
+/// A read by somebody who is gone is under way: the one who reads now waits for it, and so does the one who writes.
+#[cfg(unix)]
+#[test]
+fn both_halves_of_a_split_hear_of_the_end_of_an_operation_that_was_given_up() {
+    within(30, || {
+        block_on(async {
+            let dir = tempdir().unwrap();
+            let path = dir.path().join("fifo");
+            assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            let mut side = file.try_clone().unwrap();
+            let mut file = Async::<File>::from(file);
+            assert!(future::poll_once(file.read(&mut [0; 4])).await.is_none());
+            file.with(|_| ()).await;
+            let (mut reader, mut writer) = smol::io::split(file);
+            // In this order; each has its own waker.
+            let (mut one, mut two) = ([0; 4], pin!(writer.write(b"wxyz")));
+            let mut reading = pin!(reader.read(&mut one));
+            let (waker_of_reader, of_reader) = common::counting_waker();
+            let (waker_of_writer, of_writer) = common::counting_waker();
+            let context = &mut std::task::Context::from_waker(&waker_of_reader);
+            assert!(reading.as_mut().poll(context).is_pending());
+            let context = &mut std::task::Context::from_waker(&waker_of_writer);
+            assert!(two.as_mut().poll(context).is_pending());
+            side.write_all(b"abcd").unwrap();
+            common::eventually(|| of_reader.count() > 0 && of_writer.count() > 0);
+            assert_eq!(reading.await.unwrap(), 4);
+        });
+    });
+}
+
 /// Some are in the queue and come back as soon as they are served, others wait for room in it.
 #[cfg(unix)]
 #[test]
