@@ -3682,7 +3682,7 @@ impl IdleState {
     /// Whether all workers are blocked, and there will be no more.
     fn is_stranded(&self) -> bool {
         let no_more = self.failed.is_some() || self.present >= MAX_WORKERS;
-        no_more && self.present == self.blocked
+        no_more && self.present <= self.blocked
     }
 
     fn may_start(&self) -> bool {
@@ -3954,7 +3954,7 @@ impl Idle {
             return false;
         }
         // The first worker is tried for each time, since without it nothing goes on.
-        let may_start = change.may_start() || change.present == change.blocked;
+        let may_start = change.may_start() || change.present <= change.blocked;
         let worker = change.workers.pop().or_else(|| change.seated.take());
         let starts = worker.is_none() && may_try && may_start && change.present < change.wanted();
         match worker {
@@ -4675,11 +4675,9 @@ fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop, until: Option<Ins
     let when_blocked = WHEN_BLOCKED.now().unwrap_or(|_| {});
     when_blocked(true);
     // Now that this worker counts as blocked, there may be none who is not.
-    let (is_stranded, woken) = sleep(sleeper, until);
+    let is_stranded = sleep(sleeper, until);
     when_blocked(false);
     local.wake_up();
-    // (Wakers are somebody else's code, which may come here again.)
-    wake_all(woken);
     if is_stranded {
         run_stranded(&sleeper.pace);
         wake_all(glance());
@@ -4687,8 +4685,8 @@ fn sleep_in_block_on(sleeper: &Sleeper, local: &mut LocalLoop, until: Option<Ins
 }
 
 /// Sleeps where it is best to, in the poller or outside, until there is something to do. `true`: it
-/// did not, since there are tickets, and nobody else to run them. And whom the news concern.
-fn sleep(sleeper: &Sleeper, until: Option<Instant>) -> (bool, Vec<Waker>) {
+/// did not, since there are tickets, and nobody else to run them.
+fn sleep(sleeper: &Sleeper, until: Option<Instant>) -> bool {
     // S1.
     let (seat, _) = IDLE.fall_asleep(&sleeper.signal, false, false);
     if seat.is_none() && IDLE.look() & WATCHED == 0 && REACTOR.has_interest() {
@@ -4698,7 +4696,10 @@ fn sleep(sleeper: &Sleeper, until: Option<Instant>) -> (bool, Vec<Waker>) {
     // S2.
     let is_stranded = IDLE.is_stranded();
     let (_, woken) = lie_down(sleeper, seat, false, is_stranded, until);
-    (is_stranded, woken)
+    // While this worker counts as blocked, so that others are called: its own future is polled
+    // next, and may block. (One of these wakers, too, and then it counts twice.)
+    wake_all(woken);
+    is_stranded
 }
 
 /// Sleeps in the seat or parks, unless there is work, and gets up again. Says whether somebody has
@@ -6032,13 +6033,14 @@ impl Desk {
     }
 
     /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one that
-    /// reads and one that does not: what does not fit comes from futures that are gone. (Of the
-    /// other of the two, only a failure, and only in the same task.) By `&` there may be many;
-    /// equal ones may have each other's, but the waker that asked comes first. What lay ready for a
-    /// waker before it asked for something else that it now comes for was probably asked by a
-    /// future that is gone. Of those that are gone, failures are told and successes forgotten; but
-    /// that of a write by `&` only when the position is moved, since its future may be alive and
-    /// not polled in between, and would write once more.
+    /// reads and one that does not: what does not fit comes from futures that are gone. (The other
+    /// of the two is waited for as well, and if it failed, that is told, by the same task before it
+    /// asks for something new.) By `&` there may be many; equal ones may have each other's, but the
+    /// waker that asked comes first. What lay ready for a waker before it asked for something else
+    /// that it now comes for was probably asked by a future that is gone. Of those that are gone,
+    /// failures are told and successes forgotten; but that of a write by `&` only when the position
+    /// is moved, since its future may be alive and not polled in between, and would write once
+    /// more.
     ///
     /// `None` if this was not asked for yet.
     fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<Option<Answer>> {
@@ -6051,10 +6053,10 @@ impl Desk {
         while let Some(slip) = self.slips.get_mut(at) {
             let is_gone = match (wish.access, name) {
                 (Access::Own, _) => {
-                    let has_failed = slip.answer.as_ref().is_some_and(Answer::is_failure);
+                    let is_done = slip.answer.as_ref().is_some_and(|answer| !answer.is_failure());
+                    let is_mine = name.is_none() && !is_done && slip.is_of(&wish.waker);
                     Some(slip.started) != name
-                        && (slip.asked.is_of_one_with(wish.request)
-                            || has_failed && slip.is_of(&wish.waker))
+                        && (slip.asked.is_of_one_with(wish.request) || is_mine)
                 }
                 (Access::Shared, Some(name)) if lies_ready && slip.is_of(&wish.waker) => {
                     let is_write = matches!(slip.asked, Request::Write(..));
@@ -8012,12 +8014,13 @@ impl From<File> for Async<File> {
     /// - By `&`, a poll does not say which future it is for. An answer is known by what was asked
     ///   and by the waker that asked; equal writes of different tasks may have each other's. One
     ///   that goes from task to task half way, after somebody else has moved the position, is a new
-    ///   one. An error of a dropped future is told by a later operation of the same task.
-    ///   A task that drops a write or seek and goes on by `&` with others may get its answer for a
-    ///   later one of the very same bytes, or to the same place: tasks that cancel these, or hand
-    ///   them on, should have a clone each. What cancelled tasks leave behind takes some hundred
-    ///   bytes each until the handle is dropped or written to by `&mut`, or, if it is thousands,
-    ///   for a minute.
+    ///   one. An error of a dropped future is told by a later operation of the same task. A task
+    ///   that drops a write or seek and goes on by `&` with others may get its answer for a
+    ///   later one of the very same bytes, or to the same place; and a write may be done twice
+    ///   beside another future of its task that moves the position. Tasks that cancel these, hand
+    ///   them on, or move the position in between, should have a clone each. What cancelled tasks
+    ///   leave behind takes some hundred bytes each until the handle is dropped or written to by
+    ///   `&mut`, or, if it is thousands, for a minute.
     fn from(file: File) -> Async<File> {
         // Elsewhere the position means nothing, or there is none.
         let goes_back = file.metadata().is_ok_and(|data| data.is_file() || is_block_device(&data));
