@@ -2777,7 +2777,10 @@ impl Reactor {
 /// The exact deadlines are kept, so that nothing fires early or with the next tick: a slot knows
 /// (at least) its earliest one, and that is how long the thread in the poller sleeps.
 struct Timers {
-    entries: Slab<TimerEntry>,
+    entries: Vec<TimerEntry>,
+    /// The first of the free entries, which are linked by `next`.
+    free: u32,
+    len: usize,
     levels: [Level; Timers::LEVELS],
     /// The tick that the wheel has come to.
     tick: u64,
@@ -2804,7 +2807,8 @@ struct Slot {
 
 struct TimerEntry {
     deadline: u64,
-    waker: Waker,
+    /// `None`: this entry is free.
+    waker: Option<Waker>,
     /// Which timer it is; the next one in the same place has another number.
     id: u64,
     previous: u32,
@@ -2832,7 +2836,9 @@ impl Timers {
     const fn new() -> Timers {
         const SLOT: Slot = Slot { first: Timers::NONE, earliest: u64::MAX };
         Timers {
-            entries: Slab::new(),
+            entries: Vec::new(),
+            free: Timers::NONE,
+            len: 0,
             levels: [const { Level { occupied: 0, slots: [SLOT; 64] } }; Timers::LEVELS],
             tick: 0,
             next_id: 0,
@@ -2860,18 +2866,30 @@ impl Timers {
         self.next_id += 1;
         let entry = TimerEntry {
             deadline,
-            waker,
+            waker: Some(waker),
             id: self.next_id,
             previous: Timers::NONE,
             next: Timers::NONE,
             level: 0,
             slot: 0,
         };
-        if self.entries.len == 0 {
+        let place = self.free;
+        let place = match self.entries.get_mut(place as usize) {
+            Some(free) => {
+                self.free = free.next;
+                *free = entry;
+                place
+            }
+            None => {
+                self.entries.push(entry);
+                (self.entries.len() - 1) as u32
+            }
+        };
+        if self.len == 0 {
             // Ordering: SeqCst. Pairs with the load in `has_interest`.
             REACTOR.has_timers.store(true, Ordering::SeqCst);
         }
-        let place = self.entries.insert(entry) as u32;
+        self.len += 1;
         self.link(place);
         let key = TimerKey { place, is_ahead: false, id: self.next_id };
         (key, self.must_interrupt(deadline))
@@ -2879,19 +2897,16 @@ impl Timers {
 
     /// The waker of a timer, unless it is gone.
     fn waker(&mut self, key: TimerKey) -> Option<&mut Waker> {
-        self.entry(key).map(|entry| &mut entry.waker)
-    }
-
-    /// What is noted of a timer, unless it is gone: numbers are not used again.
-    fn entry(&mut self, key: TimerKey) -> Option<&mut TimerEntry> {
-        self.entries.get_mut(key.place as usize).filter(|entry| entry.id == key.id)
+        let entry = self.entries.get_mut(key.place as usize)?;
+        entry.waker.as_mut().filter(|_| entry.id == key.id)
     }
 
     /// Changes the deadline, unless the timer is gone; says whether the thread in the poller sleeps
     /// too long.
     fn change(&mut self, key: TimerKey, deadline: u64) -> Option<bool> {
+        self.waker(key)?;
         let (level, slot) = self.slot_of(deadline);
-        let entry = self.entry(key)?;
+        let entry = &mut self.entries[key.place as usize];
         entry.deadline = deadline;
         if (entry.level as usize, entry.slot as usize) == (level, slot) {
             // It stays where it is: so do most timers that limit how long a peer is silent (bench:
@@ -2915,12 +2930,21 @@ impl Timers {
 
     /// Gives the entry of a timer back that is in no slot.
     fn release(&mut self, place: u32) -> Option<Waker> {
-        let entry = self.entries.remove(place as usize);
-        if self.entries.len == 0 {
+        let entry = &mut self.entries[place as usize];
+        let waker = entry.waker.take();
+        entry.next = mem::replace(&mut self.free, place);
+        self.len -= 1;
+        if self.len == 0 {
             // Ordering: Release. Who sees it late looks after the timers once too often.
             REACTOR.has_timers.store(false, Ordering::Release);
+            // A burst's memory goes back. Numbers are not used again, so that old keys find
+            // nothing.
+            if self.entries.len() > 1024 {
+                self.entries = Vec::new();
+                self.free = Timers::NONE;
+            }
         }
-        entry.map(|entry| entry.waker)
+        waker
     }
 
     /// The level and the slot of a deadline.
@@ -2934,9 +2958,7 @@ impl Timers {
 
     /// Puts a timer into the slot where it belongs.
     fn link(&mut self, place: u32) {
-        let Some(deadline) = self.entries.get(place as usize).map(|entry| entry.deadline) else {
-            return;
-        };
+        let deadline = self.entries[place as usize].deadline;
         let (level, slot) = self.slot_of(deadline);
         let Level { occupied, slots } = &mut self.levels[level];
         *occupied |= 1 << slot;
@@ -2946,15 +2968,14 @@ impl Timers {
         if let Some(next) = self.entries.get_mut(next as usize) {
             next.previous = place;
         }
-        if let Some(entry) = self.entries.get_mut(place as usize) {
-            (entry.previous, entry.next) = (Timers::NONE, next);
-            (entry.level, entry.slot) = (level as u8, slot as u8);
-        }
+        let entry = &mut self.entries[place as usize];
+        (entry.previous, entry.next) = (Timers::NONE, next);
+        (entry.level, entry.slot) = (level as u8, slot as u8);
     }
 
     /// Takes a timer out of its slot.
     fn unlink(&mut self, place: u32) {
-        let Some(entry) = self.entries.get(place as usize) else { return };
+        let entry = &self.entries[place as usize];
         let (previous, next) = (entry.previous, entry.next);
         let (level, slot) = (entry.level as usize, entry.slot as usize);
         if let Some(next) = self.entries.get_mut(next as usize) {
@@ -2997,7 +3018,7 @@ impl Timers {
     /// in the order in which they were first waited for.
     fn end_sleep(&mut self, woken: &mut Vec<Waker>) {
         self.until = 0;
-        if self.entries.len == 0 {
+        if self.len == 0 {
             return;
         }
         let now = Timers::count(Instant::now());
@@ -3011,8 +3032,10 @@ impl Timers {
             }
             self.tick = start;
             let mut next = self.empty(level, slot);
-            while let Some(entry) = self.entries.get(next as usize) {
-                let place = mem::replace(&mut next, entry.next);
+            while next != Timers::NONE {
+                let place = next;
+                let entry = &self.entries[place as usize];
+                next = entry.next;
                 let order = (entry.deadline, entry.id);
                 if entry.deadline <= now {
                     due.extend(self.release(place).map(|waker| (order, waker)));
