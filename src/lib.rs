@@ -6058,12 +6058,12 @@ impl Desk {
     /// Whose is an answer? A poll does not say which future it is for. By `&mut` there is one that
     /// reads and one that does not: what does not fit comes from futures that are gone. (The other
     /// of the two is waited for as well, and if it failed, that is told, by the same task before it
-    /// asks for something new.) By `&` there may be many; equal ones may have each other's, but the
-    /// waker that asked comes first. What lay ready for a waker before it asked for something else
-    /// that it now comes for was probably asked by a future that is gone. Of those that are gone,
-    /// failures are told and successes forgotten; but that of a write by `&` only when the position
-    /// is moved, since its future may be alive and not polled in between, and would write once
-    /// more.
+    /// asks for something new, or takes what was read.) By `&` there may be many; equal ones may
+    /// have each other's, but the waker that asked comes first. What lay ready for a waker before
+    /// it asked for something else that it now comes for was probably asked by a future that is
+    /// gone. Of those that are gone, failures are told and successes forgotten; but that of a write
+    /// by `&` only when the position is moved, since its future may be alive and not polled in
+    /// between, and would write once more.
     ///
     /// `None` if this was not asked for yet.
     fn claim(&mut self, wish: &Wish<'_>, trash: &mut Trash) -> Poll<Option<Answer>> {
@@ -6077,7 +6077,8 @@ impl Desk {
             let is_gone = match (wish.access, name) {
                 (Access::Own, _) => {
                     let is_done = slip.answer.as_ref().is_some_and(|answer| !answer.is_failure());
-                    let is_mine = name.is_none() && !is_done && slip.is_of(&wish.waker);
+                    let is_new = name.is_none() || wish.request.takes();
+                    let is_mine = is_new && !is_done && slip.is_of(&wish.waker);
                     Some(slip.started) != name
                         && (slip.asked.is_of_one_with(wish.request) || is_mine)
                 }
