@@ -3870,6 +3870,7 @@ impl Idle {
         change
     }
 
+    /// Changes the state under the lock, and finishes.
     fn update<R>(&'static self, update: impl FnOnce(&mut IdleState) -> R) -> R {
         let mut change = self.change();
         let result = update(&mut change);
@@ -6219,7 +6220,7 @@ impl<S: Send + 'static> Lane<S> {
             state.queued -= len;
             // First: who has waited for room, or whoever is in already would take it again.
             let mut wakers: Vec<_> = state.next_waiter().into_iter().collect();
-            wakers.append(&mut lock(&desk).deliver(name, &mut answer));
+            wakers.extend(lock(&desk).deliver(name, &mut answer));
             is_over = state.queue.is_empty();
             if is_over {
                 state.is_served = false;
@@ -6367,8 +6368,7 @@ impl<S: Send + 'static> Lane<S> {
         let op = || {
             let data = data.to_vec();
             Box::new(move |io: &mut S, ahead: &mut Option<Ahead>| {
-                // What was read of a file may not be true any more.
-                *ahead = ahead.take().filter(|ahead| ahead.unseen() > 0);
+                Ahead::forget_seen(ahead);
                 let written = patiently(io, true, |io| io.write(&data));
                 Answer::Number(written.map(|len| len as u64))
             }) as Op<S>
@@ -6417,7 +6417,7 @@ impl<S: Send + 'static> Lane<S> {
     fn disturb(&self, desk: &Mutex<Desk>, is_gone: impl Fn(&Slip) -> bool) {
         let mut state = lock(&self.state);
         state.moves += 1;
-        state.ahead = state.ahead.take().filter(|ahead| ahead.unseen() > 0);
+        Ahead::forget_seen(&mut state.ahead);
         for slip in lock(desk).slips.iter_mut().filter(|slip| is_gone(slip)) {
             slip.asked = Request::Gone;
         }
@@ -6488,6 +6488,11 @@ impl<S> LaneState<S> {
 }
 
 impl Ahead {
+    /// What is somewhere else as well, or was the end, is forgotten: it may not be true any more.
+    fn forget_seen(ahead: &mut Option<Ahead>) {
+        ahead.take_if(|ahead| ahead.unseen() == 0);
+    }
+
     /// How many bytes are nowhere else.
     fn unseen(&self) -> usize {
         if self.at.is_none() { self.bytes.len() - self.seen } else { 0 }
@@ -6669,7 +6674,7 @@ impl<T: Send + 'static> Unblock<T> {
                 || {
                     let f = f.take();
                     Box::new(|io, ahead| {
-                        *ahead = ahead.take().filter(|ahead| ahead.unseen() > 0);
+                        Ahead::forget_seen(ahead);
                         Answer::Any(Box::new(f.map(|f| f(io))))
                     })
                 },

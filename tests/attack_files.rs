@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::within;
+use common::{wait_for_all, within};
 use fastrand::Rng;
 use smol::{Async, block_on, future, io::SeekFrom, prelude::*, spawn};
 use std::{
@@ -255,23 +255,19 @@ fn random_users_of_one_file_in_tasks_and_futures_write_each_line_once() {
             let tasks: Vec<_> = (0..random.u64(1..5))
                 .map(|task| {
                     let (shared, told) = (shared.clone(), told.clone());
-                    let (is_clone, mut random) = (random.bool(), random.fork());
-                    let users = random.u64(1..5);
+                    let (is_clone, users) = (random.bool(), random.u64(1..5));
+                    let random = random.fork();
                     spawn(async move {
                         let clone = (*shared).clone();
                         let file = if is_clone { &clone } else { &*shared };
                         let user = |user| -> Writer<'_> {
                             Box::pin(write_lines(file, seed * 100 + task * 10 + user, &told))
                         };
-                        in_any_order(random.fork(), (0..users).map(user).collect()).await;
+                        in_any_order(random, (0..users).map(user).collect()).await;
                     })
                 })
                 .collect();
-            block_on(async {
-                for task in tasks {
-                    task.await;
-                }
-            });
+            wait_for_all(tasks);
             let text = std::fs::read_to_string(file.path()).unwrap();
             let mut found: Vec<_> = text.split_inclusive('\n').collect();
             let told = told.lock().unwrap();

@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     Flag, counting_waker, eventually, foreign_block_on, fresh_process, fresh_process_output,
-    fresh_processes, within,
+    fresh_processes, give_up, within,
 };
 use smol::{Timer, Unblock, block_on, future, io::SeekFrom, prelude::*, spawn, timeout, unblock};
 use std::{
@@ -978,14 +978,6 @@ fn items_of_a_slow_iterator_come_one_by_one_and_none_is_lost() {
             assert_eq!(stream.next().await, None);
         });
     });
-}
-
-/// Polls a future once, waits until it is woken, and drops it.
-fn give_up(future: impl Future) {
-    let (waker, wakes) = common::counting_waker();
-    let mut future = std::pin::pin!(future);
-    assert!(future.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
-    common::eventually(|| wakes.count() > 0);
 }
 
 #[test]

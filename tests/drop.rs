@@ -10,6 +10,7 @@ use smol::{Async, Executor, LocalExecutor, block_on, future, spawn, unblock};
 use std::{
     alloc::System,
     future::{pending, poll_fn},
+    rc::Rc,
     sync::{
         Arc, Barrier,
         atomic::{AtomicUsize, Ordering},
@@ -309,30 +310,24 @@ impl Drop for WaitsFor {
 
 #[test]
 fn an_executor_ends_although_destructors_of_its_tasks_wait_for_tasks_that_these_have_spawned() {
+    macro_rules! ends {
+        ($pointer:ident, $executor:expr) => {
+            let executor = $pointer::new($executor);
+            let spawner = $pointer::downgrade(&executor);
+            executor
+                .spawn(async move {
+                    let child = spawner.upgrade().unwrap().spawn(pending::<()>());
+                    let _guard = WaitsFor(Some(child));
+                    pending::<()>().await;
+                })
+                .detach();
+            while executor.try_tick() {}
+            drop(executor);
+        };
+    }
     within(30, || {
-        let executor = Arc::new(Executor::new());
-        let spawner = Arc::downgrade(&executor);
-        executor
-            .spawn(async move {
-                let child = spawner.upgrade().unwrap().spawn(pending::<()>());
-                let _guard = WaitsFor(Some(child));
-                pending::<()>().await;
-            })
-            .detach();
-        while executor.try_tick() {}
-        drop(executor);
-
-        let executor = std::rc::Rc::new(LocalExecutor::new());
-        let spawner = std::rc::Rc::downgrade(&executor);
-        executor
-            .spawn(async move {
-                let child = spawner.upgrade().unwrap().spawn(pending::<()>());
-                let _guard = WaitsFor(Some(child));
-                pending::<()>().await;
-            })
-            .detach();
-        while executor.try_tick() {}
-        drop(executor);
+        ends!(Arc, Executor::new());
+        ends!(Rc, LocalExecutor::new());
 
         let thread = thread::spawn(|| {
             smol::spawn_local(async {

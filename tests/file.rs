@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{foreign_block_on, fresh_process, fresh_process_output, within};
+use common::{foreign_block_on, fresh_process, fresh_process_output, wait_for_all, within};
 use smol::{
     Async, block_on, future,
     io::{BufReader, BufWriter, SeekFrom},
@@ -603,11 +603,7 @@ fn each_line_of_two_hundred_clones_is_written_once() {
                 })
             })
             .collect();
-        block_on(async {
-            for task in tasks {
-                task.await;
-            }
-        });
+        wait_for_all(tasks);
         assert_each_line_once(&path, 200, 50);
     });
 }
@@ -627,11 +623,7 @@ fn each_line_of_ten_thousand_tasks_that_share_one_handle_is_written_once() {
                 })
             })
             .collect();
-        block_on(async {
-            for task in tasks {
-                task.await;
-            }
-        });
+        wait_for_all(tasks);
         assert_each_line_once(&path, 10_000, 1);
     });
 }
@@ -656,11 +648,7 @@ fn each_line_of_a_few_tasks_that_share_one_handle_is_written_once() {
                 })
             })
             .collect();
-        block_on(async {
-            for task in tasks {
-                task.await;
-            }
-        });
+        wait_for_all(tasks);
         assert_each_line_once(&path, 4, 500);
     });
 }
@@ -840,11 +828,7 @@ fn writers_that_wait_for_room_have_their_turn() {
                 })
             })
             .collect();
-        block_on(async {
-            for task in tasks {
-                task.await;
-            }
-        });
+        wait_for_all(tasks);
         let fewest = counts.iter().map(|count| count.load(Ordering::Relaxed)).min().unwrap();
         assert!(fewest >= 20, "of fifty, one task made {fewest} writes: {counts:?}");
     });
@@ -864,11 +848,7 @@ fn equal_writes_of_tasks_and_futures_that_share_a_handle_are_all_done() {
         let tasks: Vec<_> = (0..20)
             .map(|_| spawn(future::zip(writing(file.clone()), writing(file.clone()))))
             .collect();
-        block_on(async {
-            for task in tasks {
-                task.await;
-            }
-        });
+        wait_for_all(tasks);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().filter(|line| *line == "the same").count(), 20 * 2 * 50);
         assert_eq!(text.len(), 20 * 2 * 50 * 9);
@@ -1118,11 +1098,7 @@ fn each_of_many_seeks_is_told_its_own_place() {
                 })
             })
             .collect();
-        block_on(async {
-            for task in tasks {
-                task.await;
-            }
-        });
+        wait_for_all(tasks);
     });
 }
 
@@ -1161,11 +1137,7 @@ const COLD: &str = "/proc/self/environ";
 /// Starts a read of a file, waits until the pool has done it, and drops it.
 #[cfg(target_os = "linux")]
 fn give_up_a_read(file: &mut Async<File>, size: usize) {
-    let (waker, wakes) = common::counting_waker();
-    let mut buffer = vec![0; size];
-    let mut reading = pin!(file.read(&mut buffer));
-    assert!(reading.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
-    common::eventually(|| wakes.count() > 0);
+    common::give_up(file.read(&mut vec![0; size]));
 }
 
 #[cfg(target_os = "linux")]

@@ -830,7 +830,7 @@ fn a_message_that_carries_a_descriptor_does_not_hide_what_comes_after_it() {
 #[test]
 fn connects_and_datagrams_that_fail_at_once_let_others_run() {
     within(30, || {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir().unwrap();
         let nobody = dir.path().join("nobody");
         let tick = || async { _ = Timer::after(10 * MS).await };
         block_on(future::or(tick(), async {

@@ -209,6 +209,23 @@ pub(crate) fn counting_waker() -> (Waker, Arc<Wakes>) {
     (Waker::from(wakes.clone()), wakes)
 }
 
+/// Polls a future once, waits until it is woken, and drops it.
+pub(crate) fn give_up(future: impl Future) {
+    let (waker, wakes) = counting_waker();
+    let mut future = std::pin::pin!(future);
+    assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    eventually(|| wakes.count() > 0);
+}
+
+/// Waits until all tasks are done.
+pub(crate) fn wait_for_all<T>(tasks: impl IntoIterator<Item = smol::Task<T>>) {
+    smol::block_on(async {
+        for task in tasks {
+            task.await;
+        }
+    });
+}
+
 /// A waker that runs `hook` when it is woken and when its last copy is dropped: code of a user in the worst of places.
 ///
 /// std's safe `Wake` cannot see a clone; but whoever clones a waker while it holds a lock also drops one under it.
